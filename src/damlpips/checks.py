@@ -1,0 +1,149 @@
+"""What an image, a pair and an option must be: errors that say what came and what was expected."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+ValueRange = tuple[float, float]
+Grey = Literal["repeat"] | None
+Resize = Literal["reference"] | int | tuple[int, int] | None
+
+REDUCTIONS = ("none", "mean", "sum")
+
+# Colour conversions and resampling leave values a rounding step outside the range; 0-255 floats and
+# (-1, 1) floats in a (0, 1) metric lie far beyond it.
+RANGE_TOLERANCE = 1e-3
+
+
+def one_of(what: str, value: Any, known: Iterable[str]) -> Any:
+    """Return `value` if it is among `known`; otherwise raise a ValueError that lists them."""
+    known = list(known)
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"unknown {what} {value!r}: expected one of {', '.join(repr(k) for k in known)}")
+    return value
+
+
+def value_range(value: Any) -> ValueRange:
+    """Return `value` as two floats, low and high."""
+    try:
+        low, high = (float(v) for v in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"value_range: expected two numbers (low, high), got {value!r}") from None
+    if not (low < high and abs(low) != float("inf") and abs(high) != float("inf")):
+        raise ValueError(f"value_range: expected finite low < high, got {value!r}")
+    return low, high
+
+
+def resize_option(value: Any) -> Resize:
+    """Return `value` if it is a way to resize a pair."""
+
+    def is_size(v: Any) -> bool:
+        return isinstance(v, int) and not isinstance(v, bool) and v > 0
+
+    if value is None or value == "reference" or is_size(value):
+        return value
+    if isinstance(value, (tuple, list)) and len(value) == 2 and all(is_size(v) for v in value):
+        return (value[0], value[1])
+    raise ValueError(
+        f"resize: expected None, 'reference', the length of the shorter side or (height, width), got {value!r}"
+    )
+
+
+def _shape(x: Tensor) -> str:
+    return str(tuple(x.shape))
+
+
+def image_batch(x: Any, *, what: str, grey: Grey = None) -> None:
+    """Raise unless `x` is a batch of images of a shape and a type that can be scored.
+
+    Raises:
+        TypeError: not a tensor, or neither floating nor uint8.
+        ValueError: not (N, 3, H, W), or an empty batch.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{what}: expected a torch.Tensor (N, 3, H, W), got {type(x).__module__}.{type(x).__name__}")
+    if x.ndim != 4:
+        hint = {
+            3: ": add a batch dimension with x.unsqueeze(0)",
+            5: ": video is not an image batch; fold its frames into the batch with x.flatten(0, 1)",
+        }.get(x.ndim, "")
+        raise ValueError(f"{what}: expected (N, 3, H, W), got {_shape(x)}{hint}")
+    channels = x.shape[1]
+    if channels != 3 and not (channels == 1 and grey == "repeat"):
+        hint = {
+            1: ": grey images need grey='repeat'",
+            2: ": grey with alpha; composite it over a background, keep one channel and use grey='repeat'",
+            4: ": RGBA; composite it over a background or drop alpha with x[:, :3]",
+        }.get(channels, "")
+        if x.shape[-1] == 3:
+            hint = ": channels come last; use x.permute(0, 3, 1, 2)"
+        raise ValueError(f"{what}: expected (N, 3, H, W), got {_shape(x)}{hint}")
+    if x.shape[0] == 0:
+        raise ValueError(f"{what}: expected at least one image, got an empty batch {_shape(x)}")
+    if 0 in x.shape:
+        raise ValueError(f"{what}: expected (N, 3, H, W) with pixels, got {_shape(x)}")
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        raise TypeError(f"{what}: expected floats in value_range or uint8 in 0..255, got {x.dtype}")
+
+
+def large_enough(size: tuple[int, int], minimum: int, *, what: str, backbone: str) -> None:
+    """Raise a ValueError unless both sides have at least `minimum` pixels."""
+    if min(size) < minimum:
+        raise ValueError(
+            f"{what}: backbone {backbone!r} needs at least {minimum} x {minimum} pixels, got {size[0]} x {size[1]}"
+        )
+
+
+def same_device(x: Tensor, device: torch.device, *, what: str, owner: str) -> None:
+    """Raise a ValueError unless `x` lies on `device`."""
+    if x.device != device:
+        raise ValueError(f"{what} is on {x.device}, {owner} on {device}: move one with .to(...)")
+
+
+def matching_pair(x: Tensor, y: Tensor) -> None:
+    """Raise unless the two images agree in type and device."""
+    if x.device != y.device:
+        raise ValueError(f"the two images must lie on one device, got {x.device} and {y.device}")
+    if x.dtype != y.dtype:
+        raise TypeError(f"the two images must have one dtype, got {x.dtype} and {y.dtype}")
+
+
+def matching_batch(n_x: int, n_y: int, size_x: tuple[int, int], size_y: tuple[int, int]) -> None:
+    """Raise a ValueError unless the two batches have as many images of the same size."""
+    if n_x != n_y:
+        raise ValueError(f"the two batches must hold as many images, got {n_x} and {n_y}")
+    if size_x != size_y:
+        raise ValueError(
+            f"the two images must have one size, got {size_x[0]} x {size_x[1]} and {size_y[0]} x {size_y[1]}:"
+            " use resize='reference' to bring the distorted one to the reference's size"
+        )
+
+
+def values(x: Tensor, bounds: ValueRange, *, what: str) -> None:
+    """Raise a ValueError if a value is NaN, infinite or outside `bounds`. Waits for the device."""
+    if x.dtype == torch.uint8:
+        return
+    low, high = (float(v) for v in torch.aminmax(x.detach()))
+    tolerance = RANGE_TOLERANCE * (bounds[1] - bounds[0])
+    if low >= bounds[0] - tolerance and high <= bounds[1] + tolerance:
+        return
+    if low == low and high == high and abs(low) != float("inf") and abs(high) != float("inf"):
+        raise ValueError(
+            f"{what}: expected values in {bounds}, got {low:.6g} to {high:.6g}: pass value_range=(low, high),"
+            " or check_values=False if it is meant"
+        )
+    bad = int((~torch.isfinite(x)).sum())
+    raise ValueError(f"{what}: expected finite values in {bounds}, got {bad} of {x.numel()} NaN or infinite")
+
+
+def count_bad_images(x: Tensor, bounds: ValueRange) -> Tensor:
+    """Count the images with a value NaN, infinite or outside `bounds`, on the device and without waiting for it."""
+    if x.dtype == torch.uint8:
+        return torch.zeros((), dtype=torch.int64, device=x.device)
+    low, high = torch.aminmax(x.detach().flatten(1), dim=1)
+    tolerance = RANGE_TOLERANCE * (bounds[1] - bounds[0])
+    # NaN compares false with everything, hence the negated test
+    good = (low >= bounds[0] - tolerance) & (high <= bounds[1] + tolerance)
+    return (~good).sum()

@@ -1,0 +1,112 @@
+"""Pure functions on feature maps: normalise, weigh, compare, pool, fuse.
+
+Feature maps come in whatever precision the backbone ran in; every function works in float32 or above, so that the sum
+of squares of half-precision features cannot overflow.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+# Published LPIPS scores depend on it: added to the norm, outside the root.
+NORM_EPS = 1e-10
+# DAMLPIPS: keeps a layer without energy at weight one instead of 0/0. Features of a visible pattern have energies
+# many orders above it.
+ENERGY_EPS = 1e-10
+# DAMLPIPS: the weight of a channel grows as its energy falls, down to a thousandth of the layer's mean.
+CHANNEL_FLOOR = 1e-3
+# DAMLPIPS: where the fusion turns from linear to logarithmic, d = 1/20.
+FUSION_GAIN = 20.0
+
+
+def working(a: Tensor) -> Tensor:
+    """Return the features in at least float32."""
+    return a if a.dtype in (torch.float32, torch.float64) else a.float()
+
+
+def unit(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Divide the features at each place by their norm over channels: a / (|a| + 1e-10).
+
+    Where all channels are zero the result is zero, and so is its gradient's influence: the denominator is replaced by
+    one there, since the root has no derivative at zero and 1/eps = 1e10 would be one in name only.
+    """
+    a = working(a)
+    energy = a.square().sum(1, keepdim=True)
+    dead = energy == 0
+    norm = torch.where(dead, 1.0, energy).sqrt()
+    return a / torch.where(dead, 1.0, norm + NORM_EPS)
+
+
+def lpips_map(
+    a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], head: Float[Tensor, " c"] | None
+) -> Float[Tensor, "n 1 h w"]:
+    """Compare two feature maps place by place: sum_c w_c (a^_c - b^_c)^2, with w = 1 where `head` is None."""
+    difference = (unit(a) - unit(b)).square()
+    if head is not None:
+        difference = difference * head.to(difference.dtype)[None, :, None, None]
+    return difference.sum(1, keepdim=True)
+
+
+def pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
+    """Average a map over its places."""
+    return d.mean((1, 2, 3))
+
+
+def upsample(d: Float[Tensor, "n 1 h w"], size: tuple[int, int]) -> Float[Tensor, "n 1 H W"]:
+    """Bring a map to the size of the image, bilinearly, corners not aligned."""
+    return F.interpolate(d, size=size, mode="bilinear", align_corners=False)
+
+
+def place_weight(
+    a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], rho: float
+) -> Float[Tensor, "n 1 h w"]:
+    """Return DAMLPIPS's weight of each place, 1 / (rho e_p + (1 - rho) E + eps), with e_p = (|a_p|^2 + |b_p|^2) / 2.
+
+    `rho` is the share of the place itself in its normalisation pool; the rest is E, the mean of e over the image.
+    """
+    a, b = working(a), working(b)
+    energy = (a.square().sum(1, keepdim=True) + b.square().sum(1, keepdim=True)) / 2
+    everywhere = energy.mean((2, 3), keepdim=True)
+    return 1 / (rho * energy + (1 - rho) * everywhere + ENERGY_EPS)
+
+
+def channel_weight(
+    a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], gamma: float
+) -> Float[Tensor, "n c"]:
+    """Return DAMLPIPS's weight of each channel, (m / (E_c + 0.001 m))^gamma, with m the mean over channels of E_c.
+
+    E_c is the mean over places of (a_c^2 + b_c^2) / 2: a channel that fires for everything counts less.
+    """
+    a, b = working(a), working(b)
+    energy = (a.square().mean((2, 3)) + b.square().mean((2, 3))) / 2
+    mean = energy.mean(1, keepdim=True)
+    return ((mean + ENERGY_EPS) / (energy + CHANNEL_FLOOR * mean + ENERGY_EPS)) ** gamma
+
+
+def adaptive_map(
+    a: Float[Tensor, "n c h w"],
+    b: Float[Tensor, "n c h w"],
+    place: Float[Tensor, "n 1 h w"],
+    channel: Float[Tensor, "n c"],
+) -> Float[Tensor, "n 1 h w"]:
+    """Compare two feature maps with weights of place and channel: s_p sum_c g_c (a_c - b_c)^2."""
+    difference = (working(a) - working(b)).square()
+    return place * (difference * channel[:, :, None, None]).sum(1, keepdim=True)
+
+
+def fuse(d: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
+    """Return what each layer adds to DAMLPIPS, log(1 + 20 d): a layer that shouts is compressed."""
+    return torch.log1p(FUSION_GAIN * d)
+
+
+def fusion_weight(d: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
+    """Return log(1 + 20 d) / d, the weight that fusion gives to each layer's distance; its limit 20 at d = 0."""
+    tiny = d < 1e-8  # below it log(1 + 20 d) / d is 20 to float32's precision
+    safe = torch.where(tiny, 1.0, d)
+    return torch.where(tiny, FUSION_GAIN, fuse(safe) / safe)
+
+
+def reduce(scores: Float[Tensor, " n"], reduction: str) -> Tensor:
+    """Reduce scores over the batch: "none" (N,), "mean" (), "sum" ()."""
+    return {"none": lambda: scores, "mean": scores.mean, "sum": scores.sum}[reduction]()

@@ -1,0 +1,380 @@
+"""Images in, feature maps out: the one core module that every score of this package runs through.
+
+`BACKBONES` is the table of the networks that have a name; `Backbone` wraps any network, theirs or a user's.
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from damlpips.checks import ValueRange, one_of
+from damlpips.gabor import GaborBank
+
+
+class Scaling(NamedTuple):
+    """What a network was trained to expect of images in [0, 1]: (image - mean) / std, channel by channel."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+# torchvision's ImageNet statistics; LPIPS's own 'scaling layer' is the same map written for images in [-1, 1].
+IMAGENET = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# Images in [-1, 1], as LPIPS v0.0 fed them to networks by mistake; its heads were learned that way.
+SYMMETRIC = Scaling((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+IDENTITY = Scaling((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+class _Steps(nn.Module):
+    """Run a sequence of named modules up to the last tap and collect the maps at the taps."""
+
+    def __init__(self, sequence: nn.Sequential, taps: Sequence[str]) -> None:
+        super().__init__()
+        self.sequence = sequence
+        self.taps = frozenset(taps)
+        self.last = list(dict(sequence.named_children())).index(taps[-1])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for k, (name, module) in enumerate(self.sequence.named_children()):
+            x = module(x)
+            if name in self.taps:
+                maps.append(x)
+            if k == self.last:
+                break
+        return maps
+
+
+class _Graph(nn.Module):
+    """Collect the maps at any named nodes of a network, through torchvision's graph extractor."""
+
+    def __init__(self, network: nn.Module, taps: Sequence[str]) -> None:
+        super().__init__()
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        self.graph = create_feature_extractor(network, return_nodes=list(taps))
+        self.taps = tuple(taps)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = self.graph(x)
+        return [maps[tap] for tap in self.taps]
+
+
+def _tapped(network: nn.Module, taps: Sequence[str]) -> nn.Module:
+    """Return a module that maps a scaled image to the network's maps at `taps`."""
+    children = list(dict(network.named_children()))
+    if isinstance(network, nn.Sequential) and set(taps) <= set(children):
+        if [c for c in children if c in taps] != list(taps):
+            raise ValueError(f"taps: expected names in the order of the network and once each, got {list(taps)}")
+        return _Steps(network, taps)
+    try:
+        return _Graph(network, taps)
+    except ValueError as error:
+        raise ValueError(f"taps: {list(taps)} not found in {type(network).__name__}: {error}") from error
+    except Exception as error:  # symbolic tracing fails in many ways
+        raise ValueError(
+            f"taps: {type(network).__name__} cannot be traced ({type(error).__name__}: {error}); wrap it in a module"
+            " whose forward returns the list of feature maps, and leave taps out"
+        ) from error
+
+
+class Backbone(nn.Module):
+    """A frozen network that turns images into feature maps at several layers.
+
+    phi_1(x), ..., phi_L(x) = taps(network((x - mean) / std)), x scaled to [0, 1] first.
+
+    The network is copied, frozen and set to eval for good: training the original, calling `.train()` on a module that
+    holds the backbone, or `requires_grad_()` changes no score. Gradients flow to the images only.
+
+    Args:
+        network: a module from images (N, 3, H, W) to feature maps. With `taps` it may be any network whose named
+            modules (`nn.Sequential`) or traced nodes (torchvision's `get_graph_node_names` lists them) are to be read;
+            without, its `forward` must return the feature maps itself, as a list, a tuple or a dict of (N, C_l, H_l, W_l).
+        taps: names of the layers to read, from fine to coarse.
+        mean, std: what the network expects of images in [0, 1]; ImageNet's by default.
+        preprocess: instead of `mean` and `std`, a function of images in [0, 1], differentiable.
+        min_size: the least number of pixels of a side.
+        name: what errors call it.
+
+    Raises:
+        TypeError: `network` is not a module.
+        ValueError: `taps` are not in the network, or out of order.
+
+    Example:
+        >>> import torch
+        >>> from damlpips import Backbone, DAMLPIPS
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3, 2))
+        >>> metric = DAMLPIPS(Backbone(network, taps=["1", "2"], min_size=5))
+        >>> metric(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        taps: Sequence[str] | None = None,
+        *,
+        mean: Sequence[float] = IMAGENET.mean,
+        std: Sequence[float] = IMAGENET.std,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+        min_size: int = 1,
+        name: str = "custom",
+    ) -> None:
+        super().__init__()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network: expected a torch.nn.Module, got {type(network).__name__}")
+        if isinstance(taps, str) or (taps is not None and len(taps) == 0):
+            raise ValueError(f"taps: expected a list of layer names, got {taps!r}")
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"mean, std: expected three numbers each, std positive, got {mean!r} and {std!r}")
+        network = copy.deepcopy(network).eval()
+        for module in network.modules():
+            # an in-place activation behind a tap would overwrite the map that was read there
+            if getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]
+        self._set_up(network if taps is None else _tapped(network, taps), Scaling(tuple(mean), tuple(std)), min_size, name)
+        self.preprocess = preprocess
+
+    def _set_up(self, network: nn.Module, scaling: Scaling, min_size: int, name: str) -> None:
+        self.network = network.eval()
+        self.scaling = scaling
+        self.min_size = min_size
+        self.name = name
+        self.preprocess = None
+        self._replicas: dict[tuple[torch.device, torch.dtype], Backbone] = {}
+        for parameter in self.network.parameters():
+            parameter.requires_grad_(False)
+        self._place_constants()
+
+    def _place_constants(self) -> None:
+        """Put the scaling's numbers on the device once: made in `forward`, they would stall a CUDA stream."""
+        # the scaling is done in float32 at least: in half precision it would round neighbouring pixel values together
+        self._exact = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self._constants = {
+            scaling: tuple(
+                torch.tensor(values, dtype=self._exact, device=self.device).reshape(3, 1, 1) for values in scaling
+            )
+            for scaling in {self.scaling, SYMMETRIC}
+        }
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
+        super()._apply(fn, recurse)
+        self._place_constants()
+        return self
+
+    @classmethod
+    def from_table(cls, name: str, state: dict[str, Tensor] | None) -> "Backbone":
+        """Build the backbone `name` of the table with the weights `state` (None for one that has no weights)."""
+        spec = BACKBONES[one_of("backbone", name, BACKBONES)]
+        backbone = cls.__new__(cls)
+        nn.Module.__init__(backbone)
+        if state is None:
+            network = spec.build()
+        else:
+            with torch.device("meta"):
+                sequence = spec.build()
+            sequence.load_state_dict({k.removeprefix(spec.prefix): v for k, v in state.items()}, assign=True)
+            network = _Steps(sequence, spec.taps)
+        backbone._set_up(network, spec.scaling, spec.min_size, name)
+        return backbone
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return next(self._tensors(), torch.empty(0)).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type that the network runs in."""
+        return next((t.dtype for t in self._tensors() if t.is_floating_point()), torch.float32)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        yield from self.network.parameters()
+        yield from self.network.buffers()
+
+    def replica(self, device: torch.device, dtype: torch.dtype) -> "Backbone":
+        """Return this backbone on `device` and in `dtype`: itself where it is there already, else one shared copy."""
+        if (self.device, self.dtype) == (device, dtype) or next(self._tensors(), None) is None:
+            return self
+        if (device, dtype) not in self._replicas:
+            twin = Backbone.__new__(Backbone)
+            nn.Module.__init__(twin)
+            twin._set_up(copy.deepcopy(self.network).to(device, dtype), self.scaling, self.min_size, self.name)
+            twin.preprocess = self.preprocess
+            self._replicas[device, dtype] = twin
+        return self._replicas[device, dtype]
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Stay in eval mode, whatever a parent module asks for."""
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Backbone":
+        """Stay frozen."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Backbone":
+        return self  # frozen: one instance serves every copy of a module
+
+    def forward(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        *,
+        value_range: ValueRange = (0.0, 1.0),
+        scaling: Scaling | None = None,
+    ) -> list[Tensor]:
+        """Return the feature maps of a batch of images, from fine to coarse.
+
+        Args:
+            images: (N, 3, H, W), floats in `value_range` or uint8 in 0..255.
+            scaling: in place of the backbone's own (LPIPS v0.0 needs it).
+        """
+        low, high = (0.0, 255.0) if images.dtype == torch.uint8 else value_range
+        images = images.to(self._exact)
+        width = high - low
+        if self.preprocess is not None:
+            images = self.preprocess((images - low) / width)
+        else:
+            mean, std = self._constants[self.scaling if scaling is None else scaling]
+            # ((x - low) / width - mean) / std as one product and one sum
+            images = torch.addcmul(-(mean + low / width) / std, images, 1 / (std * width))
+        maps = self.network(images.to(self.dtype))
+        return self._listed(maps)
+
+    def _listed(self, maps: Any) -> list[Tensor]:
+        if isinstance(maps, dict):
+            maps = list(maps.values())
+        if not isinstance(maps, (list, tuple)) or not maps or any(m.ndim != 4 for m in maps):
+            raise TypeError(
+                f"backbone {self.name!r}: expected its network to return feature maps (N, C, H, W), got"
+                f" {type(maps).__name__}: name the layers to read with taps="
+            )
+        return list(maps)
+
+    def extra_repr(self) -> str:
+        return f"name={self.name!r}, min_size={self.min_size}"
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """The feature maps of a batch of images, standing in for the images in either place of a comparison.
+
+    Attributes:
+        features: one (N, C_l, H_l, W_l) a layer.
+        size: height and width of the images, in pixels.
+        origin: what made it; only a module with the same backbone, weights and scaling can use it.
+    """
+
+    features: tuple[Tensor, ...]
+    size: tuple[int, int]
+    origin: Hashable
+
+    def __len__(self) -> int:
+        return self.features[0].shape[0]
+
+    def __getitem__(self, index: slice) -> "Encoded":
+        """Return some of the images, by slice."""
+        if not isinstance(index, slice):
+            raise TypeError(f"Encoded: expected a slice, as in encoded[2:3], got {type(index).__name__}")
+        return replace(self, features=tuple(f[index] for f in self.features))
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the feature maps."""
+        return self.features[0].device
+
+    def detach(self) -> "Encoded":
+        """Return the same without the graph."""
+        return replace(self, features=tuple(f.detach() for f in self.features))
+
+    def to(self, device: torch.device | str) -> "Encoded":
+        """Return the same on another device."""
+        return replace(self, features=tuple(f.to(device) for f in self.features))
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A row of the table.
+
+    Attributes:
+        build: makes the network without weights.
+        taps: children of the network whose outputs are the feature maps.
+        channels: of each map.
+        min_size: the least side in pixels for which every map has a place.
+        scaling: what the network expects of images in [0, 1].
+        prefix: what the keys of the features begin with in a full model's file.
+        ignored: prefixes of keys in a full model's file that the features do not need.
+    """
+
+    build: Callable[[], nn.Module]
+    taps: tuple[str, ...]
+    channels: tuple[int, ...]
+    min_size: int
+    scaling: Scaling = IMAGENET
+    prefix: str = "features."
+    ignored: tuple[str, ...] = ("classifier.",)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the network needs a weights file."""
+        return bool(self.taps)
+
+    def expected_keys(self) -> dict[str, tuple[int, ...]]:
+        """Return the name and the shape of every tensor of the network's state dict."""
+        with torch.device("meta"):
+            return {self.prefix + name: tuple(t.shape) for name, t in self.build().state_dict().items()}
+
+
+
+
+def _torchvision(model: str) -> Callable[[], nn.Module]:
+    """Return a builder of the convolutional part of torchvision's `model`."""
+
+    def build() -> nn.Module:
+        from torchvision import models
+
+        return models.get_model(model, weights=None).features
+
+    return build
+
+
+def _resnet50() -> nn.Module:
+    from torchvision import models
+
+    children = dict(models.resnet50(weights=None).named_children())
+    return nn.Sequential(OrderedDict((k, v) for k, v in children.items() if k not in ("avgpool", "fc")))
+
+
+# LPIPS's taps for alex, vgg and squeeze: after the ReLU before each pooling, or of each later stage (arXiv 1801.03924).
+# The others by the same rule: the last map of each resolution.
+BACKBONES = {
+    "gabor": BackboneSpec(GaborBank, (), GaborBank.channels, 1, IDENTITY),
+    "alex": BackboneSpec(_torchvision("alexnet"), ("1", "4", "7", "9", "11"), (64, 192, 384, 256, 256), 31),
+    "vgg": BackboneSpec(_torchvision("vgg16"), ("3", "8", "15", "22", "29"), (64, 128, 256, 512, 512), 16),
+    "squeeze": BackboneSpec(
+        _torchvision("squeezenet1_1"),
+        ("1", "4", "7", "9", "10", "11", "12"),
+        (64, 128, 256, 384, 384, 512, 512),
+        17,
+    ),
+    "vgg19": BackboneSpec(_torchvision("vgg19"), ("3", "8", "17", "26", "35"), (64, 128, 256, 512, 512), 16),
+    "resnet50": BackboneSpec(
+        _resnet50,
+        ("relu", "layer1", "layer2", "layer3", "layer4"),
+        (64, 256, 512, 1024, 2048),
+        1,
+        prefix="",
+        ignored=("fc.",),
+    ),
+    "convnext_tiny": BackboneSpec(
+        _torchvision("convnext_tiny"), ("1", "3", "5", "7"), (96, 192, 384, 768), 32
+    ),
+    "efficientnet_b0": BackboneSpec(
+        _torchvision("efficientnet_b0"), ("1", "2", "3", "5", "7"), (16, 24, 40, 112, 320), 1
+    ),
+}

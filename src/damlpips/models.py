@@ -1,0 +1,430 @@
+"""LPIPS and DAMLPIPS as modules: a backbone, weights, and the functions of `distance`."""
+
+import os
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from damlpips import checks, distance
+from damlpips.features import BACKBONES, SYMMETRIC, Backbone, Encoded, Scaling
+from damlpips.sharing import Source
+from damlpips.weights import head_names, load_heads
+
+DEFAULT_BACKBONE = "gabor"
+
+Images = Tensor | Encoded
+
+
+class PerceptualDistance(nn.Module):
+    """What LPIPS and DAMLPIPS share: inputs checked, run through the backbone, compared layer by layer, fused.
+
+    A subclass says how two feature maps compare (`_layer_maps`) and what each layer adds (`_contributions`).
+    Nothing is registered that a `state_dict` would hold; the backbone follows `.to()`, `.double()` and the like.
+    """
+
+    anchor: Tensor
+    _scaling: Scaling | None = None
+
+    def __init__(
+        self,
+        backbone: str | Backbone,
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        value_range: tuple[float, float] = (0.0, 1.0),
+        reduction: str = "none",
+        grey: checks.Grey = None,
+        resize: checks.Resize = None,
+        check_values: bool = True,
+    ) -> None:
+        super().__init__()
+        self.source = Source.of(backbone, weights)
+        self.value_range = checks.value_range(value_range)
+        self.reduction = checks.one_of("reduction", reduction, checks.REDUCTIONS)
+        self.grey = None if grey is None else checks.one_of("grey", grey, ["repeat"])
+        self.resize = checks.resize_option(resize)
+        self.check_values = bool(check_values)
+        # Empty, and only there to be moved: its device and dtype say where the shared backbone has to be.
+        self.register_buffer("anchor", torch.empty(0), persistent=False)
+        self._backbone: tuple[Backbone] | None = None  # in a tuple, so that it is not registered as a submodule
+
+    @property
+    def backbone(self) -> Backbone:
+        """The shared backbone on this module's device and in its dtype; loaded, or downloaded, when first used."""
+        if self._backbone is None:
+            self._backbone = (self.source.get(self.anchor.device, self.anchor.dtype),)
+        return self._backbone[0]
+
+    def load(self) -> "PerceptualDistance":
+        """Load the backbone now, downloading it if need be, instead of when the first score is asked for."""
+        _ = self.backbone
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "PerceptualDistance":
+        was_loaded = self._backbone is not None
+        super()._apply(fn, recurse)
+        self._backbone = None
+        return self.load() if was_loaded else self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_backbone": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.source.is_here:
+            self.load()
+
+    def train(self, mode: bool = True) -> "PerceptualDistance":
+        """Set the flag that parents expect; nothing in the module depends on it."""
+        return super().train(mode)
+
+    @property
+    def origin(self) -> Hashable:
+        """What an `Encoded` must come from to be used here."""
+        return self.source, self._scaling
+
+    def forward(self, x: Images, y: Images) -> Tensor:
+        """Return the distance of each pair, (N,), or its mean or sum as `reduction` says; lower is closer."""
+        return distance.reduce(self.per_layer(x, y).sum(1), self.reduction)
+
+    def per_layer(self, x: Images, y: Images) -> Float[Tensor, "n l"]:
+        """Return what each layer adds to the score of each pair: (N, L), from fine to coarse; its rows sum to scores."""
+        return self._contributions(torch.stack([distance.pool(d) for d in self._layer_maps(*self.compare(x, y))], 1))
+
+    def encode(self, x: Tensor) -> Encoded:
+        """Run images through the backbone once; the result stands in for them in either place of later calls.
+
+        With gradients enabled it carries the graph; call `.detach()` on it, or encode under `torch.no_grad()`, to keep
+        a fixed reference.
+        """
+        x = self._prepared(x, what="images")
+        return self._encoded(self.backbone(x, value_range=self.value_range, scaling=self._scaling), x)
+
+    def compare(self, x: Images, y: Images) -> tuple[Encoded, Encoded]:
+        """Check a pair of batches and return both encoded, in one pass through the backbone where that is cheaper.
+
+        Raises:
+            TypeError, ValueError: see `damlpips.checks`; the message says what came and what was expected.
+        """
+        if isinstance(x, Tensor) and isinstance(y, Tensor):
+            checks.matching_pair(x, y)
+            x, y = self._prepared(x, what="first image"), self._prepared(y, what="second image")
+            if self.resize == "reference" and x.shape[2:] != y.shape[2:]:
+                x = _resized(x, tuple(y.shape[2:]))
+            checks.matching_batch(x.shape[0], y.shape[0], tuple(x.shape[2:]), tuple(y.shape[2:]))
+            if not torch.is_grad_enabled() or x.requires_grad == y.requires_grad:
+                maps = self.backbone(torch.cat([x, y]), value_range=self.value_range, scaling=self._scaling)
+                halves = [m.chunk(2) for m in maps]
+                return self._encoded([h[0] for h in halves], x), self._encoded([h[1] for h in halves], y)
+            # One of them is constant: batched with the other it would be differentiated through for nothing.
+        encoded_x, encoded_y = self._one_encoded(x, "first image"), self._one_encoded(y, "second image")
+        checks.matching_batch(len(encoded_x), len(encoded_y), encoded_x.size, encoded_y.size)
+        return encoded_x, encoded_y
+
+    def _one_encoded(self, x: Images, what: str) -> Encoded:
+        if not isinstance(x, Encoded):
+            return self.encode(x)
+        if x.origin != self.origin:
+            raise ValueError(
+                f"{what}: was encoded by another backbone, weights or heads version than this module's"
+                f" ({self.source.name!r})"
+            )
+        checks.same_device(x.features[0], self.anchor.device, what=what, owner="the module")
+        return x
+
+    def _prepared(self, x: Tensor, *, what: str) -> Tensor:
+        """Return a checked batch with three channels, resized where both images are."""
+        checks.image_batch(x, what=what, grey=self.grey)
+        checks.same_device(x, self.anchor.device, what=what, owner="the module")
+        # An image that is being optimised may leave the range, and on an accelerator reading values would stall it.
+        if self.check_values and x.device.type == "cpu" and not torch.compiler.is_compiling() and not x.requires_grad:
+            checks.values(x, self.value_range, what=what)
+        if x.shape[1] == 1:
+            x = x.expand(-1, 3, -1, -1)
+        if self.resize is not None and self.resize != "reference":
+            x = _resized(x, _target_size(tuple(x.shape[2:]), self.resize))
+        checks.large_enough(tuple(x.shape[2:]), self.source.min_size, what=what, backbone=self.source.name)
+        return x
+
+    def _encoded(self, maps: list[Tensor], x: Tensor) -> Encoded:
+        return Encoded(tuple(maps), (x.shape[2], x.shape[3]), self.origin)
+
+    def _layer_maps(self, x: Encoded, y: Encoded) -> list[Tensor]:
+        raise NotImplementedError
+
+    def _contributions(self, d: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
+        raise NotImplementedError
+
+    def configuration(self) -> dict[str, Any]:
+        """Return every option that a score depends on, by name."""
+        return {
+            "metric": type(self).__name__,
+            "backbone": self.source.identity(),
+            "value_range": self.value_range,
+            "grey": self.grey,
+            "resize": self.resize,
+        }
+
+    def extra_repr(self) -> str:
+        return f"backbone={self.source.name!r}, value_range={self.value_range}, reduction={self.reduction!r}"
+
+
+def _target_size(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(resize, tuple):
+        return resize
+    shorter = min(size)
+    return max(1, round(size[0] * resize / shorter)), max(1, round(size[1] * resize / shorter))
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample with a triangle filter that averages when it shrinks; it never leaves the range of the values."""
+    if tuple(x.shape[2:]) == size:
+        return x
+    if x.dtype == torch.uint8:
+        return F.interpolate(x.float(), size, mode="bilinear", antialias=True).round().to(torch.uint8)
+    return F.interpolate(x, size, mode="bilinear", antialias=True)
+
+
+class LPIPS(PerceptualDistance):
+    """Learned Perceptual Image Patch Similarity; lower is closer.
+
+    LPIPS(x, y) = sum_l mean_p sum_c w_lc (a^_lcp - b^_lcp)^2, where a, b are the feature maps of x and y at layer l and
+    a^ = a / (|a| + 1e-10) at each place p.
+
+    Equal to the `lpips` package on the same weights, except that its gradient stays finite at features that are zero.
+
+    Args:
+        backbone: `"alex"`, `"vgg"`, `"squeeze"`; with `heads="uniform"` any backbone of the table or a `Backbone`.
+        weights: path of the backbone's `.pth` or `.safetensors` file, checked key by key; None looks in the folder
+            `DAMLPIPS_WEIGHTS_DIR`, in torch hub's cache, and downloads torchvision's file when the first score is
+            asked for.
+        heads: `"v0.1"`, `"v0.0"`, `"uniform"` (w = 1), or the path of a file with `lpips`'s keys.
+        value_range: (low, high) of float images; uint8 images are 0..255 whatever it says.
+        reduction: `"none"` (N,), `"mean"` or `"sum"` ().
+        grey: `"repeat"` accepts (N, 1, H, W) and repeats the channel.
+        resize: `"reference"` brings the first image to the second's size; an int scales both to that shorter side;
+            (H, W) to that size.
+        check_values: whether NaN and values outside `value_range` raise. Images that require a gradient, and images on
+            an accelerator, are never checked here (see `LPIPSMetric` for the latter).
+
+    Shapes:
+        x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`).
+
+    Raises:
+        ValueError, TypeError: bad options or images. WeightsError: weights missing, damaged or of another network.
+
+    Reference:
+        Zhang, Isola, Efros, Shechtman, Wang, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
+        CVPR 2018, arXiv 1801.03924.
+
+    Example:
+        >>> import torch
+        >>> from damlpips import LPIPS
+        >>> metric = LPIPS("gabor", heads="uniform")
+        >>> x = torch.rand(2, 3, 64, 64)
+        >>> metric(x, x)
+        tensor([0., 0.])
+    """
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "alex",
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        heads: str | os.PathLike[str] = "v0.1",
+        value_range: tuple[float, float] = (0.0, 1.0),
+        reduction: str = "none",
+        grey: checks.Grey = None,
+        resize: checks.Resize = None,
+        check_values: bool = True,
+    ) -> None:
+        super().__init__(
+            backbone,
+            weights=weights,
+            value_range=value_range,
+            reduction=reduction,
+            grey=grey,
+            resize=resize,
+            check_values=check_values,
+        )
+        self.heads = os.fspath(heads)
+        self._head_values: list[Tensor] | None = None
+        if self.heads != "uniform":
+            if not isinstance(self.source.backbone, str):
+                raise ValueError(f"heads={self.heads!r} belong to a backbone by name; use heads='uniform' with your own")
+            channels = BACKBONES[self.source.backbone].channels
+            self._head_values = load_heads(self.heads, self.source.backbone, channels)
+        if self.heads == "v0.0":
+            self._scaling = SYMMETRIC
+        self._place_heads()
+        if self.source.is_here:
+            self.load()
+
+    def _place_heads(self) -> None:
+        """Put the heads on the module's device, in float32 at least, from values that no cast has rounded."""
+        exact = torch.float64 if self.anchor.dtype == torch.float64 else torch.float32
+        values = self._head_values
+        self._heads = None if values is None else [h.to(self.anchor.device, exact) for h in values]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "LPIPS":
+        super()._apply(fn, recurse)
+        self._place_heads()
+        return self
+
+    def _layer_maps(self, x: Encoded, y: Encoded) -> list[Tensor]:
+        heads = self._heads if self._heads is not None else [None] * len(x.features)
+        return [distance.lpips_map(a, b, w) for a, b, w in zip(x.features, y.features, heads, strict=True)]
+
+    def _contributions(self, d: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
+        return d
+
+    def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
+        """Return where the images differ: (N, 1, H, W), the layers' maps brought to the image's size and summed.
+
+        As `lpips` with `spatial=True`. Bilinear enlargement keeps each layer's mean up to its border, so the map's mean
+        is near the score, not equal to it.
+        """
+        encoded_x, encoded_y = self.compare(x, y)
+        maps = self._layer_maps(encoded_x, encoded_y)
+        return torch.stack([distance.upsample(d, encoded_x.size) for d in maps]).sum(0)
+
+    def configuration(self) -> dict[str, Any]:
+        heads = self.heads
+        if self._head_values is not None and heads not in head_names():
+            heads = str([h.tolist() for h in self._head_values])
+        return {**super().configuration(), "heads": heads}
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, heads={self.heads!r}"
+
+
+class AdaptiveWeights(NamedTuple):
+    """The weights that DAMLPIPS gave to a pair.
+
+    D = sum_l layer_l * mean_p [ place_lp * sum_c channel_lc (a_lcp - b_lcp)^2 ].
+
+    Attributes:
+        place: one (N, 1, H_l, W_l) a layer, in 1 / feature^2.
+        channel: one (N, C_l) a layer.
+        layer: (N, L).
+    """
+
+    place: list[Tensor]
+    channel: list[Tensor]
+    layer: Tensor
+
+
+class DAMLPIPS(PerceptualDistance):
+    """Differentiable Adaptive Multi-Layer LPIPS, version 0; lower is closer, 0 for identical images.
+
+    The pair itself decides how much each place, channel and layer counts; nothing is fitted to anyone's judgement.
+
+        e_lp = (|a_lp|^2 + |b_lp|^2) / 2,  E_l = mean_p e_lp,  E_lc = mean_p (a_lcp^2 + b_lcp^2) / 2
+        s_lp = rho e_lp + (1 - rho) E_l
+        g_lc = (mean_c E_lc / (E_lc + 0.001 mean_c E_lc))^gamma
+        d_l  = mean_p [ sum_c g_lc (a_lcp - b_lcp)^2 / (s_lp + eps) ]
+        D    = sum_l log(1 + 20 d_l)
+
+    a, b are the feature maps of x and y at layer l, c counts channels, p places. Symmetric, non-negative, and
+    differentiable everywhere, also where features are zero. rho = 1, gamma = 0 and a plain sum would give LPIPS
+    without learned weights, but for the norms.
+
+    Args:
+        backbone: a name of the table (`"gabor"`, embedded, needs no weights) or a `Backbone`.
+        weights, value_range, reduction, grey, resize, check_values: as for `LPIPS`.
+        rho: the share of a place's own energy in its normalisation, 0 to 1; the rest is the mean over the image.
+        gamma: how much a channel's weight falls with its energy, at least 0.
+
+    Shapes:
+        x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`),
+        unbounded, in practice below 4 a layer.
+
+    Raises:
+        ValueError, TypeError: bad options or images. WeightsError: weights missing, damaged or of another network.
+
+    Example:
+        >>> import torch
+        >>> from damlpips import DAMLPIPS
+        >>> metric = DAMLPIPS()
+        >>> x = torch.rand(2, 3, 64, 64)
+        >>> metric(x, x)
+        tensor([0., 0.])
+        >>> bool((metric(x, x.flip(3)) > 0).all())
+        True
+    """
+
+    def __init__(
+        self,
+        backbone: str | Backbone = DEFAULT_BACKBONE,
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        value_range: tuple[float, float] = (0.0, 1.0),
+        reduction: str = "none",
+        grey: checks.Grey = None,
+        resize: checks.Resize = None,
+        check_values: bool = True,
+        rho: float = 0.25,
+        gamma: float = 0.5,
+    ) -> None:
+        super().__init__(
+            backbone,
+            weights=weights,
+            value_range=value_range,
+            reduction=reduction,
+            grey=grey,
+            resize=resize,
+            check_values=check_values,
+        )
+        if not 0 <= rho <= 1:
+            raise ValueError(f"rho: expected a share from 0 to 1, got {rho!r}")
+        if not 0 <= gamma < float("inf"):
+            raise ValueError(f"gamma: expected a finite exponent of at least 0, got {gamma!r}")
+        self.rho, self.gamma = float(rho), float(gamma)
+        if self.source.is_here:
+            self.load()
+
+    def _layer_maps(self, x: Encoded, y: Encoded) -> list[Tensor]:
+        return [
+            distance.adaptive_map(
+                a, b, distance.place_weight(a, b, self.rho), distance.channel_weight(a, b, self.gamma)
+            )
+            for a, b in zip(x.features, y.features, strict=True)
+        ]
+
+    def _contributions(self, d: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
+        return distance.fuse(d)
+
+    def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
+        """Return where the images differ: (N, 1, H, W), whose mean is the score.
+
+        Each layer's map, enlarged bilinearly, is scaled so that its mean is what the layer adds to the score.
+        """
+        encoded_x, encoded_y = self.compare(x, y)
+        maps = self._layer_maps(encoded_x, encoded_y)
+        shares = self._contributions(torch.stack([distance.pool(d) for d in maps], 1))
+        total = torch.zeros_like(distance.upsample(maps[0], encoded_x.size))
+        for d, share in zip(maps, shares.unbind(1), strict=True):
+            enlarged = distance.upsample(d, encoded_x.size)
+            mean = distance.pool(enlarged)
+            factor = torch.where(mean > 0, share / torch.where(mean > 0, mean, 1.0), 0.0)
+            total = total + factor[:, None, None, None] * enlarged
+        return total
+
+    def weights_for(self, x: Images, y: Images) -> AdaptiveWeights:
+        """Return the weights of place, channel and layer that the score of each pair was made with."""
+        encoded_x, encoded_y = self.compare(x, y)
+        pairs = list(zip(encoded_x.features, encoded_y.features, strict=True))
+        place = [distance.place_weight(a, b, self.rho) for a, b in pairs]
+        channel = [distance.channel_weight(a, b, self.gamma) for a, b in pairs]
+        maps = [distance.adaptive_map(a, b, s, g) for (a, b), s, g in zip(pairs, place, channel, strict=True)]
+        layer = distance.fusion_weight(torch.stack([distance.pool(d) for d in maps], 1))
+        return AdaptiveWeights(place, channel, layer)
+
+    def configuration(self) -> dict[str, Any]:
+        return {**super().configuration(), "rho": self.rho, "gamma": self.gamma}
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, rho={self.rho}, gamma={self.gamma}"
