@@ -4,6 +4,7 @@
 """
 
 import copy
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -209,6 +210,14 @@ class Backbone(nn.Module):
             twin.preprocess = self.preprocess
             self._replicas[device, dtype] = twin
         return self._replicas[device, dtype]
+
+    def fingerprint(self) -> str:
+        """Return a digest of the network's structure and weights, the same in every process."""
+        digest = hashlib.sha256(repr((self.network, self.scaling, self.preprocess is None)).encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in eval mode, whatever a parent module asks for."""

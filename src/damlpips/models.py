@@ -140,7 +140,8 @@ class PerceptualDistance(nn.Module):
         checks.image_batch(x, what=what, grey=self.grey)
         checks.same_device(x, self.anchor.device, what=what, owner="the module")
         # An image that is being optimised may leave the range, and on an accelerator reading values would stall it.
-        if self.check_values and x.device.type == "cpu" and not torch.compiler.is_compiling() and not x.requires_grad:
+        optimised = x.requires_grad and torch.is_grad_enabled()
+        if self.check_values and x.device.type == "cpu" and not optimised and not torch.compiler.is_compiling():
             checks.values(x, self.value_range, what=what)
         if x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
@@ -157,6 +158,15 @@ class PerceptualDistance(nn.Module):
 
     def _contributions(self, d: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
         raise NotImplementedError
+
+    def encoding_key(self) -> Hashable:
+        """Return what two modules must agree in for the feature maps of one to serve the other."""
+        device = self.anchor.device
+        return (
+            *(self.source, self._scaling, device, self.anchor.dtype),
+            *(self.value_range, self.grey, self.resize, self.check_values),
+            torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None,
+        )
 
     def configuration(self) -> dict[str, Any]:
         """Return every option that a score depends on, by name."""
@@ -207,8 +217,8 @@ class LPIPS(PerceptualDistance):
         grey: `"repeat"` accepts (N, 1, H, W) and repeats the channel.
         resize: `"reference"` brings the first image to the second's size; an int scales both to that shorter side;
             (H, W) to that size.
-        check_values: whether NaN and values outside `value_range` raise. Images that require a gradient, and images on
-            an accelerator, are never checked here (see `LPIPSMetric` for the latter).
+        check_values: whether NaN and values outside `value_range` raise. Images that are being optimised, and images on
+            an accelerator, are not checked here (see `LPIPSMetric` for the latter).
 
     Shapes:
         x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`).

@@ -1,0 +1,80 @@
+"""DAMLPIPS and LPIPS as networks that `pyiqa.create_metric` builds by name."""
+
+from typing import Any
+
+from pyiqa.default_model_configs import DEFAULT_CONFIGS
+from pyiqa.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from damlpips.models import DAMLPIPS, DEFAULT_BACKBONE, LPIPS, PerceptualDistance
+
+
+class _PyiqaNet(nn.Module):
+    """A module of this package behind pyiqa's conventions: grey or RGB in [0, 1], scores (N, 1).
+
+    pyiqa checks the range itself, and not where the metric is a loss; so the module's own check is off.
+    """
+
+    kind: type[PerceptualDistance]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.model = self.kind(**{"grey": "repeat", "check_values": False, **options})
+
+    def forward(self, target: Tensor, ref: Tensor) -> Tensor:
+        """Return the distance of each pair, (N, 1); lower is closer."""
+        # after a second .to() pyiqa's wrapper still sends images to the device before
+        device = self.model.anchor.device
+        return self.model(target.to(device), ref.to(device)).unsqueeze(1)
+
+
+class DamlpipsNet(_PyiqaNet):
+    """DAMLPIPS in pyiqa; options are those of `damlpips.DAMLPIPS`."""
+
+    kind = DAMLPIPS
+
+
+class LpipsFastNet(_PyiqaNet):
+    """This package's LPIPS in pyiqa; options are those of `damlpips.LPIPS`."""
+
+    kind = LPIPS
+
+
+# pyiqa's registry is one name space for all networks; `LPIPS` in it is pyiqa's own
+_TYPES = {"DAMLPIPS": DamlpipsNet, "DAMLPIPS_LPIPS": LpipsFastNet}
+
+_RANGES = {"DAMLPIPS": "0, inf", "DAMLPIPS_LPIPS": "0, 1"}
+
+NAMES = {
+    "damlpips": ("DAMLPIPS", DEFAULT_BACKBONE),
+    "damlpips-alex": ("DAMLPIPS", "alex"),
+    "damlpips-vgg": ("DAMLPIPS", "vgg"),
+    "damlpips-squeeze": ("DAMLPIPS", "squeeze"),
+    "lpips-fast": ("DAMLPIPS_LPIPS", "alex"),
+    "lpips-fast-vgg": ("DAMLPIPS_LPIPS", "vgg"),
+    "lpips-fast-squeeze": ("DAMLPIPS_LPIPS", "squeeze"),
+}
+
+
+def _configuration(kind: str, backbone: str) -> dict[str, Any]:
+    return {
+        "metric_opts": {"type": kind, "backbone": backbone},
+        "metric_mode": "FR",
+        "lower_better": True,
+        "score_range": _RANGES[kind],
+    }
+
+
+def register() -> list[str]:
+    """Enter the names in pyiqa's table and the networks in its registry; return the names."""
+    wanted = {name: _configuration(*row) for name, row in NAMES.items()}
+    for name, configuration in wanted.items():
+        if DEFAULT_CONFIGS.get(name, configuration) != configuration:
+            raise RuntimeError(f"pyiqa knows a metric {name!r} already, and it is not this package's")
+    for kind, net in _TYPES.items():
+        if kind not in ARCH_REGISTRY:
+            ARCH_REGISTRY.register(net, name=kind)
+        elif ARCH_REGISTRY.get(kind) is not net:
+            raise RuntimeError(f"pyiqa has a network {kind!r} already, and it is not this package's")
+    DEFAULT_CONFIGS.update(wanted)
+    return list(wanted)

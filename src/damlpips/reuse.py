@@ -1,0 +1,84 @@
+"""One backbone pass for all metrics that see the same pair, as in a `MetricCollection`.
+
+The feature maps of the last pair are kept as long as its images live, and only where two metrics could share them. They
+are handed out again only for the very same, unchanged images.
+"""
+
+import threading
+import weakref
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor
+
+from damlpips.features import Encoded
+from damlpips.models import PerceptualDistance
+
+# The modules that belong to metrics: with a single user of a backbone nothing is kept.
+_users: "weakref.WeakSet[PerceptualDistance]" = weakref.WeakSet()
+
+
+def enrol(model: PerceptualDistance) -> None:
+    """Count a metric's module among those that may share passes."""
+    _users.add(model)
+
+
+class _Seen:
+    """A tensor as it was: the object, its version, and on the CPU its values."""
+
+    def __init__(self, x: Tensor, forget: "weakref.ReferenceType[_Pass]") -> None:
+        def died(_: object) -> None:
+            if (owner := forget()) is not None:
+                owner.maps = None
+
+        self.tensor = weakref.ref(x, died)
+        self.version = _version(x)
+        # NumPy can write into a CPU tensor's memory without any trace in the version
+        self.values = x.detach().clone() if x.device.type == "cpu" else None
+
+    def is_still(self, x: Tensor) -> bool:
+        same = self.tensor() is x and self.version == _version(x)
+        return same and (self.values is None or torch.equal(self.values, x))
+
+
+def _version(x: Tensor) -> int | None:
+    return None if x.is_inference() else x._version
+
+
+class _Pass:
+    """The feature maps of one pair."""
+
+    def __init__(self, key: Hashable, x: Tensor, y: Tensor, maps: tuple[Encoded, Encoded]) -> None:
+        self.key = key
+        self.maps: tuple[Encoded, Encoded] | None = maps
+        me = weakref.ref(self)
+        self.x, self.y = _Seen(x, me), _Seen(y, me)
+
+    def maps_for(self, key: Hashable, x: Tensor, y: Tensor) -> tuple[Encoded, Encoded] | None:
+        return self.maps if self.key == key and self.x.is_still(x) and self.y.is_still(y) else None
+
+
+class _Last(threading.local):
+    seen: _Pass | None = None
+
+
+_last = _Last()
+
+
+def _can_be_kept(x: object) -> bool:
+    # Inference tensors have no version: on the CPU their values are compared, elsewhere a change would go unseen.
+    return isinstance(x, Tensor) and (x.device.type == "cpu" or not x.is_inference())
+
+
+def encoded_pair(model: PerceptualDistance, x: Tensor, y: Tensor) -> tuple[Encoded, Encoded]:
+    """Return `model.compare(x, y)`, from the last pass where another metric has just run these images through it."""
+    key = model.encoding_key()
+    shared = any(other is not model and other.encoding_key() == key for other in list(_users))
+    if not shared or torch.is_grad_enabled() or not (_can_be_kept(x) and _can_be_kept(y)):
+        return model.compare(x, y)
+    if _last.seen is not None and (maps := _last.seen.maps_for(key, x, y)) is not None:
+        return maps
+    _last.seen = None  # freed before the next pass needs the memory
+    maps = model.compare(x, y)
+    _last.seen = _Pass(key, x, y, maps)
+    return maps
