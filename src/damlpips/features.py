@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from damlpips.checks import ValueRange, one_of
@@ -143,6 +143,7 @@ class Backbone(nn.Module):
         self.preprocess = preprocess
 
     def _set_up(self, network: nn.Module, scaling: Scaling, min_size: int, name: str) -> None:
+        self.training = False
         self.network = network.eval()
         self.scaling = scaling
         self.min_size = min_size
@@ -232,7 +233,7 @@ class Backbone(nn.Module):
 
     def forward(
         self,
-        images: Float[Tensor, "n 3 h w"],
+        images: Shaped[Tensor, "n 3 h w"],
         *,
         value_range: ValueRange = (0.0, 1.0),
         scaling: Scaling | None = None,

@@ -207,7 +207,7 @@ class PerceptualMetric(Metric):
         """Follow moves between devices; change the type of the backbone only through `set_dtype`, never that of states."""
 
         def move(x: Tensor) -> Tensor:
-            return fn(x).to(x.dtype)
+            return x.to(fn(x.new_empty(0)).device)  # the values themselves may not pass through another type
 
         this = super()._apply(fn if self._dtype_convert else move, exclude_state=tuple(self._defaults))
         for name, default in self._defaults.items():

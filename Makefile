@@ -1,0 +1,38 @@
+# Everything runs in .venv, which `setup` makes; the other targets call it when it is missing or out of date.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SHARED ?= ../shared
+
+.PHONY: setup demo test lint docs bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "damlpips needs Python 3.10 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[all,test,docs]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/damlpips score docs/demo/landscape.png docs/demo/landscape
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(READY)
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+bench: $(READY)
+	$(BIN)/python benchmarks/published.py $(SHARED)
+	$(BIN)/python benchmarks/speed.py
+
+clean:
+	rm -rf $(VENV) docs/_build dist build

@@ -1,0 +1,443 @@
+"""The torchmetrics contract: state, reductions, collections, wrappers, failures."""
+
+import copy
+import gc
+import pickle
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torchmetrics import MetricCollection
+from torchmetrics.wrappers import BootStrapper, MinMaxMetric, Running
+
+from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric, LPIPSMetric, reuse
+from damlpips.metrics import PerceptualMetric
+
+KINDS = {
+    "lpips": lambda **options: LPIPSMetric("gabor", heads="uniform", **options),
+    "damlpips": lambda **options: DAMLPIPSMetric(**options),
+}
+
+
+@pytest.fixture(params=KINDS)
+def make(request):
+    return KINDS[request.param]
+
+
+def module_of(metric: PerceptualMetric):
+    return metric.model
+
+
+def images(n: int, size: int = 40, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, 3, size, size, generator=generator)
+    return x, (x + 0.2 * torch.rand(x.shape, generator=generator)).clamp(0, 1)
+
+
+class Counting(nn.Module):
+    """A network that counts the images and the calls that reach it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.seen: list[int] = []
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        self.seen.append(len(x))
+        first = self.conv(x).relu()
+        return [first, first[:, :, ::2, ::2]]
+
+
+def test_constants(make) -> None:
+    metric = make()
+    assert metric.higher_is_better is False
+    assert metric.is_differentiable is True
+    assert metric.full_state_update is False
+    with pytest.raises(RuntimeError, match="Can't change const"):
+        metric.higher_is_better = True
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_update_and_compute_reduce_the_module_scores(make, reduction: str) -> None:
+    metric = make(reduction=reduction)
+    parts = [images(3, seed=1), images(1, seed=2), images(2, seed=3)]
+    for x, y in parts:
+        metric.update(x, y)
+    scores = torch.cat([module_of(metric)(x, y) for x, y in parts])
+    expected = {"mean": scores.double().mean().float(), "sum": scores.double().sum().float(), "none": scores}
+    torch.testing.assert_close(metric.compute(), expected[reduction], rtol=0, atol=0)
+    metric.reset()
+    metric.update(*parts[0])
+    torch.testing.assert_close(
+        metric.compute(), {"mean": scores[:3].mean(), "sum": scores[:3].sum(), "none": scores[:3]}[reduction]
+    )
+
+
+def test_forward_is_update_plus_the_value_of_the_batch(make) -> None:
+    one, two = make(), make()
+    (x1, y1), (x2, y2) = images(3, seed=1), images(2, seed=2)
+    torch.testing.assert_close(one(x1, y1), module_of(one)(x1, y1).mean())
+    torch.testing.assert_close(one(x2, y2), module_of(one)(x2, y2).mean())
+    two.update(x1, y1)
+    two.update(x2, y2)
+    assert one.compute() == two.compute()
+    assert one.update_count == 2
+
+
+def test_none_with_one_image_is_one_dimensional(make) -> None:
+    metric = make(reduction="none")
+    x, y = images(1)
+    assert metric(x, y).shape == (1,)
+    assert metric.compute().shape == (1,)
+    assert metric.compute().shape == (1,)  # from the cache
+    assert make(reduction="none").compute().shape == (0,)
+
+
+def test_without_updates_mean_is_nan_and_sum_is_zero(make) -> None:
+    assert torch.isnan(make(reduction="mean").compute())
+    assert make(reduction="sum").compute() == 0
+
+
+def test_mean_and_sum_keep_three_numbers(make) -> None:
+    for reduction in ("mean", "sum"):
+        metric = make(reduction=reduction)
+        sizes = []
+        for seed in range(4):
+            metric.update(*images(2, seed=seed))
+            sizes.append(sum(t.numel() if isinstance(t, torch.Tensor) else len(t) for t in metric.metric_state.values()))
+        assert sizes == [3, 3, 3, 3]
+
+
+def test_state_dict_is_empty_and_persistent_state_comes_back(make) -> None:
+    metric = make()
+    metric.update(*images(2))
+    assert metric.state_dict() == {}
+    metric.persistent(True)
+    saved = metric.state_dict()
+    assert sum(t.numel() if isinstance(t, torch.Tensor) else len(t) for t in saved.values()) <= 3
+    fresh = make()
+    fresh.persistent(True)
+    fresh.load_state_dict(saved)
+    assert fresh.compute() == metric.compute()
+
+
+def test_update_keeps_no_graph_and_forward_gives_gradients(make) -> None:
+    x, y = images(2)
+    x.requires_grad_()
+    for reduction in ("mean", "none"):
+        metric = make(reduction=reduction)
+        metric.update(x, y)
+        value = metric(x, y)
+        value.sum().backward()
+        assert torch.isfinite(x.grad).all()
+        assert x.grad.abs().sum() > 0
+        x.grad = None
+        for state in metric.metric_state.values():
+            assert not any(s.requires_grad for s in (state if isinstance(state, list) else [state]))
+        metric.clone()  # a cached value with a graph cannot be copied
+
+
+def test_clone_pickle_and_hash(make) -> None:
+    metric = make(reduction="none")
+    metric.update(*images(2))
+    for twin in (metric.clone(), copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))):
+        torch.testing.assert_close(twin.compute(), metric.compute(), rtol=0, atol=0)
+        twin.update(*images(1, seed=5))
+        assert twin.compute().shape == (3,)
+        assert metric.compute().shape == (2,)
+        assert module_of(twin).backbone is module_of(metric).backbone
+    assert len(pickle.dumps(metric)) < 20_000
+    assert hash(metric) != hash(make())
+
+
+def test_train_changes_nothing(make) -> None:
+    metric = make()
+    x, y = images(2)
+    before = metric(x, y)
+    parent = nn.ModuleList([metric])
+    parent.train()
+    assert not module_of(metric).backbone.training
+    assert not any(p.requires_grad for p in module_of(metric).backbone.parameters())
+    assert metric(x, y) == before
+    assert list(parent.parameters()) == []
+
+
+def test_type_changes_only_through_set_dtype(make) -> None:
+    metric = make()
+    x, y = images(2)
+    metric.update(x, y)
+    value = metric.compute()
+    for cast in (metric.half, metric.double, metric.float, lambda: nn.ModuleList([metric]).half()):
+        cast()
+        assert module_of(metric).backbone.dtype == torch.float32
+        assert metric.compute() == value
+    metric.set_dtype(torch.float64)
+    assert module_of(metric).backbone.dtype == torch.float64
+    assert {t.dtype for t in metric.metric_state.values() if isinstance(t, torch.Tensor)} == {
+        torch.float64,
+        torch.int64,
+    }
+    assert metric.compute().dtype == torch.float64
+    metric.update(x, y)
+    # float32 and float64 passes differ by float32's rounding in the filters
+    torch.testing.assert_close(metric.compute().float(), value, rtol=1e-5, atol=0)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_backbone_and_state_follow_the_device(make) -> None:
+    metric = make().to("cuda")
+    x, y = images(2)
+    metric.update(x.cuda(), y.cuda())
+    assert module_of(metric).backbone.device.type == "cuda"
+    # CPU and CUDA convolutions sum in different orders
+    torch.testing.assert_close(metric.compute().cpu(), module_of(make())(x, y).mean(), rtol=1e-4, atol=1e-6)
+    metric.to("cpu")
+    assert module_of(metric).backbone.device.type == "cpu"
+    metric.update(x, y)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_bad_values_on_cuda_raise_at_compute(make) -> None:
+    metric = make().to("cuda")
+    x, y = (t.cuda() for t in images(3))
+    x[1, 0, 0, 0] = float("nan")
+    metric.update(x, y)
+    with pytest.raises(ValueError, match="1 images had NaN"):
+        metric.compute()
+
+
+def test_bad_images_are_counted_without_reading_values_back(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path that accelerators take, on the CPU: the flag is summed into the state and raised at compute."""
+    metric = make(reduction="none")
+    x, y = images(3)
+    x[1, 0, 0, 0] = float("nan")
+    y[2] = 7.0
+    monkeypatch.setattr(type(metric), "device", property(lambda self: torch.device("meta")))
+    bad = metric._count_bad(x, y)
+    monkeypatch.undo()
+    assert isinstance(bad, torch.Tensor)
+    assert bad == 2
+    metric.update(*images(3))
+    setattr(metric, metric._name("bad"), bad)
+    with pytest.raises(ValueError, match=r"2 images had NaN or values outside value_range=\(0.0, 1.0\)"):
+        metric.compute()
+    metric.reset()
+    metric.update(*images(3))
+    metric.compute()
+
+
+@pytest.mark.parametrize("call", ["update", "forward"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_failed_call_changes_nothing(make, call: str, reduction: str) -> None:
+    metric = make(reduction=reduction)
+    x, y = images(2)
+    metric.update(x, y)
+    value, count = metric.compute(), metric.update_count
+    state = copy.deepcopy(metric.metric_state)
+    for bad in (
+        (x * 255, y),
+        (x, y[:1]),
+        (x[:, :2], y[:, :2]),
+        (x * float("nan"), y),
+        (x[0], y[0]),
+        (x, y, [1]),
+        (x, y, [0.5, 1.5]),
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            (metric.update if call == "update" else metric)(*bad)
+        assert metric.update_count == count
+        assert metric._computed is not None
+        assert str(metric.metric_state) == str(state)
+    torch.testing.assert_close(metric.compute(), value, rtol=0, atol=0)
+    metric.update(x, y)
+    assert metric.update_count == count + 1
+
+
+def test_index_counts_every_image_once(make) -> None:
+    x, y = images(4)
+    scores = module_of(make())(x, y)
+    for reduction, expected in (("mean", scores.mean()), ("sum", scores.sum()), ("none", scores)):
+        metric = make(reduction=reduction)
+        metric.update(x[2:], y[2:], index=torch.tensor([2, 3]))
+        metric.update(x[:3], y[:3], index=[0, 1, 2])
+        metric.update(x[3:], y[3:], index=[3])
+        torch.testing.assert_close(metric.compute(), expected)
+        assert metric(x[:1], y[:1], index=[0]).squeeze() == scores[0]
+        torch.testing.assert_close(metric.compute(), expected)
+
+
+def test_index_with_some_updates_only_is_an_error_for_none(make) -> None:
+    metric = make(reduction="none")
+    x, y = images(2)
+    metric.update(x, y)
+    metric.update(x, y, index=[0, 1])
+    with pytest.raises(ValueError, match="with every update or with none, got 2 of 4"):
+        metric.compute()
+
+
+def test_merge_state(make) -> None:
+    one, two, both = make(), make(), make()
+    for metrics, seed in (((one, both), 1), ((two, both), 2)):
+        for metric in metrics:
+            metric.update(*images(3, seed=seed))
+    one.merge_state(two)
+    assert one.compute() == both.compute()
+    other = LPIPSMetric("gabor", heads="uniform", value_range=(0.0, 2.0))
+    if isinstance(one, LPIPSMetric):
+        with pytest.raises(ValueError, match="state"):  # another configuration has other states
+            one.merge_state(other)
+
+
+def test_collection_reports_each_its_own_value_when_first_batches_tie() -> None:
+    """Identical images give 0 in every metric; a collection that judged by values alone would merge them for good."""
+    metrics = MetricCollection(
+        {
+            "damlpips": DAMLPIPSMetric(),
+            "damlpips rho=1": DAMLPIPSMetric(rho=1.0),
+            "lpips": LPIPSMetric("gabor", heads="uniform"),
+            "lpips sum": LPIPSMetric("gabor", heads="uniform", reduction="sum"),
+        }
+    )
+    x, y = images(2)
+    metrics.update(x, x)
+    metrics.update(x, y)
+    values = metrics.compute()
+    assert values["damlpips"] == (DAMLPIPS()(x, y).double().sum() / 4).float()
+    assert values["damlpips rho=1"] == (DAMLPIPS(rho=1.0)(x, y).double().sum() / 4).float()
+    lpips = LPIPS("gabor", heads="uniform")(x, y)
+    assert values["lpips"] == (lpips.double().sum() / 4).float()
+    assert values["lpips sum"] == lpips.double().sum().float()
+    assert len({float(v) for v in values.values()}) == 4
+
+
+@pytest.mark.parametrize("call", ["update", "forward"])
+def test_collection_runs_a_shared_backbone_once(call: str) -> None:
+    network = Counting()
+    backbone = Backbone(network, min_size=3)
+    metrics = MetricCollection(
+        {
+            "damlpips": DAMLPIPSMetric(backbone),
+            "rho": DAMLPIPSMetric(backbone, rho=0.5),
+            "lpips": LPIPSMetric(backbone, heads="uniform"),
+        }
+    )
+    network.seen.clear()
+    with torch.no_grad():
+        for seed in range(3):
+            x, y = images(2, seed=seed)
+            getattr(metrics, call)(x, y)
+            if call == "update":
+                assert network.seen == [4] * (seed + 1)  # both images in one pass, once for all three metrics
+    alone = DAMLPIPSMetric(backbone)
+    for seed in range(3):
+        alone.update(*images(2, seed=seed))
+    assert metrics.compute()["damlpips"] == alone.compute()
+
+
+def test_a_reused_buffer_is_not_taken_for_the_last_batch() -> None:
+    network = Counting()
+    backbone = Backbone(network, min_size=3)
+    one, two = DAMLPIPSMetric(backbone), DAMLPIPSMetric(backbone, rho=0.5)
+    x, y = images(2)
+    memory = x.numpy()
+    one.update(x, y)
+    memory[:] = memory[:, :, ::-1].copy()  # behind torch's back: same tensor, same version
+    two.update(x, y)
+    assert two.compute() == DAMLPIPS(backbone, rho=0.5)(x.clone(), y).mean()
+    one.reset()
+    two.reset()
+    one.update(x, y)
+    x.mul_(0.5)
+    two.update(x, y)
+    assert two.compute() == DAMLPIPS(backbone, rho=0.5)(x.clone(), y).mean()
+
+
+def test_feature_maps_of_a_pass_go_with_its_images() -> None:
+    backbone = Backbone(Counting(), min_size=3)
+    one, two = DAMLPIPSMetric(backbone), DAMLPIPSMetric(backbone, rho=0.5)
+    x, y = images(2)
+    one.update(x, y)
+    kept = weakref.ref(reuse._last.seen.maps[0].features[0])
+    assert kept() is not None
+    del x
+    gc.collect()
+    assert kept() is None
+    two.update(*images(2))
+
+
+def test_a_single_metric_keeps_no_feature_maps() -> None:
+    reuse._last.seen = None
+    metric = DAMLPIPSMetric(Backbone(Counting(), min_size=3))
+    x, y = images(2)
+    metric.update(x, y)
+    assert reuse._last.seen is None
+
+
+def test_wrappers(make) -> None:
+    x, y = images(4)
+    scores = module_of(make())(x, y)
+    running = Running(make(), window=2)
+    for k in range(3):
+        running(x[k : k + 1], y[k : k + 1])
+    torch.testing.assert_close(running.compute(), scores[1:3].mean())
+
+    extremes = MinMaxMetric(make())
+    for k in range(4):
+        extremes.update(x[k : k + 1], y[k : k + 1])
+        values = extremes.compute()
+    means = [scores[: k + 1].mean() for k in range(4)]
+    torch.testing.assert_close(values["max"], max(means))
+    torch.testing.assert_close(values["min"], min(means))
+
+    bootstrap = BootStrapper(make(), num_bootstraps=8, raw=True, sampling_strategy="multinomial")
+    bootstrap.update(x, y)
+    values = bootstrap.compute()
+    assert values["raw"].shape == (8,)
+    assert scores.min() <= values["raw"].min()
+    assert values["raw"].max() <= scores.max()
+    assert values["std"] > 0
+
+
+def test_plot(make) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    metric = make()
+    x, y = images(2)
+    metric.update(x, y)
+    figure, axes = metric.plot()
+    assert axes.get_ylabel() == type(metric).__name__
+    assert float(axes.lines[0].get_ydata()[0]) == pytest.approx(float(metric.compute()))
+    figure, axes = metric.plot([metric(x, y) for _ in range(3)])
+    assert len(axes.lines[0].get_ydata()) == 3
+    matplotlib.pyplot.close("all")
+
+
+def test_bad_options(make) -> None:
+    with pytest.raises(ValueError, match="unknown reduction 'median': expected one of 'none', 'mean', 'sum'"):
+        make(reduction="median")
+    with pytest.raises(ValueError, match="Unexpected keyword arguments: `nonsense`"):
+        make(nonsense=1)
+
+
+def test_functional_builds_the_network_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from damlpips import functional, sharing
+
+    functional._module.cache_clear()
+    gc.collect()
+    built = []
+    original = sharing.Source.get
+    monkeypatch.setattr(sharing.Source, "get", lambda self, *args: built.append(self) or original(self, *args))
+    x, y = images(2)
+    for _ in range(3):
+        torch.testing.assert_close(functional.damlpips(x, y), DAMLPIPS()(x, y), rtol=0, atol=0)
+        functional.lpips(x, y, backbone="gabor", heads="uniform", value_range=[0.0, 1.0])
+    of_functional = functional._module.cache_info()
+    assert of_functional.misses == 2
+    assert of_functional.hits == 4
+    assert functional.damlpips(x, y, reduction="sum").shape == ()
