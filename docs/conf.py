@@ -1,0 +1,12 @@
+"""Sphinx configuration."""
+
+project = "damlpips"
+author = "the damlpips authors"
+copyright = "2026, the damlpips authors"  # noqa: A001
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["dollarmath"]
+exclude_patterns = ["_build", "demo"]
+html_theme = "furo"
+html_title = "damlpips"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
