@@ -201,10 +201,11 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
 class LPIPS(PerceptualDistance):
     """Learned Perceptual Image Patch Similarity; lower is closer.
 
-    LPIPS(x, y) = sum_l mean_p sum_c w_lc (a^_lcp - b^_lcp)^2, where a, b are the feature maps of x and y at layer l and
-    a^ = a / (|a| + 1e-10) at each place p.
+    ::
 
-    Equal to the `lpips` package on the same weights, except that its gradient stays finite at features that are zero.
+        LPIPS(x, y) = sum_l mean_p sum_c w_lc (a^_lcp - b^_lcp)^2,   a^_lp = a_lp / (|a_lp| + 1e-10)
+
+    where a, b are the feature maps of x and y at layer l, c counts channels, p places, and w are the heads. Equal to the `lpips` package on the same weights, except that its gradient stays finite at features that are zero.
 
     Args:
         backbone: `"alex"`, `"vgg"`, `"squeeze"`; with `heads="uniform"` any backbone of the table or a `Backbone`.
@@ -330,7 +331,7 @@ class AdaptiveWeights(NamedTuple):
 class DAMLPIPS(PerceptualDistance):
     """Differentiable Adaptive Multi-Layer LPIPS, version 0; lower is closer, 0 for identical images.
 
-    The pair itself decides how much each place, channel and layer counts; nothing is fitted to anyone's judgement.
+    The pair itself decides how much each place, channel and layer counts; nothing is fitted to anyone's judgement::
 
         e_lp = (|a_lp|^2 + |b_lp|^2) / 2,  E_l = mean_p e_lp,  E_lc = mean_p (a_lcp^2 + b_lcp^2) / 2
         s_lp = rho e_lp + (1 - rho) E_l
