@@ -2,7 +2,7 @@
 
 project = "damlpips"
 author = "the damlpips authors"
-copyright = "2026, the damlpips authors"  # noqa: A001
+copyright = "2026, the damlpips authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath"]
 exclude_patterns = ["_build", "demo"]

@@ -51,6 +51,11 @@ def resize_option(value: Any) -> Resize:
     )
 
 
+def size_of(x: Tensor) -> tuple[int, int]:
+    """Return the height and the width of a batch of images."""
+    return x.shape[2], x.shape[3]
+
+
 def _shape(x: Tensor) -> str:
     return str(tuple(x.shape))
 

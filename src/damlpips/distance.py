@@ -58,9 +58,7 @@ def upsample(d: Float[Tensor, "n 1 h w"], size: tuple[int, int]) -> Float[Tensor
     return F.interpolate(d, size=size, mode="bilinear", align_corners=False)
 
 
-def place_weight(
-    a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], rho: float
-) -> Float[Tensor, "n 1 h w"]:
+def place_weight(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], rho: float) -> Float[Tensor, "n 1 h w"]:
     """Return DAMLPIPS's weight of each place, 1 / (rho e_p + (1 - rho) E + eps), with e_p = (|a_p|^2 + |b_p|^2) / 2.
 
     `rho` is the share of the place itself in its normalisation pool; the rest is E, the mean of e over the image.
@@ -71,9 +69,7 @@ def place_weight(
     return 1 / (rho * energy + (1 - rho) * everywhere + ENERGY_EPS)
 
 
-def channel_weight(
-    a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], gamma: float
-) -> Float[Tensor, "n c"]:
+def channel_weight(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], gamma: float) -> Float[Tensor, "n c"]:
     """Return DAMLPIPS's weight of each channel, (m / (E_c + 0.001 m))^gamma, with m the mean over channels of E_c.
 
     E_c is the mean over places of (a_c^2 + b_c^2) / 2: a channel that fires for everything counts less.
@@ -109,4 +105,6 @@ def fusion_weight(d: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
 
 def reduce(scores: Float[Tensor, " n"], reduction: str) -> Tensor:
     """Reduce scores over the batch: "none" (N,), "mean" (), "sum" ()."""
-    return {"none": lambda: scores, "mean": scores.mean, "sum": scores.sum}[reduction]()
+    if reduction == "none":
+        return scores
+    return scores.mean() if reduction == "mean" else scores.sum()

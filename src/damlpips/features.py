@@ -8,7 +8,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Shaped
@@ -96,7 +96,7 @@ class Backbone(nn.Module):
     Args:
         network: a module from images (N, 3, H, W) to feature maps. With `taps` it may be any network whose named
             modules (`nn.Sequential`) or traced nodes (torchvision's `get_graph_node_names` lists them) are to be read;
-            without, its `forward` must return the feature maps itself, as a list, a tuple or a dict of (N, C_l, H_l, W_l).
+            without, its `forward` must return the feature maps (N, C_l, H_l, W_l) itself, as a list, a tuple or a dict.
         taps: names of the layers to read, from fine to coarse.
         mean, std: what the network expects of images in [0, 1]; ImageNet's by default.
         preprocess: instead of `mean` and `std`, a function of images in [0, 1], differentiable.
@@ -139,7 +139,12 @@ class Backbone(nn.Module):
             # an in-place activation behind a tap would overwrite the map that was read there
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]
-        self._set_up(network if taps is None else _tapped(network, taps), Scaling(tuple(mean), tuple(std)), min_size, name)
+        self._set_up(
+            network if taps is None else _tapped(network, taps),
+            Scaling((mean[0], mean[1], mean[2]), (std[0], std[1], std[2])),
+            min_size,
+            name,
+        )
         self.preprocess = preprocess
 
     def _set_up(self, network: nn.Module, scaling: Scaling, min_size: int, name: str) -> None:
@@ -182,7 +187,7 @@ class Backbone(nn.Module):
             with torch.device("meta"):
                 sequence = spec.build()
             sequence.load_state_dict({k.removeprefix(spec.prefix): v for k, v in state.items()}, assign=True)
-            network = _Steps(sequence, spec.taps)
+            network = _Steps(cast(nn.Sequential, sequence), spec.taps)
         backbone._set_up(network, spec.scaling, spec.min_size, name)
         return backbone
 
@@ -340,8 +345,6 @@ class BackboneSpec:
             return {self.prefix + name: tuple(t.shape) for name, t in self.build().state_dict().items()}
 
 
-
-
 def _torchvision(model: str) -> Callable[[], nn.Module]:
     """Return a builder of the convolutional part of torchvision's `model`."""
 
@@ -381,9 +384,7 @@ BACKBONES = {
         prefix="",
         ignored=("fc.",),
     ),
-    "convnext_tiny": BackboneSpec(
-        _torchvision("convnext_tiny"), ("1", "3", "5", "7"), (96, 192, 384, 768), 32
-    ),
+    "convnext_tiny": BackboneSpec(_torchvision("convnext_tiny"), ("1", "3", "5", "7"), (96, 192, 384, 768), 32),
     "efficientnet_b0": BackboneSpec(
         _torchvision("efficientnet_b0"), ("1", "2", "3", "5", "7"), (16, 24, 40, 112, 320), 1
     ),

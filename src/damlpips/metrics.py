@@ -204,7 +204,7 @@ class PerceptualMetric(Metric):
         super()._sync_dist(*args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Any:
-        """Follow moves between devices; change the type of the backbone only through `set_dtype`, never that of states."""
+        """Follow moves between devices; only `set_dtype` changes the backbone's type, nothing that of the states."""
 
         def move(x: Tensor) -> Tensor:
             return x.to(fn(x.new_empty(0)).device)  # the values themselves may not pass through another type

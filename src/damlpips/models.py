@@ -91,7 +91,7 @@ class PerceptualDistance(nn.Module):
         return distance.reduce(self.per_layer(x, y).sum(1), self.reduction)
 
     def per_layer(self, x: Images, y: Images) -> Float[Tensor, "n l"]:
-        """Return what each layer adds to the score of each pair: (N, L), from fine to coarse; its rows sum to scores."""
+        """Return what each layer adds to the score of each pair: (N, L), from fine to coarse; rows sum to scores."""
         return self._contributions(torch.stack([distance.pool(d) for d in self._layer_maps(*self.compare(x, y))], 1))
 
     def encode(self, x: Tensor) -> Encoded:
@@ -113,8 +113,8 @@ class PerceptualDistance(nn.Module):
             checks.matching_pair(x, y)
             x, y = self._prepared(x, what="first image"), self._prepared(y, what="second image")
             if self.resize == "reference" and x.shape[2:] != y.shape[2:]:
-                x = _resized(x, tuple(y.shape[2:]))
-            checks.matching_batch(x.shape[0], y.shape[0], tuple(x.shape[2:]), tuple(y.shape[2:]))
+                x = _resized(x, checks.size_of(y))
+            checks.matching_batch(x.shape[0], y.shape[0], checks.size_of(x), checks.size_of(y))
             if not torch.is_grad_enabled() or x.requires_grad == y.requires_grad:
                 maps = self.backbone(torch.cat([x, y]), value_range=self.value_range, scaling=self._scaling)
                 halves = [m.chunk(2) for m in maps]
@@ -146,12 +146,12 @@ class PerceptualDistance(nn.Module):
         if x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
         if self.resize is not None and self.resize != "reference":
-            x = _resized(x, _target_size(tuple(x.shape[2:]), self.resize))
-        checks.large_enough(tuple(x.shape[2:]), self.source.min_size, what=what, backbone=self.source.name)
+            x = _resized(x, _target_size(checks.size_of(x), self.resize))
+        checks.large_enough(checks.size_of(x), self.source.min_size, what=what, backbone=self.source.name)
         return x
 
     def _encoded(self, maps: list[Tensor], x: Tensor) -> Encoded:
-        return Encoded(tuple(maps), (x.shape[2], x.shape[3]), self.origin)
+        return Encoded(tuple(maps), checks.size_of(x), self.origin)
 
     def _layer_maps(self, x: Encoded, y: Encoded) -> list[Tensor]:
         raise NotImplementedError
@@ -191,7 +191,7 @@ def _target_size(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resample with a triangle filter that averages when it shrinks; it never leaves the range of the values."""
-    if tuple(x.shape[2:]) == size:
+    if checks.size_of(x) == size:
         return x
     if x.dtype == torch.uint8:
         return F.interpolate(x.float(), size, mode="bilinear", antialias=True).round().to(torch.uint8)
@@ -205,7 +205,8 @@ class LPIPS(PerceptualDistance):
 
         LPIPS(x, y) = sum_l mean_p sum_c w_lc (a^_lcp - b^_lcp)^2,   a^_lp = a_lp / (|a_lp| + 1e-10)
 
-    where a, b are the feature maps of x and y at layer l, c counts channels, p places, and w are the heads. Equal to the `lpips` package on the same weights, except that its gradient stays finite at features that are zero.
+    where a, b are the feature maps of x and y at layer l, c counts channels, p places, and w are the heads. Equal to
+    the `lpips` package on the same weights, except that its gradient stays finite at features that are zero.
 
     Args:
         backbone: `"alex"`, `"vgg"`, `"squeeze"`; with `heads="uniform"` any backbone of the table or a `Backbone`.
@@ -265,7 +266,9 @@ class LPIPS(PerceptualDistance):
         self._head_values: list[Tensor] | None = None
         if self.heads != "uniform":
             if not isinstance(self.source.backbone, str):
-                raise ValueError(f"heads={self.heads!r} belong to a backbone by name; use heads='uniform' with your own")
+                raise ValueError(
+                    f"heads={self.heads!r} belong to a backbone by name; use heads='uniform' with your own"
+                )
             channels = BACKBONES[self.source.backbone].channels
             self._head_values = load_heads(self.heads, self.source.backbone, channels)
         if self.heads == "v0.0":

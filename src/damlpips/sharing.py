@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -52,7 +53,8 @@ class Source:
     def of(cls, backbone: str | Backbone, weights: str | os.PathLike[str] | None) -> "Source":
         """Check and name the source of a backbone."""
         if isinstance(backbone, SharedBackbone):
-            backbone, weights = backbone.source.backbone, weights or backbone.source.weights
+            source: Source = backbone.source
+            backbone, weights = source.backbone, weights or source.weights
         if isinstance(backbone, Backbone):
             if weights is not None:
                 raise TypeError("weights: a Backbone object brings its own; load them into its network first")
@@ -87,7 +89,7 @@ class Source:
         """Return a text that tells this source from others, the same in every process."""
         if isinstance(self.backbone, Backbone):
             return f"custom:{self.backbone.fingerprint()}"
-        content = "default" if self.weights is None else weight_files.sha256(weight_files.Path(self.weights))
+        content = "default" if self.weights is None else weight_files.sha256(Path(self.weights))
         return f"{self.backbone}:{content}"
 
     def get(self, device: torch.device, dtype: torch.dtype) -> Backbone:
@@ -108,7 +110,7 @@ class Source:
             state = weight_files.load_backbone(name, self.weights, spec.expected_keys(), spec.ignored)
         backbone = SharedBackbone.from_table(name, state)
         Backbone._apply(backbone, lambda t: t.to(device, dtype if t.is_floating_point() else None))
-        backbone.source = self
+        object.__setattr__(backbone, "source", self)
         return backbone
 
 

@@ -234,7 +234,9 @@ def load_heads(heads: str, backbone: str, channels: tuple[int, ...]) -> list[Ten
         path = existing_file(heads, option="heads")
     else:
         known = ", ".join(repr(k) for k in [*head_names(), "uniform"])
-        raise ValueError(f"unknown heads {heads!r}: expected one of {known}, or the path of a .safetensors or .pth file")
+        raise ValueError(
+            f"unknown heads {heads!r}: expected one of {known}, or the path of a .safetensors or .pth file"
+        )
     expected = {f"lin{k}.model.1.weight": (1, c, 1, 1) for k, c in enumerate(channels)}
     state = select_strictly(read_tensors(path), expected, path=path)
     return [state[name].reshape(-1).float() for name in expected]

@@ -11,8 +11,8 @@ ECOSYSTEMS = ("pyiqa", "piq")
 def register(*ecosystems: str) -> list[str]:
     """Make this package's metrics known to pyiqa and piq, and return the names that can now be used.
 
-    pyiqa then builds `damlpips`, `damlpips-alex`, `damlpips-vgg`, `damlpips-squeeze`, `lpips-fast`, `lpips-fast-vgg` and
-    `lpips-fast-squeeze` with `pyiqa.create_metric`; piq gets `piq.DAMLPIPS` and `piq.damlpips`. Calling it again
+    pyiqa then builds `damlpips`, `damlpips-alex`, `damlpips-vgg`, `damlpips-squeeze`, `lpips-fast`, `lpips-fast-vgg`
+    and `lpips-fast-squeeze` with `pyiqa.create_metric`; piq gets `piq.DAMLPIPS` and `piq.damlpips`. Calling it again
     changes nothing.
 
     Args:

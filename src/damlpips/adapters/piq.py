@@ -3,7 +3,6 @@
 from typing import Any
 
 import piq
-import torch
 from piq.utils import _validate_input
 from torch import Tensor
 from torch.nn.modules.loss import _Loss

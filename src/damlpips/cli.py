@@ -1,0 +1,305 @@
+"""The command line: arguments and printing only.
+
+Nothing heavy is imported before a command runs, so that `--help` answers at once.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from damlpips import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+    from damlpips.models import PerceptualDistance
+    from damlpips.scoring import Pair, Score
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+# Fewer pairs than this are scored before a reader has found the bar.
+PAIRS_WORTH_A_BAR = 16
+
+# The core's errors speak of Python's arguments.
+OPTIONS = (
+    ("use resize='reference'", "use --resize reference"),
+    ("use heads='uniform'", "use --heads uniform"),
+    ("heads=", "--heads "),
+    ("pass weights=", "pass --weights "),
+    ("weights=", "--weights "),
+    ("Or use the embedded backbone, which needs no weights: DAMLPIPS('gabor').", "Or use --metric damlpips."),
+)
+
+
+class Metric(str, Enum):
+    """The metrics, by their names on the command line."""
+
+    DAMLPIPS = "damlpips"
+    LPIPS = "lpips"
+
+
+def fail(message: str) -> NoReturn:
+    """Say on stderr what is wrong, and exit."""
+    typer.echo(f"damlpips: {message}", err=True)
+    raise typer.Exit(BAD_INPUT)
+
+
+class Commands(TyperGroup):
+    """Commands whose usage errors, too, are one line; and that exit with 130 when interrupted."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run a command; exit with its status."""
+        try:
+            status = super().main(*args, standalone_mode=False, **extra)
+        except (KeyboardInterrupt, typer.Abort):
+            status = INTERRUPTED
+        except Exception as error:
+            # typer's own errors have no common public class
+            if not hasattr(error, "format_message"):
+                raise
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context is not None else "damlpips"
+            message = error.format_message().rstrip(".")
+            typer.echo(f"damlpips: {message} (see {command} --help)", err=True)
+            status = BAD_INPUT
+        if not standalone_mode:
+            return status
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"damlpips {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def damlpips(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Perceptual distance between images: DAMLPIPS and LPIPS. Lower is closer."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+EXAMPLES = """[bold]Examples[/bold]
+
+[cyan]damlpips score original.png compressed.jpg[/cyan]
+
+[cyan]damlpips score original.png versions/ --csv scores.csv[/cyan]
+
+[cyan]damlpips score originals/ restored/ --metric lpips --json - > scores.json[/cyan]"""
+
+
+@app.command(epilog=EXAMPLES)
+def score(
+    reference: Annotated[Path, typer.Argument(metavar="REF", help="The reference image, or a folder of them.")],
+    distorted: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIST", help="The image to judge, or a folder: paired by name with REF's, or all against one REF."
+        ),
+    ],
+    metric: Annotated[Metric, typer.Option(help="What to compute.")] = Metric.DAMLPIPS,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="The network: gabor (embedded), alex, vgg, squeeze, vgg19, resnet50, convnext_tiny or efficientnet_b0."
+            " Default: gabor for damlpips, alex for lpips.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The network's weights, .pth or .safetensors. Default: found or downloaded."),
+    ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(metavar="HEADS", help="LPIPS's learned weights: v0.1 (default), v0.0, uniform, or a file."),
+    ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="'reference' brings DIST to REF's size; a number scales both to that shorter side. Default: off,"
+            " images of different sizes are an error.",
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="auto (CUDA if there is one), cpu, cuda or cuda:N.")
+    ] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="The most pairs scored at once.")] = 8,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the scores as CSV; '-' for standard output.")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the scores as JSON; '-' for standard output.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no table and no progress bar.")] = False,
+) -> None:
+    """Score images against a reference: two files, two folders, or one file and a folder."""
+    files = {"--csv": csv, "--json": json}
+    _check_outputs(files)
+    with bad_input():
+        from damlpips import scoring
+
+        pairs = scoring.find_pairs(reference, distorted)
+        place = _device(device)
+        model = _model(metric, backbone, weights=weights, heads=heads, resize=_resize(resize))
+        model = model.to(place).load()
+        results = scoring.score_pairs(model, pairs, batch_size=batch_size, device=place)
+        scores = list(_with_progress(results, len(pairs), shown=not quiet))
+        names = {"metric": metric.value, "backbone": model.source.name}
+        _write(files, {"--csv": scoring.as_csv, "--json": scoring.as_json}, scores, names)
+        if not quiet and not any(file == Path("-") for file in files.values()):
+            _print_table(scores, scoring.mean(scores), f"{metric.value} · {model.source.name} · lower is closer")
+
+
+@contextmanager
+def bad_input() -> Iterator[None]:
+    """Turn what the package raises for a user's input into one message and status 2."""
+    import torch
+
+    from damlpips.scoring import ScoringError
+    from damlpips.weights import WeightsError
+
+    try:
+        yield
+    except (ScoringError, WeightsError) as error:
+        message = str(error)
+        for python, option in OPTIONS:
+            message = message.replace(python, option)
+        fail(message)
+    except torch.cuda.OutOfMemoryError as error:
+        fail(f"out of memory: {error}")
+
+
+def _check_outputs(files: dict[str, Path | None]) -> None:
+    """Fail now rather than after the last image is scored."""
+    if sum(file == Path("-") for file in files.values()) > 1:
+        fail(f"{' and '.join(files)}: only one of them can be standard output")
+    for option, file in files.items():
+        if file is None or file == Path("-"):
+            continue
+        if file.is_dir():
+            fail(f"{option} {file}: is a folder, expected a file")
+        if not file.parent.is_dir():
+            fail(f"{option} {file}: no such folder as {file.parent}")
+
+
+def _resize(value: str | None) -> "str | int | None":
+    if value is None or value == "reference":
+        return value
+    if not (value.isdecimal() and int(value) > 0):
+        fail(f"--resize {value}: expected 'reference' or the length of the shorter side in pixels")
+    return int(value)
+
+
+def _device(name: str) -> "torch.device":
+    """Return the device that a name stands for, if this machine has it."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if name not in ("cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
+        fail(f"--device {name}: expected auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        fail(f"--device {name}: CUDA is not available here; use --device cpu")
+    if number and int(number) >= torch.cuda.device_count():
+        fail(f"--device {name}: there is only cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    return torch.device(name)
+
+
+def _model(metric: Metric, backbone: str | None, *, heads: str | None, **options: Any) -> "PerceptualDistance":
+    """Return the metric with the options that were given; its own defaults stand in for the others."""
+    from damlpips.models import DAMLPIPS, LPIPS
+
+    if backbone is not None:
+        options["backbone"] = backbone
+    if heads is not None:
+        if metric is not Metric.LPIPS:
+            fail(f"--heads {heads}: only --metric lpips has heads")
+        options["heads"] = heads
+    try:
+        return {Metric.DAMLPIPS: DAMLPIPS, Metric.LPIPS: LPIPS}[metric](**options)
+    except (ValueError, TypeError) as error:
+        fail(str(error))
+
+
+def _with_progress(scores: "Iterable[Score]", total: int, *, shown: bool) -> "Iterator[Score]":
+    console = Console(stderr=True)
+    hidden = not (shown and console.is_terminal and total >= PAIRS_WORTH_A_BAR)
+    with Progress(console=console, transient=True, disable=hidden) as progress:
+        yield from progress.track(scores, total=total, description="scoring")
+
+
+def _write(
+    files: dict[str, Path | None],
+    formats: dict[str, Callable[..., str]],
+    scores: "list[Score]",
+    names: dict[str, str],
+) -> None:
+    from damlpips.scoring import write_whole
+
+    for option, file in files.items():
+        if file is None:
+            continue
+        text = formats[option](scores, **names)
+        if file == Path("-"):
+            # as bytes: a file name that is not UTF-8 passes as it is
+            typer.echo(text.encode(errors="surrogateescape"), nl=False)
+            continue
+        try:
+            write_whole(file, text)
+        except OSError as error:
+            fail(f"{option} {file}: {error.strerror}")
+
+
+def _print_table(scores: "list[Score]", mean: float, title: str) -> None:
+    table = Table(title=title, box=box.SIMPLE, min_width=len(title) + 2, title_justify="left")
+    table.add_column("image", overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
+    for number, s in enumerate(scores, 1):
+        table.add_row(_name(s.pair), _number(s.score), end_section=number == len(scores))
+    if len(scores) > 1:
+        table.add_row("mean", _number(mean))
+    console = Console()
+    if not console.is_terminal:
+        # there is no edge to wrap at: a line a pair
+        widest = console.options.update(width=sys.maxsize)
+        console.width = max(console.width, Measurement.get(console, widest, table).maximum)
+    console.print(table)
+
+
+def _name(pair: "Pair") -> Text:
+    """Return a file's name without what would steer a terminal; as text, so that brackets are no markup."""
+    return Text("".join(c if c.isprintable() else "\ufffd" for c in pair.name))
+
+
+def _number(value: float) -> str:
+    """Return a score with at least four significant digits."""
+    return f"{value:.6f}" if value == 0 or value >= 1e-3 else f"{value:.4g}"

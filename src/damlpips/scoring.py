@@ -1,0 +1,322 @@
+"""Pairs of image files in, scores out: find the pairs, read them, score them in batches, write tables."""
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from damlpips import __version__
+from damlpips.features import Encoded
+from damlpips.models import PerceptualDistance
+
+SUFFIXES = frozenset(
+    ".png .jpg .jpeg .jpe .jfif .bmp .dib .webp .tif .tiff .gif .ppm .pgm .pbm .pnm .jp2 .tga .avif".split()
+)
+
+ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+# CMYK and Lab need a colour profile to become RGB; guessing one would change scores
+READABLE_MODES = ("1", "L", "P", "RGB", "YCbCr", *ALPHA_MODES)
+# Pillow reads RGB of 16 bits as 8 without a word; what it unpacks from still says so. BMP's 5-6-5 "BGR;16" is no such case.
+DEEP_RAW_MODE = re.compile(r";16[BLN]")
+
+
+class ScoringError(ValueError):
+    """Files that cannot be paired, read or scored; the message names one."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two image files to compare, and what to call them in a table."""
+
+    reference: Path
+    distorted: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a pair scored; lower is closer."""
+
+    pair: Pair
+    score: float
+
+
+def find_pairs(reference: Path, distorted: Path) -> list[Pair]:
+    """Return the pairs that two paths stand for, sorted as a reader would: `a2` before `a10`.
+
+    Two files are one pair. Of two folders, images of one name are paired, or else of one stem where the stem occurs
+    once in each folder (`a.png`, `a.jpg`). A reference file is paired with every image of a distorted folder. Folders
+    within folders, hidden files and files that are not images by their suffix are passed over.
+
+    Raises:
+        ScoringError: a path does not exist, a folder without images, an image without a partner on the other side, or
+            a reference folder with a distorted file.
+    """
+    for path, what in ((reference, "reference"), (distorted, "distorted")):
+        if not path.exists():
+            raise ScoringError(f"{what} {str(path)!r}: no such file or folder")
+    if distorted.is_dir():
+        files = _images(distorted)
+        pairs = _partners(reference, distorted, files) if reference.is_dir() else [(reference, f) for f in files]
+    elif reference.is_dir():
+        raise ScoringError(
+            f"reference {str(reference)!r} is a folder, distorted {str(distorted)!r} a file: expected two files, two"
+            " folders, or a reference file and a folder"
+        )
+    else:
+        pairs = [(reference, distorted)]
+    return [Pair(r, d, d.name) for r, d in pairs]
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Return a key that sorts digits by their value."""
+    runs = re.findall(r"[0-9]+|[^0-9]+", path.name.lower())
+    return [(int(r), "") if r.isdecimal() else (-1, r) for r in runs], path.name
+
+
+def _images(folder: Path) -> list[Path]:
+    try:
+        files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
+    except OSError as error:
+        raise ScoringError(f"{folder}: {error.strerror}") from error
+    if not (images := sorted((f for f in files if f.is_file()), key=_natural)):
+        raise ScoringError(f"{folder}: no images in this folder")
+    return images
+
+
+def _partners(reference: Path, distorted: Path, files: list[Path]) -> list[tuple[Path, Path]]:
+    """Return the pairs of two folders, in the order of the distorted `files`."""
+    references = _images(reference)
+    by_name = {r.name: r for r in references}
+    stems, stems_of_files = (Counter(p.stem for p in side) for side in (references, files))
+    by_stem = {r.stem: r for r in references if stems[r.stem] == 1}
+    found = {d: by_name.get(d.name) or (by_stem.get(d.stem) if stems_of_files[d.stem] == 1 else None) for d in files}
+    used = set(found.values())
+    _all_paired([d for d in files if found[d] is None], distorted, reference)
+    _all_paired([r for r in references if r not in used], reference, distorted)
+    return [(r, d) for d, r in found.items() if r is not None]
+
+
+def _all_paired(alone: Sequence[Path], folder: Path, other: Path) -> None:
+    if alone:
+        more = f" ({len(alone)} images of {folder} have none)" if len(alone) > 1 else ""
+        raise ScoringError(f"{alone[0]}: no image of this name, or the only one of its stem, in {other}{more}")
+
+
+def _pillow() -> ModuleType:
+    try:
+        import PIL.Image
+        import PIL.ImageOps
+    except ImportError as error:
+        raise ScoringError("reading image files needs Pillow: pip install 'damlpips[cli]'") from error
+    return PIL
+
+
+def read_image(path: Path) -> Tensor:
+    """Return an image file's pixels as uint8 RGB (3, H, W), turned as its EXIF orientation says.
+
+    Grey and palette images become RGB; an alpha channel that is opaque everywhere is dropped.
+
+    Raises:
+        ScoringError: no such file, damaged, empty, too large to be read safely, animated, with transparency, or of
+            another depth or colour space than 8-bit RGB or grey.
+    """
+    pil = _pillow()
+    try:
+        if path.stat().st_size == 0:
+            raise ScoringError(f"{path}: the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pil.Image.DecompressionBombWarning)
+            with pil.Image.open(path) as image:
+                _check_kind(image, path)
+                image.load()
+                return _pixels(_opaque_rgb(pil.ImageOps.exif_transpose(image), path))
+    except ScoringError:
+        raise
+    except pil.UnidentifiedImageError as error:
+        raise ScoringError(f"{path}: not an image that Pillow can read") from error
+    except (pil.Image.DecompressionBombError, pil.Image.DecompressionBombWarning) as error:
+        raise ScoringError(f"{path}: refused, too many pixels ({error})") from error
+    except OSError as error:
+        raise ScoringError(f"{path}: {error.strerror or f'damaged image ({error})'}") from error
+    except Exception as error:  # each of Pillow's readers has its own kinds of errors for a damaged file
+        raise ScoringError(f"{path}: damaged image ({type(error).__name__}: {error})") from error
+
+
+def _check_kind(image: Any, path: Path) -> None:
+    """Raise a ScoringError for an image whose conversion to 8-bit RGB would lose or guess something."""
+    # a phone's JPEG may carry a second view (MPO): the first is the picture
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise ScoringError(f"{path}: {image.n_frames} frames or pages: save the one to score as an image of its own")
+    raw_modes = [args if isinstance(args, str) else str(args[0]) for *_, args in image.tile if args]
+    if image.mode.startswith(("I", "F")) or any(map(DEEP_RAW_MODE.search, raw_modes)):
+        raise ScoringError(
+            f"{path}: more than 8 bits a channel (Pillow mode {image.mode!r}): convert it to 8 bit first"
+        )
+    if image.mode not in READABLE_MODES:
+        raise ScoringError(f"{path}: Pillow mode {image.mode!r}: convert it to 8-bit RGB first")
+
+
+def _opaque_rgb(image: Any, path: Path) -> Any:
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] < 255:
+            raise ScoringError(f"{path}: has transparent pixels: flatten it over a background first")
+    return image.convert("RGB")
+
+
+def _pixels(image: Any) -> Tensor:
+    width, height = image.size
+    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return flat.reshape(height, width, 3).permute(2, 0, 1).contiguous()
+
+
+def score_pairs(
+    model: PerceptualDistance,
+    pairs: Iterable[Pair],
+    *,
+    batch_size: int = 8,
+    device: torch.device | str | None = None,
+) -> Iterator[Score]:
+    """Score pairs of files one batch at a time, in order; an image is read when its batch comes.
+
+    Consecutive pairs of equal size share a batch. Consecutive pairs with one reference share its feature maps too: it
+    is read, and run through the network, once.
+
+    Args:
+        model: with `reduction="none"`; on `device`.
+        batch_size: the most pairs a batch.
+        device: where to put the images; None for the model's own.
+
+    Raises:
+        ScoringError: an image that cannot be read or scored; names the file.
+        ValueError: `batch_size` or the model's reduction.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    if model.reduction != "none":
+        raise ValueError(f"model: expected reduction='none', a score a pair, got {model.reduction!r}")
+    return _scored(model, pairs, batch_size, torch.device(device) if device is not None else model.anchor.device)
+
+
+def _scored(model: PerceptualDistance, pairs: Iterable[Pair], size: int, device: torch.device) -> Iterator[Score]:
+    runs = (list(run) for _, run in groupby(pairs, key=lambda pair: pair.reference))
+    for alone, group in groupby(runs, key=lambda run: len(run) == 1):
+        if alone:
+            yield from _scored_apart(model, (pair for (pair,) in group), size, device)
+        else:
+            for run in group:
+                yield from _scored_against_one(model, run, size, device)
+
+
+def _scored_apart(model: PerceptualDistance, pairs: Iterable[Pair], size: int, device: torch.device) -> Iterator[Score]:
+    items = ((pair, read_image(pair.distorted), read_image(pair.reference)) for pair in pairs)
+    for _, same_size in groupby(items, key=lambda item: (item[1].shape, item[2].shape)):
+        while batch := list(islice(same_size, size)):
+            batch_pairs, distorted, references = zip(*batch, strict=True)
+            yield from _scores(
+                model, batch_pairs, torch.stack(distorted).to(device), torch.stack(references).to(device)
+            )
+
+
+def _scored_against_one(
+    model: PerceptualDistance, run: Sequence[Pair], size: int, device: torch.device
+) -> Iterator[Score]:
+    reference = read_image(run[0].reference).unsqueeze(0).to(device)
+    encoded: Encoded | None = None
+    items = ((pair, read_image(pair.distorted)) for pair in run)
+    for _, same_size in groupby(items, key=lambda item: item[1].shape):
+        while batch := list(islice(same_size, size)):
+            batch_pairs, images = zip(*batch, strict=True)
+            distorted = torch.stack(images).to(device)
+            if distorted.shape[2:] != reference.shape[2:]:
+                # only two images can be brought to one size, and only they tell what is wrong with them
+                yield from _scores(model, batch_pairs, distorted, reference.expand(len(batch), -1, -1, -1))
+                continue
+            encoded = encoded or _encoded(model, run[0].reference, reference)
+            yield from _scores(model, batch_pairs, distorted, _repeated(encoded, len(batch)))
+
+
+def _repeated(encoded: Encoded, n: int) -> Encoded:
+    """Return the maps of one image standing in for `n` of it, without copying them."""
+    return replace(encoded, features=tuple(f.expand(n, -1, -1, -1) for f in encoded.features))
+
+
+# not inference_mode: a backbone that is loaded now may later serve a module that needs gradients
+@torch.no_grad()
+def _encoded(model: PerceptualDistance, path: Path, image: Tensor) -> Encoded:
+    try:
+        return model.encode(image)
+    except (ValueError, TypeError, torch.cuda.OutOfMemoryError) as error:
+        raise ScoringError(f"{path}: {error}") from error
+
+
+@torch.no_grad()
+def _scores(
+    model: PerceptualDistance, pairs: Sequence[Pair], distorted: Tensor, reference: Tensor | Encoded
+) -> list[Score]:
+    # all pairs of a batch have the same sizes, so what is wrong with one of them is wrong with the first
+    try:
+        values = model(distorted, reference).tolist()
+    except (ValueError, TypeError) as error:
+        raise ScoringError(f"{pairs[0].distorted}: {error}") from error
+    except torch.cuda.OutOfMemoryError as error:
+        raise ScoringError(f"{pairs[0].distorted}: out of memory with {len(pairs)} pairs a batch: {error}") from error
+    for pair, value in zip(pairs, values, strict=True):
+        if not math.isfinite(value):
+            raise ScoringError(f"{pair.distorted}: its score is {value}, not a finite number")
+    return [Score(pair, value) for pair, value in zip(pairs, values, strict=True)]
+
+
+def mean(scores: Sequence[Score]) -> float:
+    """Return the mean score of at least one pair."""
+    return math.fsum(s.score for s in scores) / len(scores)
+
+
+def as_csv(scores: Iterable[Score], *, metric: str, backbone: str) -> str:
+    """Return a CSV table with a header, one row a pair, scores in full precision."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["reference", "distorted", "score", "metric", "backbone"])
+    writer.writerows([s.pair.reference, s.pair.distorted, repr(s.score), metric, backbone] for s in scores)
+    return text.getvalue()
+
+
+def as_json(scores: Sequence[Score], *, metric: str, backbone: str) -> str:
+    """Return a JSON object with the mean and every pair, scores in full precision."""
+    rows = [{"reference": str(s.pair.reference), "distorted": str(s.pair.distorted), "score": s.score} for s in scores]
+    table = {"metric": metric, "backbone": backbone, "version": __version__, "mean": mean(scores), "pairs": rows}
+    return json.dumps(table, indent=2) + "\n"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a run that fails leaves what was there before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # a link is written through; a device or a pipe has no contents to keep, and must not be replaced by a file
+    path = path.resolve()
+    direct = path.exists() and not path.is_file()
+    temporary = path if direct else path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(text)
+        if not direct:
+            os.replace(temporary, path)
+    finally:
+        if not direct:
+            temporary.unlink(missing_ok=True)

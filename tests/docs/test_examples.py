@@ -1,0 +1,94 @@
+"""Every example of the README and the docs runs as it is written; every docstring example gives what it says."""
+
+import doctest
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ["README.md", "docs/how-to/own-backbone.md"]
+MODULES = [
+    *("adapters", "adapters.piq", "checks", "distance", "features", "functional", "gabor", "metrics", "models"),
+    *("reuse", "scoring", "sharing", "weights"),
+]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+
+
+def python_blocks() -> list:
+    return [
+        pytest.param(code, id=f"{page}-{k}") for page in PAGES for k, code in enumerate(blocks(page, "python"), start=1)
+    ]
+
+
+def environment(shared: Path | None = None) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    weights = {} if shared is None else {"DAMLPIPS_WEIGHTS_DIR": str(shared / "weights")}
+    return {**os.environ, **weights, "PATH": path}
+
+
+@pytest.mark.parametrize("code", python_blocks())
+def test_python_examples_run(code: str, request: pytest.FixtureRequest) -> None:
+    shared = request.getfixturevalue("shared") if '"alex"' in code else None  # needs AlexNet's weights
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, env=environment(shared), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_loss_example_gets_near() -> None:
+    (code,) = [code for code in blocks("README.md", "python") if "optimizer.zero_grad" in code]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    distances = [float(line.split()[1]) for line in done.stdout.splitlines()]
+    assert distances[-1] < distances[0] / 5
+
+
+def test_commands_run(tmp_path: Path) -> None:
+    commands = [line[2:] for block in blocks("README.md", "console") for line in block.splitlines()]
+    assert len(commands) >= 3
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    for command in commands:
+        done = subprocess.run(
+            shlex.split(command), cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert done.stdout or "--csv" in command
+    assert (tmp_path / "scores.csv").read_text().startswith("reference,")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstring_examples(module: str) -> None:
+    if module == "adapters" or module == "adapters.piq":
+        pytest.importorskip("piq")
+    result = doctest.testmod(importlib.import_module(f"damlpips.{module}"), optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+def test_public_classes_have_examples_that_ran() -> None:
+    finder = doctest.DocTestFinder()
+    for module, names in {
+        "models": ["LPIPS", "DAMLPIPS"],
+        "metrics": ["LPIPSMetric", "DAMLPIPSMetric"],
+        "features": ["Backbone"],
+        "functional": ["lpips", "damlpips"],
+        "adapters": ["register"],
+    }.items():
+        found = finder.find(importlib.import_module(f"damlpips.{module}"))
+        with_examples = {test.name.rsplit(".", 1)[-1] for test in found if test.examples}
+        assert set(names) <= with_examples
+
+
+def test_text_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
+        if "_build" in page.parts:
+            continue
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
