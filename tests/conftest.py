@@ -1,0 +1,103 @@
+"""What the tests share: the data folder, weights, images, and a process that sees nobody else's weights."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import reference
+import torch
+from torch import Tensor
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let no test see the user's folder of weights or torch hub's cache, or download."""
+
+    def refuse(url: str, *_args: object, **_options: object) -> None:
+        raise AssertionError(f"a test must not download {url}")
+
+    monkeypatch.delenv("DAMLPIPS_WEIGHTS_DIR", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.getbasetemp() / "no-torch-home"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+
+
+@pytest.fixture
+def unhooked() -> Iterator[None]:
+    """Switch off the type checks that pytest puts into the package, to meet the errors that a user meets."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The data folder; the test is skipped where there is none."""
+    folder = Path(os.environ.get("DAMLPIPS_SHARED") or REPOSITORY.parent / "shared").resolve()
+    if not (folder / "weights").is_dir():
+        pytest.skip(f"no data folder at {folder}: set DAMLPIPS_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def alex_weights(shared: Path) -> Path:
+    """AlexNet's ImageNet features."""
+    return shared / "weights" / "alexnet_features.safetensors"
+
+
+@pytest.fixture(scope="session")
+def squeeze_weights(shared: Path) -> Path:
+    """SqueezeNet's ImageNet features."""
+    return shared / "weights" / "squeezenet1_1_features.safetensors"
+
+
+@pytest.fixture(scope="session")
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the file with the seeded random features of a torchvision model, `features.*` keys, made once."""
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("random-weights")
+
+    def file(model: str) -> Path:
+        path = folder / f"random_{model}.safetensors"
+        if not path.exists():
+            save_file({f"features.{k}": v for k, v in reference.random_state(model).items()}, path)
+        return path
+
+    return file
+
+
+@pytest.fixture(scope="session")
+def random_alex_weights(random_weights: Callable[[str], Path]) -> Path:
+    return random_weights("alexnet")
+
+
+@pytest.fixture(scope="session")
+def random_squeeze_weights(random_weights: Callable[[str], Path]) -> Path:
+    return random_weights("squeezenet1_1")
+
+
+@pytest.fixture(scope="session")
+def random_vgg_weights(random_weights: Callable[[str], Path]) -> Path:
+    return random_weights("vgg16")
+
+
+@pytest.fixture
+def photographs(shared: Path) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return crops of photographs and the same with noise and a shift in brightness."""
+
+    def pair(n: int = 2, height: int = 64, width: int = 64) -> tuple[Tensor, Tensor]:
+        files = sorted((shared / "images").glob("bsds_*.jpg"))[:n]
+        x = torch.cat([reference.read_image(file)[..., 40 : 40 + height, 40 : 40 + width] for file in files])
+        return x, (0.9 * x + 0.08 * torch.randn_like(x)).clamp(0, 1)
+
+    return pair

@@ -1,0 +1,147 @@
+"""What results are compared with: the original LPIPS, torchvision's networks, and DAMLPIPS written out in loops."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+TORCHVISION = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
+
+
+def read_image(file: Path) -> Tensor:
+    """Return an image file as (1, 3, H, W) in [0, 1]."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def noise(n: int = 2, height: int = 64, width: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return a batch of independent noise in [0, 1] and the same distorted."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, 3, height, width, generator=generator)
+    return x, (x + 0.3 * torch.randn(x.shape, generator=generator)).clamp(0, 1)
+
+
+def features(model: str) -> nn.Module:
+    """Return torchvision's `model` without its classifier, on the meta device: no memory, no time."""
+    from torchvision import models
+
+    with torch.device("meta"):
+        network = models.get_model(model, weights=None)
+    if hasattr(network, "features"):
+        return network.features
+    # a ResNet has no `features`: everything but its last two children is convolutional
+    network.avgpool = network.fc = nn.Identity()
+    return network
+
+
+def random_state(model: str, seed: int = 0) -> dict[str, Tensor]:
+    """Return random weights of the features of torchvision's `model`, through which activations keep their size.
+
+    He et al., "Delving deep into rectifiers", arXiv 1502.01852: variance 2 / fan-in.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(name: str, like: Tensor) -> Tensor:
+        values = torch.randn(like.shape, generator=generator)
+        if not like.is_floating_point():
+            return torch.zeros(like.shape, dtype=like.dtype)
+        if name.endswith("running_var"):
+            return 1 + 0.5 * values.tanh()
+        if like.ndim in (2, 4):
+            return values * math.sqrt(2 / like[0].numel())
+        if name.endswith("weight"):  # of a normalisation
+            return 1 + 0.1 * values
+        return 0.1 * values
+
+    return {name: draw(name, tensor) for name, tensor in features(model).state_dict().items()}
+
+
+def loaded_features(model: str, state: Mapping[str, Tensor]) -> nn.Module:
+    """Return torchvision's features with `state`, in eval mode."""
+    network = features(model)
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+@cache
+def _original(net: str, version: str) -> Any:
+    import lpips
+
+    return lpips.LPIPS(net=net, version=version, pnet_rand=True, verbose=False)
+
+
+def lpips_reference(
+    net: str,
+    state: Mapping[str, Tensor],
+    *,
+    version: str = "0.1",
+    heads: bool = True,
+    spatial: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """Return the original `lpips.LPIPS` with the backbone weights of `state` (`features.*`) in its slices.
+
+    The instance is kept and set up anew by every call: building it fills a classifier of 100 million weights first.
+    """
+    reference = _original(net, version).float()
+    left = {name.removeprefix("features."): tensor for name, tensor in state.items()}
+    for part in reference.net.children():
+        # a slice names its layers by their index in torchvision's features
+        part.load_state_dict({name: left.pop(name) for name in part.state_dict()}, strict=True)
+    assert not left, f"not in the original: {sorted(left)}"
+    reference.spatial = spatial
+    reference.lpips = heads
+    reference = reference.to(dtype)
+    # Decimal numbers kept in float32: in float64 they have to be written again, or they agree to 1e-8 only.
+    reference.scaling_layer.shift = torch.tensor([-0.030, -0.088, -0.188], dtype=dtype)[None, :, None, None]
+    reference.scaling_layer.scale = torch.tensor([0.458, 0.448, 0.450], dtype=dtype)[None, :, None, None]
+    return reference
+
+
+def damlpips_layers(
+    x: Sequence[Tensor], y: Sequence[Tensor], *, rho: float = 0.25, gamma: float = 0.5, eps: float = 1e-10
+) -> np.ndarray:
+    """Return DAMLPIPS's (N, L), in float64 and one place and channel at a time, from the feature maps of a pair.
+
+    e_p = (|a_p|^2 + |b_p|^2) / 2,  E = mean_p e_p,  E_c = mean_p (a_cp^2 + b_cp^2) / 2
+    s_p = rho e_p + (1 - rho) E,  g_c = (mean_c E_c / (E_c + 0.001 mean_c E_c))^gamma
+    d = mean_p [ sum_c g_c (a_cp - b_cp)^2 / (s_p + eps) ],  contribution log(1 + 20 d)
+    """
+    scores = np.zeros((len(x[0]), len(x)))
+    for layer, (maps_a, maps_b) in enumerate(zip(x, y, strict=True)):
+        for n in range(len(maps_a)):
+            a, b = (m[n].double().flatten(1).numpy() for m in (maps_a, maps_b))
+            channels, places = a.shape
+            energy = [sum(a[c, p] ** 2 + b[c, p] ** 2 for c in range(channels)) / 2 for p in range(places)]
+            mean_energy = sum(energy) / places
+            channel_energy = [float(a[c] @ a[c] + b[c] @ b[c]) / (2 * places) for c in range(channels)]
+            mean_channel = sum(channel_energy) / channels
+            gain = [((mean_channel + eps) / (e + 0.001 * mean_channel + eps)) ** gamma for e in channel_energy]
+            distance = 0.0
+            for p in range(places):
+                pool = rho * energy[p] + (1 - rho) * mean_energy
+                distance += sum(gain[c] * (a[c, p] - b[c, p]) ** 2 for c in range(channels)) / (pool + eps)
+            scores[n, layer] = math.log(1 + 20 * distance / places)
+    return scores
+
+
+class Tiny(nn.Module):
+    """A small smooth network: two maps, from images of at least 5 pixels."""
+
+    def __init__(self, channels: int = 4, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.first = nn.Conv2d(3, channels, 3)
+            self.second = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        first = torch.nn.functional.softplus(self.first(x))
+        return [first, torch.nn.functional.softplus(self.second(first))]
