@@ -59,10 +59,12 @@ def fail(message: str) -> NoReturn:
 class Commands(TyperGroup):
     """Commands whose usage errors, too, are one line; and that exit with 130 when interrupted."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command; exit with its status."""
+        standalone = extra.get("standalone_mode", True)
+        extra["standalone_mode"] = False
         try:
-            status = super().main(*args, standalone_mode=False, **extra)
+            status = super().main(*args, **extra)
         except (KeyboardInterrupt, typer.Abort):
             status = INTERRUPTED
         except Exception as error:
@@ -74,7 +76,7 @@ class Commands(TyperGroup):
             message = error.format_message().rstrip(".")
             typer.echo(f"damlpips: {message} (see {command} --help)", err=True)
             status = BAD_INPUT
-        if not standalone_mode:
+        if not standalone:
             return status
         sys.exit(status if isinstance(status, int) else 0)
 

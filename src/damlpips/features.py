@@ -194,12 +194,12 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the network."""
-        return next(self._tensors(), torch.empty(0)).device
+        return next(self._tensors(), self._home).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The floating type that the network runs in."""
-        return next((t.dtype for t in self._tensors() if t.is_floating_point()), torch.float32)
+        return next((t.dtype for t in self._tensors() if t.is_floating_point()), self._home.dtype)
 
     def _tensors(self) -> Iterator[Tensor]:
         yield from self.network.parameters()
@@ -207,12 +207,13 @@ class Backbone(nn.Module):
 
     def replica(self, device: torch.device, dtype: torch.dtype) -> "Backbone":
         """Return this backbone on `device` and in `dtype`: itself where it is there already, else one shared copy."""
-        if (self.device, self.dtype) == (device, dtype) or next(self._tensors(), None) is None:
+        if (self.device, self.dtype) == (device, dtype):
             return self
         if (device, dtype) not in self._replicas:
             twin = Backbone.__new__(Backbone)
             nn.Module.__init__(twin)
-            twin._set_up(copy.deepcopy(self.network).to(device, dtype), self.scaling, self.min_size, self.name)
+            network = copy.deepcopy(self.network).to(device, dtype)
+            twin._set_up(network, self.scaling, self.min_size, self.name, torch.empty(0, device=device, dtype=dtype))
             twin.preprocess = self.preprocess
             self._replicas[device, dtype] = twin
         return self._replicas[device, dtype]

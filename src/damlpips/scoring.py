@@ -22,14 +22,15 @@ from damlpips import __version__
 from damlpips.features import Encoded
 from damlpips.models import PerceptualDistance
 
-SUFFIXES = frozenset(
-    ".png .jpg .jpeg .jpe .jfif .bmp .dib .webp .tif .tiff .gif .ppm .pgm .pbm .pnm .jp2 .tga .avif".split()
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".avif", ".tif", ".tiff", ".gif", ".tga"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 
 ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 # CMYK and Lab need a colour profile to become RGB; guessing one would change scores
 READABLE_MODES = ("1", "L", "P", "RGB", "YCbCr", *ALPHA_MODES)
-# Pillow reads RGB of 16 bits as 8 without a word; what it unpacks from still says so. BMP's 5-6-5 "BGR;16" is no such case.
+# Pillow reads RGB of 16 bits as 8 without a word; what it unpacks from still says so. BMP's "BGR;16" is 5-6-5 bits.
 DEEP_RAW_MODE = re.compile(r";16[BLN]")
 
 
@@ -81,10 +82,10 @@ def find_pairs(reference: Path, distorted: Path) -> list[Pair]:
     return [Pair(r, d, d.name) for r, d in pairs]
 
 
-def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Return a key that sorts digits by their value."""
+def _natural(path: Path) -> tuple[list[tuple[float, str]], str]:
+    """Return a key that sorts digits by their value, and before letters."""
     runs = re.findall(r"[0-9]+|[^0-9]+", path.name.lower())
-    return [(int(r), "") if r.isdecimal() else (-1, r) for r in runs], path.name
+    return [(int(r), "") if r.isdecimal() else (math.inf, r) for r in runs], path.name
 
 
 def _images(folder: Path) -> list[Path]:
@@ -139,6 +140,7 @@ def read_image(path: Path) -> Tensor:
         if path.stat().st_size == 0:
             raise ScoringError(f"{path}: the file is empty")
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a file's metadata; what hides the pixels is an error by itself
             warnings.simplefilter("error", pil.Image.DecompressionBombWarning)
             with pil.Image.open(path) as image:
                 _check_kind(image, path)
@@ -161,13 +163,20 @@ def _check_kind(image: Any, path: Path) -> None:
     # a phone's JPEG may carry a second view (MPO): the first is the picture
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ScoringError(f"{path}: {image.n_frames} frames or pages: save the one to score as an image of its own")
-    raw_modes = [args if isinstance(args, str) else str(args[0]) for *_, args in image.tile if args]
-    if image.mode.startswith(("I", "F")) or any(map(DEEP_RAW_MODE.search, raw_modes)):
+    if image.mode.startswith(("I", "F")) or any(_is_deep(codec, args) for codec, _, _, args in image.tile):
         raise ScoringError(
             f"{path}: more than 8 bits a channel (Pillow mode {image.mode!r}): convert it to 8 bit first"
         )
     if image.mode not in READABLE_MODES:
         raise ScoringError(f"{path}: Pillow mode {image.mode!r}: convert it to 8-bit RGB first")
+
+
+def _is_deep(codec: str, args: Any) -> bool:
+    """Return whether a decoder of Pillow's starts from more than 8 bits a channel."""
+    if codec.startswith("ppm"):
+        return args[-1] > 255
+    raw_mode = args[0] if isinstance(args, tuple) and args else args
+    return isinstance(raw_mode, str) and DEEP_RAW_MODE.search(raw_mode) is not None
 
 
 def _opaque_rgb(image: Any, path: Path) -> Any:
