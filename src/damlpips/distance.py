@@ -58,26 +58,25 @@ def upsample(d: Float[Tensor, "n 1 h w"], size: tuple[int, int]) -> Float[Tensor
     return F.interpolate(d, size=size, mode="bilinear", align_corners=False)
 
 
-def place_weight(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], rho: float) -> Float[Tensor, "n 1 h w"]:
-    """Return DAMLPIPS's weight of each place, 1 / (rho e_p + (1 - rho) E + eps), with e_p = (|a_p|^2 + |b_p|^2) / 2.
+def adaptive_weights(
+    a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], rho: float, gamma: float
+) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c"]]:
+    """Return DAMLPIPS's weights of each place and of each channel.
 
-    `rho` is the share of the place itself in its normalisation pool; the rest is E, the mean of e over the image.
+    With q = (a^2 + b^2) / 2, e_p its sum over channels, E the mean of e over places, E_c the mean of q_c over places and
+    m the mean of E_c over channels:
+
+    place: 1 / (rho e_p + (1 - rho) E + eps). `rho` is the share of the place itself in its normalisation pool, the rest
+    is the whole image.
+    channel: (m / (E_c + 0.001 m))^gamma. A channel that fires for everything counts less.
     """
-    a, b = working(a), working(b)
-    energy = (a.square().sum(1, keepdim=True) + b.square().sum(1, keepdim=True)) / 2
-    everywhere = energy.mean((2, 3), keepdim=True)
-    return 1 / (rho * energy + (1 - rho) * everywhere + ENERGY_EPS)
-
-
-def channel_weight(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], gamma: float) -> Float[Tensor, "n c"]:
-    """Return DAMLPIPS's weight of each channel, (m / (E_c + 0.001 m))^gamma, with m the mean over channels of E_c.
-
-    E_c is the mean over places of (a_c^2 + b_c^2) / 2: a channel that fires for everything counts less.
-    """
-    a, b = working(a), working(b)
-    energy = (a.square().mean((2, 3)) + b.square().mean((2, 3))) / 2
-    mean = energy.mean(1, keepdim=True)
-    return ((mean + ENERGY_EPS) / (energy + CHANNEL_FLOOR * mean + ENERGY_EPS)) ** gamma
+    power = (working(a).square() + working(b).square()) / 2
+    by_place, by_channel = power.sum(1, keepdim=True), power.mean((2, 3))
+    everywhere = by_channel.sum(1)[:, None, None, None]
+    mean = by_channel.mean(1, keepdim=True)
+    place = 1 / (rho * by_place + (1 - rho) * everywhere + ENERGY_EPS)
+    channel = ((mean + ENERGY_EPS) / (by_channel + CHANNEL_FLOOR * mean + ENERGY_EPS)) ** gamma
+    return place, channel
 
 
 def adaptive_map(

@@ -147,9 +147,12 @@ class Backbone(nn.Module):
         )
         self.preprocess = preprocess
 
-    def _set_up(self, network: nn.Module, scaling: Scaling, min_size: int, name: str) -> None:
+    def _set_up(
+        self, network: nn.Module, scaling: Scaling, min_size: int, name: str, home: Tensor | None = None
+    ) -> None:
         self.training = False
         self.network = network.eval()
+        self._home: Tensor = torch.empty(0) if home is None else home  # where a network without any tensor runs
         self.scaling = scaling
         self.min_size = min_size
         self.name = name
@@ -172,6 +175,7 @@ class Backbone(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
         super()._apply(fn, recurse)
+        self._home = fn(self._home)
         self._place_constants()
         return self
 

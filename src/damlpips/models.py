@@ -401,12 +401,8 @@ class DAMLPIPS(PerceptualDistance):
             self.load()
 
     def _layer_maps(self, x: Encoded, y: Encoded) -> list[Tensor]:
-        return [
-            distance.adaptive_map(
-                a, b, distance.place_weight(a, b, self.rho), distance.channel_weight(a, b, self.gamma)
-            )
-            for a, b in zip(x.features, y.features, strict=True)
-        ]
+        pairs = zip(x.features, y.features, strict=True)
+        return [distance.adaptive_map(a, b, *distance.adaptive_weights(a, b, self.rho, self.gamma)) for a, b in pairs]
 
     def _contributions(self, d: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
         return distance.fuse(d)
@@ -431,11 +427,10 @@ class DAMLPIPS(PerceptualDistance):
         """Return the weights of place, channel and layer that the score of each pair was made with."""
         encoded_x, encoded_y = self.compare(x, y)
         pairs = list(zip(encoded_x.features, encoded_y.features, strict=True))
-        place = [distance.place_weight(a, b, self.rho) for a, b in pairs]
-        channel = [distance.channel_weight(a, b, self.gamma) for a, b in pairs]
-        maps = [distance.adaptive_map(a, b, s, g) for (a, b), s, g in zip(pairs, place, channel, strict=True)]
+        weights = [distance.adaptive_weights(a, b, self.rho, self.gamma) for a, b in pairs]
+        maps = [distance.adaptive_map(a, b, *w) for (a, b), w in zip(pairs, weights, strict=True)]
         layer = distance.fusion_weight(torch.stack([distance.pool(d) for d in maps], 1))
-        return AdaptiveWeights(place, channel, layer)
+        return AdaptiveWeights([place for place, _ in weights], [channel for _, channel in weights], layer)
 
     def configuration(self) -> dict[str, Any]:
         return {**super().configuration(), "rho": self.rho, "gamma": self.gamma}
