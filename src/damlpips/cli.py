@@ -82,6 +82,7 @@ class Commands(TyperGroup):
 
 
 app = typer.Typer(
+    name="damlpips",
     cls=Commands,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -44,7 +44,7 @@ def lpips_map(
     """Compare two feature maps place by place: sum_c w_c (a^_c - b^_c)^2, with w = 1 where `head` is None."""
     difference = (unit(a) - unit(b)).square()
     if head is not None:
-        difference = difference * head.to(difference.dtype)[None, :, None, None]
+        difference = difference * head.to(difference)[None, :, None, None]
     return difference.sum(1, keepdim=True)
 
 

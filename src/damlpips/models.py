@@ -49,14 +49,16 @@ class PerceptualDistance(nn.Module):
         self.check_values = bool(check_values)
         # Empty, and only there to be moved: its device and dtype say where the shared backbone has to be.
         self.register_buffer("anchor", torch.empty(0), persistent=False)
-        self._backbone: tuple[Backbone] | None = None  # in a tuple, so that it is not registered as a submodule
+        # With the place it was made for, and in a tuple, so that it is not registered as a submodule.
+        self._loaded: tuple[tuple[torch.device, torch.dtype], Backbone] | None = None
 
     @property
     def backbone(self) -> Backbone:
         """The shared backbone on this module's device and in its dtype; loaded, or downloaded, when first used."""
-        if self._backbone is None:
-            self._backbone = (self.source.get(self.anchor.device, self.anchor.dtype),)
-        return self._backbone[0]
+        place = (self.anchor.device, self.anchor.dtype)
+        if self._loaded is None or self._loaded[0] != place:
+            self._loaded = (place, self.source.get(*place))
+        return self._loaded[1]
 
     def load(self) -> "PerceptualDistance":
         """Load the backbone now, downloading it if need be, instead of when the first score is asked for."""
@@ -64,13 +66,11 @@ class PerceptualDistance(nn.Module):
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PerceptualDistance":
-        was_loaded = self._backbone is not None
         super()._apply(fn, recurse)
-        self._backbone = None
-        return self.load() if was_loaded else self
+        return self if self._loaded is None else self.load()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_backbone": None}
+        return {**self.__dict__, "_loaded": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -84,7 +84,7 @@ def find_pairs(reference: Path, distorted: Path) -> list[Pair]:
 
 def _natural(path: Path) -> tuple[list[tuple[float, str]], str]:
     """Return a key that sorts digits by their value, and before letters."""
-    runs = re.findall(r"[0-9]+|[^0-9]+", path.name.lower())
+    runs = re.findall(r"[0-9]+|[^0-9]+", path.stem.lower())
     return [(int(r), "") if r.isdecimal() else (math.inf, r) for r in runs], path.name
 
 

@@ -130,7 +130,8 @@ def select_strictly(
     for name in expected:
         if state[name].is_floating_point() and not bool(torch.isfinite(state[name]).all()):
             raise WeightsError(f"{path}: key {name!r} holds values that are not finite")
-    return {name: state[name] for name in expected}
+    # copies: the readers map the file, and tensors must not change with it
+    return {name: state[name].clone() for name in expected}
 
 
 def _verify(path: Path, card: Mapping[str, Any]) -> None:
