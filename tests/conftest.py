@@ -10,6 +10,10 @@ import reference
 import torch
 from torch import Tensor
 
+# The images are small: on a busy machine threads that wait for each other cost more than they give.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
