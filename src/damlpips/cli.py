@@ -178,7 +178,7 @@ def score(
         names = {"metric": metric.value, "backbone": model.source.name}
         _write(files, {"--csv": scoring.as_csv, "--json": scoring.as_json}, scores, names)
         if not quiet and not any(file == Path("-") for file in files.values()):
-            _print_table(scores, scoring.mean(scores), f"{metric.value} · {model.source.name} · lower is closer")
+            _print_table(scores, scoring.mean(scores), f"{metric.value} ({model.source.name}), lower is closer")
 
 
 @contextmanager
@@ -192,12 +192,16 @@ def bad_input() -> Iterator[None]:
     try:
         yield
     except (ScoringError, WeightsError) as error:
-        message = str(error)
-        for python, option in OPTIONS:
-            message = message.replace(python, option)
-        fail(message)
+        fail(_in_options(error))
     except torch.cuda.OutOfMemoryError as error:
         fail(f"out of memory: {error}")
+
+
+def _in_options(error: Exception) -> str:
+    message = str(error)
+    for python, option in OPTIONS:
+        message = message.replace(python, option)
+    return message
 
 
 def _check_outputs(files: dict[str, Path | None]) -> None:
@@ -250,7 +254,7 @@ def _model(metric: Metric, backbone: str | None, *, heads: str | None, **options
     try:
         return {Metric.DAMLPIPS: DAMLPIPS, Metric.LPIPS: LPIPS}[metric](**options)
     except (ValueError, TypeError) as error:
-        fail(str(error))
+        fail(_in_options(error))
 
 
 def _with_progress(scores: "Iterable[Score]", total: int, *, shown: bool) -> "Iterator[Score]":

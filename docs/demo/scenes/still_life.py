@@ -170,10 +170,10 @@ def from_window(p: Array, normal: Array, rng: np.random.Generator) -> Array:
 def paths(o: Array, d: Array, rng: np.random.Generator) -> Array:
     """Return the radiance along rays, by one random path each."""
     radiance, weight = np.zeros_like(d), np.ones_like(d)
-    # not after a diffuse bounce: direct light is counted at the bounce, and caustics are too rare to sample
+    # after one mirror at most: matte surfaces count its light at the bounce, the rest is too rare to sample
     sees_window = np.ones(len(d), bool)
     alive = np.arange(len(d))
-    for _ in range(BOUNCES):
+    for bounce in range(BOUNCES):
         hit = trace(o, d)
         missed, window = hit.which == NOTHING, hit.which == OPENING
         radiance[alive[missed]] += weight[alive[missed]] * ROOM * (0.7 + np.clip(d[missed, 1:2], -0.3, 1))
@@ -185,7 +185,11 @@ def paths(o: Array, d: Array, rng: np.random.Generator) -> Array:
         colour, normal, coat, metal = surface(hit, p)
         facing = np.clip(-(normal * d).sum(-1), 0, 1)
         fresnel = coat + (1 - coat) * (1 - facing) ** 5 * (coat > 0)
-        mirror = metal | (rng.random(len(d)) < fresnel)
+        # the mirror image is sampled more often than it is bright: a few glaring samples would stay as dots
+        chance = np.where(coat > 0, np.maximum(fresnel, 0.3), 0)
+        mirror = metal | (rng.random(len(d)) < chance)
+        share = np.where(mirror, fresnel / np.maximum(chance, 1e-9), (1 - fresnel) / (1 - np.minimum(chance, 0.999)))
+        weight[alive[go & ~metal]] *= share[go & ~metal, None].astype(np.float32)
         matte = go & ~mirror
         weight[alive[matte]] *= colour[matte]
         weight[alive[go & metal]] *= colour[go & metal]
@@ -195,7 +199,7 @@ def paths(o: Array, d: Array, rng: np.random.Generator) -> Array:
         mirrored = d + 2 * facing[:, None] * normal + blur * rng.standard_normal(d.shape)
         bounced = np.where(mirror[:, None], mirrored, scattered(normal, rng))
         o, d = (p + 2e-3 * normal)[go], unit(bounced.astype(np.float32))[go]
-        alive, sees_window = alive[go], (mirror & sees_window)[go]
+        alive, sees_window = alive[go], (mirror & (bounce == 0))[go]
     return radiance
 
 
@@ -218,6 +222,6 @@ def render() -> NDArray[np.uint8]:
     total = np.zeros((HEIGHT * WIDTH, 3), np.float32)
     for _ in range(PASSES):
         # a rare path of great weight would stay as a bright dot
-        total += np.minimum(paths(*camera(rng), rng), 12)
+        total += np.minimum(paths(*camera(rng), rng), 6)
     picture = film((total / PASSES).reshape(HEIGHT, WIDTH, 3), 1.15)
     return developed(picture, vignette=0.18, grain=0.003, seed=3)

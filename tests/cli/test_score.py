@@ -1,0 +1,419 @@
+"""`damlpips score`: what it prints, writes and refuses."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from damlpips import DAMLPIPS, LPIPS, __version__, scoring
+from damlpips.cli import app
+from damlpips.features import BACKBONES
+
+DEMO = Path(__file__).resolve().parents[2] / "docs" / "demo"
+DEMO_NAMES = ("landscape", "pebbles", "still_life")
+
+LADDERS = (
+    ("jpeg_q80.jpg", "jpeg_q30.jpg", "jpeg_q8.jpg"),
+    ("blur_0.7.png", "blur_1.5.png", "blur_3.png"),
+    ("noise_5.png", "noise_15.png", "noise_40.png"),
+)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def refused(message: str, *arguments: object) -> None:
+    """Assert that a run exits with 2 and one line on stderr that matches."""
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert re.fullmatch(r"damlpips: .*\n", result.stderr), result.stderr
+    assert re.search(message, result.stderr), result.stderr
+
+
+def process(*arguments: object, code: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ["-c", code] if code else ["-m", "damlpips"]
+    return subprocess.run(
+        [sys.executable, *command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def noise_file(path: Path, seed: int, size: tuple[int, int] = (40, 48)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(image).resize(size[::-1], Image.BOX).save(path)
+    return path
+
+
+def direct(model: torch.nn.Module, reference: Path, distorted: Path) -> float:
+    x, y = (torch.from_numpy(np.array(Image.open(p))).permute(2, 0, 1)[None] for p in (distorted, reference))
+    with torch.no_grad():
+        return model(x, y).item()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    return noise_file(tmp_path / "reference.png", 1), noise_file(tmp_path / "distorted.png", 2)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    for k, size in enumerate([(40, 48), (40, 48), (36, 36)]):
+        noise_file(tmp_path / f"r/{k}.png", k, size)
+        noise_file(tmp_path / f"d/{k}.png", k + 10, size)
+    return tmp_path / "r", tmp_path / "d"
+
+
+class TestDemo:
+    @pytest.mark.parametrize("name", DEMO_NAMES)
+    def test_scores_grow_with_every_distortion(self, name: str) -> None:
+        result = run("score", DEMO / f"{name}.png", DEMO / name, "--json", "-")
+        assert result.exit_code == 0, result.stderr
+        scores = {Path(p["distorted"]).name: p["score"] for p in json.loads(result.stdout)["pairs"]}
+        assert sorted(scores) == sorted(sum(LADDERS, ()))
+        for ladder in LADDERS:
+            weak, middle, strong = (scores[n] for n in ladder)
+            assert 0 < weak < middle < strong
+
+    def test_one_reference_equals_pair_by_pair(self) -> None:
+        reference, folder = DEMO / "pebbles.png", DEMO / "pebbles"
+        together = json.loads(run("score", reference, folder, "--json", "-", "--batch-size", 4).stdout)["pairs"]
+        model = DAMLPIPS()
+        apart = [direct(model, reference, Path(p["distorted"])) for p in together]
+        assert [p["score"] for p in together] == pytest.approx(apart, rel=1e-5)
+
+
+class TestTable:
+    def test_one_pair_has_a_score_and_no_mean(self, pair: tuple[Path, Path]) -> None:
+        result = run("score", *pair)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert "damlpips (gabor), lower is closer" in result.stdout
+        (row,) = re.findall(r"distorted\.png +([0-9.]+)", result.stdout)
+        assert float(row) == pytest.approx(direct(DAMLPIPS(), *pair), abs=1e-6)
+        assert len(row.replace(".", "").lstrip("0")) >= 4
+        assert "mean" not in result.stdout
+
+    def test_several_pairs_end_with_their_mean(self, folders: tuple[Path, Path]) -> None:
+        result = run("score", *folders)
+        rows = dict(re.findall(r"^ +(\S+) +([0-9.]+) *$", result.stdout, re.MULTILINE))
+        assert list(rows) == ["0.png", "1.png", "2.png", "mean"]
+        *scores, mean = map(float, rows.values())
+        assert mean == pytest.approx(sum(scores) / 3, abs=1e-6)
+
+    def test_identical_images_score_zero(self, pair: tuple[Path, Path]) -> None:
+        assert "0.000000" in run("score", pair[0], pair[0]).stdout
+
+    def test_small_scores_keep_their_digits(self) -> None:
+        from damlpips.cli import _number
+
+        assert [_number(v) for v in (0.0, 1.5, 0.00123456, 0.000123456)] == [
+            "0.000000",
+            "1.500000",
+            "0.001235",
+            "0.0001235",
+        ]
+
+    def test_long_and_odd_names_come_whole_without_a_terminal(self, tmp_path: Path, pair: tuple[Path, Path]) -> None:
+        name = "x" * 150 + "[bold] :smile: é.png"
+        pair[1].rename(tmp_path / name)
+        result = run("score", pair[0], tmp_path / name)
+        assert re.search(re.escape(name) + r" +[0-9]+\.[0-9]{6}", result.stdout), result.stdout
+        assert "\x1b" not in result.stdout
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="no such file names")
+    def test_names_cannot_steer_the_terminal(self, tmp_path: Path, pair: tuple[Path, Path]) -> None:
+        odd = tmp_path / "a\x1b[31mb\nc.png"
+        pair[1].rename(odd)
+        result = run("score", pair[0], odd)
+        assert "a\ufffd[31mb\ufffdc.png" in result.stdout
+
+    def test_quiet_prints_nothing(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        result = run("score", *pair, "--quiet", "--csv", tmp_path / "s.csv")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+        assert (tmp_path / "s.csv").is_file()
+
+
+class TestFiles:
+    def test_csv_holds_the_scores_of_the_modules(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        result = run("score", *folders, "--csv", tmp_path / "s.csv", "--batch-size", 1)
+        assert "2.png" in result.stdout  # the table is printed all the same
+        with open(tmp_path / "s.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == ["reference", "distorted", "score", "metric", "backbone"]
+        assert [Path(r["distorted"]).name for r in rows] == ["0.png", "1.png", "2.png"]
+        model = DAMLPIPS()
+        for row in rows:
+            reference, distorted = Path(row["reference"]), Path(row["distorted"])
+            assert (reference.parent, distorted.parent) == folders
+            assert float(row["score"]) == direct(model, reference, distorted)  # in full precision
+            assert (row["metric"], row["backbone"]) == ("damlpips", "gabor")
+
+    def test_json_holds_the_scores_of_the_modules(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        run("score", *pair, "--metric", "lpips", "--backbone", "gabor", "--heads", "uniform", "--json", tmp_path / "s")
+        expected = direct(LPIPS("gabor", heads="uniform"), *pair)
+        assert json.loads((tmp_path / "s").read_text()) == {
+            "metric": "lpips",
+            "backbone": "gabor",
+            "version": __version__,
+            "mean": expected,
+            "pairs": [{"reference": str(pair[0]), "distorted": str(pair[1]), "score": expected}],
+        }
+
+    def test_standard_output_holds_nothing_else(self, folders: tuple[Path, Path]) -> None:
+        table = list(csv.reader(io.StringIO(run("score", *folders, "--csv", "-").stdout)))
+        assert [len(row) for row in table] == [5] * 4
+        assert len(json.loads(run("score", *folders, "--json", "-").stdout)["pairs"]) == 3
+
+    def test_batch_size_changes_no_score(self, folders: tuple[Path, Path]) -> None:
+        def scores(size: int) -> list[float]:
+            pairs = json.loads(run("score", *folders, "--json", "-", "--batch-size", size).stdout)["pairs"]
+            return [p["score"] for p in pairs]
+
+        assert scores(1) == pytest.approx(scores(2), rel=1e-5)
+        assert scores(1) == pytest.approx(scores(50), rel=1e-5)
+
+    @pytest.mark.parametrize("option", ["--csv", "--json"])
+    def test_a_run_that_fails_late_leaves_the_old_file(
+        self, folders: tuple[Path, Path], tmp_path: Path, option: str
+    ) -> None:
+        (folders[1] / "2.png").write_bytes((folders[1] / "2.png").read_bytes()[:700])
+        old = tmp_path / "old"
+        old.write_text("old")
+        refused(r"2\.png: damaged image", "score", *folders, option, old, "--batch-size", 1)
+        refused(r"2\.png: damaged image", "score", *folders, option, tmp_path / "new", "--batch-size", 1)
+        assert old.read_text() == "old"
+        assert sorted(os.listdir(tmp_path)) == ["d", "old", "r"]
+
+    def test_outputs_are_checked_before_anything_is_scored(
+        self, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(scoring, "read_image", lambda path: pytest.fail("read an image"))
+        refused(r"--csv .*gone.*: no such folder", "score", *pair, "--csv", tmp_path / "gone/s.csv")
+        refused(r"--json .*: is a folder", "score", *pair, "--json", tmp_path)
+        refused("only one of them can be standard output", "score", *pair, "--json", "-", "--csv", "-")
+
+    def test_a_file_that_cannot_be_written(
+        self, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "replace", refuse)
+        refused(r"--csv .*s\.csv: No space left on device", "score", *pair, "--csv", tmp_path / "s.csv")
+        assert not (tmp_path / "s.csv").exists()
+
+
+class TestOptions:
+    def test_weights_and_heads(self, pair: tuple[Path, Path], random_squeeze_weights: Path, tmp_path: Path) -> None:
+        for heads in ("v0.1", "uniform"):
+            result = run(
+                *("score", *pair, "--metric", "lpips", "--backbone", "squeeze", "--json", "-"),
+                *("--weights", random_squeeze_weights, "--heads", heads),
+            )
+            model = LPIPS("squeeze", weights=random_squeeze_weights, heads=heads)
+            assert json.loads(result.stdout)["mean"] == pytest.approx(direct(model, *pair), rel=1e-5)
+
+    def test_resize(self, tmp_path: Path) -> None:
+        reference, small = noise_file(tmp_path / "r.png", 1), noise_file(tmp_path / "d/d.png", 2, (20, 24))
+        for option, value in (("reference", "reference"), ("32", 32)):
+            result = run("score", reference, small, "--resize", option, "--json", "-")
+            expected = direct(DAMLPIPS(resize=value), reference, small)
+            assert json.loads(result.stdout)["mean"] == pytest.approx(expected, rel=1e-5)
+
+    def test_lpips_means_alex(self, pair: tuple[Path, Path], random_alex_weights: Path) -> None:
+        result = run("score", *pair, "--metric", "lpips", "--weights", random_alex_weights)
+        assert "lpips (alex), lower is closer" in result.stdout
+
+    def test_version(self) -> None:
+        assert (run("--version").stdout, run("--version").exit_code) == (f"damlpips {__version__}\n", 0)
+
+    def test_help_names_every_backbone_and_shows_an_example(self) -> None:
+        text = run("score", "--help").stdout
+        assert [name for name in BACKBONES if not re.search(rf"\b{name}\b", text)] == []
+        assert "damlpips score original.png" in text
+
+    def test_without_a_command_the_help_is_shown(self) -> None:
+        result = run()
+        assert result.exit_code == 0
+        assert "score" in result.stdout
+
+
+class TestRefusals:
+    def test_paths(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        refused(r"reference '.*gone\.png': no such file", "score", tmp_path / "gone.png", pair[1])
+        refused(r"is a folder, distorted .* a file", "score", tmp_path, pair[1])
+        (tmp_path / "empty").mkdir()
+        refused("no images in this folder", "score", pair[0], tmp_path / "empty")
+
+    def test_unpaired_folders(self, folders: tuple[Path, Path]) -> None:
+        (folders[1] / "1.png").unlink()
+        refused(r"r/1\.png: no image of this name", "score", *folders)
+
+    def test_unreadable_images(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        (tmp_path / "text.png").write_text("not an image")
+        refused(r"text\.png: not an image", "score", pair[0], tmp_path / "text.png")
+        Image.new("RGBA", (48, 40)).save(tmp_path / "clear.png")
+        refused(r"clear\.png: has transparent pixels: flatten", "score", tmp_path / "clear.png", pair[1])
+
+    def test_different_sizes_say_which_option_helps(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        other = noise_file(tmp_path / "other.png", 3, (40, 50))
+        refused(r"other\.png: .*one size, got 40 x 50 and 40 x 48: use --resize reference", "score", pair[0], other)
+
+    def test_images_too_small(self, tmp_path: Path, random_alex_weights: Path) -> None:
+        r, d = (noise_file(tmp_path / f"{k}.png", k, (20, 40)) for k in range(2))
+        refused(
+            r"1\.png: .*needs at least 31 x 31 pixels, got 20 x 40",
+            *("score", r, d, "--metric", "lpips", "--weights", random_alex_weights),
+        )
+
+    @pytest.mark.parametrize(
+        ("message", "options"),
+        [
+            ("'ssim' is not one of 'damlpips', 'lpips'", ["--metric", "ssim"]),
+            ("unknown backbone 'alexa': expected one of 'gabor', 'alex'", ["--backbone", "alexa"]),
+            ("--heads uniform: only --metric lpips has heads", ["--heads", "uniform"]),
+            ("unknown heads 'v9': expected one of 'v0.1'", ["--metric", "lpips", "--heads", "v9"]),
+            (
+                "unknown backbone for --heads 'v0.1' 'gabor': expected one of 'alex'",
+                ["--metric", "lpips", "--backbone", "gabor"],
+            ),
+            ("--weights '/gone.pth': no such file", ["--backbone", "alex", "--weights", "/gone.pth"]),
+            ("'gabor' is embedded and takes none", ["--weights", "/gone.pth"]),
+            ("--resize 0: expected 'reference' or", ["--resize", "0"]),
+            ("--resize big: expected 'reference' or", ["--resize", "big"]),
+            ("--device tpu: expected auto, cpu, cuda or cuda:N", ["--device", "tpu"]),
+            ("--device cuda:x: expected auto, cpu, cuda or cuda:N", ["--device", "cuda:x"]),
+            ("Invalid value for .--batch-size", ["--batch-size", "0"]),
+            ("No such option.*--colour", ["--colour"]),
+        ],
+    )
+    def test_options(self, pair: tuple[Path, Path], message: str, options: list[str]) -> None:
+        refused(message, "score", *pair, *options)
+
+    def test_missing_arguments_and_unknown_commands(self) -> None:
+        refused(r"Missing argument 'REF' \(see damlpips score --help\)", "score")
+        refused("No such command 'scores'", "scores")
+
+    def test_cuda_where_there_is_none(self, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        refused("--device cuda: CUDA is not available", "score", *pair, "--device", "cuda")
+        assert run("score", *pair, "--device", "auto").exit_code == 0
+
+    def test_a_cuda_device_beyond_the_last(self, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        refused("--device cuda:7: there is only cuda:0 to cuda:1", "score", *pair, "--device", "cuda:7")
+
+    def test_weights_that_cannot_be_had(
+        self, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def offline(*_: object, **__: object) -> None:
+            raise OSError("no network")
+
+        monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+        result = run("score", *pair, "--metric", "lpips")
+        assert (result.exit_code, result.stdout) == (2, "")
+        first, *others = result.stderr.splitlines()
+        assert first.startswith("damlpips: no weights for backbone 'alex'")
+        assert any("pass --weights" in line for line in others)
+        assert "Traceback" not in result.stderr
+
+    def test_an_interruption_exits_with_130(
+        self, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def interrupt(path: Path) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(scoring, "read_image", interrupt)
+        result = run("score", *pair, "--csv", tmp_path / "s.csv")
+        assert result.exit_code == 130
+        assert not (tmp_path / "s.csv").exists()
+
+    def test_a_fault_of_the_program_is_not_hidden(
+        self, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fault(path: Path) -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(scoring, "read_image", fault)
+        assert isinstance(run("score", *pair).exception, RuntimeError)
+
+
+class TestProcesses:
+    def test_a_pipe_gets_plain_text(self, pair: tuple[Path, Path]) -> None:
+        result = process("score", *pair)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.replace("\n", "").isprintable()
+        assert re.search(r"^ +distorted\.png +[0-9]+\.[0-9]{6} *$", result.stdout, re.MULTILINE)
+
+    def test_an_encoding_without_the_names_letters(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        pair[1].rename(tmp_path / "naïve.png")
+        result = process("score", pair[0], tmp_path / "naïve.png", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "na\\xefve.png" in result.stdout
+
+    def test_bad_input_is_one_line_without_traceback(self, pair: tuple[Path, Path]) -> None:
+        result = process("score", pair[0], "gone.png")
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == "damlpips: distorted 'gone.png': no such file or folder\n"
+
+    def test_help_loads_nothing_heavy(self) -> None:
+        code = (
+            "import sys; from damlpips.__main__ import main\n"
+            "sys.argv = ['damlpips', *sys.argv[1:]]\n"
+            "try: main()\n"
+            "except SystemExit as exit: assert not exit.code\n"
+            "heavy = {'torch', 'torchvision', 'torchmetrics', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)\n"
+            "sys.exit(f'loaded {heavy}' if heavy else 0)"
+        )
+        for arguments in (["--help"], ["score", "--help"], ["--version"]):
+            result = process(*arguments, code=code)
+            assert result.returncode == 0, result.stderr
+            assert "damlpips" in result.stdout
+
+    @pytest.mark.parametrize("missing", ["typer", "rich", "PIL"])
+    def test_a_missing_package_is_named_by_its_extra(self, missing: str) -> None:
+        code = f"import sys; sys.modules[{missing!r}] = None; from damlpips.__main__ import main; main()"
+        result = process(code=code)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == "damlpips: the command line needs: pip install 'damlpips[cli]'\n"
+
+    def test_the_installed_script(self) -> None:
+        script = Path(sys.executable).with_name("damlpips.exe" if os.name == "nt" else "damlpips")
+        if not script.exists():
+            pytest.skip("not installed as a script")
+        result = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60)
+        assert result.stdout == f"damlpips {__version__}\n"
+
+
+def test_the_progress_bar_is_for_terminals_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from damlpips import cli
+
+    def scores_with(terminal: bool, total: int, shown: bool) -> str:
+        console: Callable[..., object] = lambda **_: cli_console(file=sys.stderr, force_terminal=terminal)  # noqa: E731
+        monkeypatch.setattr(cli, "Console", console)
+        assert list(cli._with_progress(iter(range(total)), total, shown=shown)) == list(range(total))
+        return capsys.readouterr().err
+
+    cli_console = cli.Console
+    assert "scoring" in scores_with(True, 40, True)
+    assert scores_with(False, 40, True) == ""
+    assert scores_with(True, 2, True) == ""
+    assert scores_with(True, 40, False) == ""
