@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import reference
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from damlpips import LPIPS
 
@@ -112,6 +112,20 @@ def test_spatial_map(backbone, heads) -> None:
         expected = original(backbone, spatial=True, **HEADS[heads])(x, y, normalize=True)
     assert found.shape == (2, 1, 45, 62)
     torch.testing.assert_close(found, expected, **MAP)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-8])
+def test_faint_features(random_squeeze_weights, tmp_path, scale) -> None:
+    """Where features are faint, the place and the size of epsilon decide: 1e-10, outside the root."""
+    state = dict(state_of(random_squeeze_weights))
+    for name in ("features.0.weight", "features.0.bias"):
+        state[name] = scale * state[name]
+    save_file(state, tmp_path / "faint.safetensors")
+    x, y = reference.noise(2)
+    with torch.no_grad():
+        _, layers = reference.lpips_reference("squeeze", state)(x, y, normalize=True, retPerLayer=True)
+        found = LPIPS("squeeze", weights=tmp_path / "faint.safetensors").per_layer(x, y)
+    torch.testing.assert_close(found, torch.cat([d.flatten(1) for d in layers], 1), **SCORE)
 
 
 def gradients(distance, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
