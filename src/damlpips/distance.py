@@ -63,8 +63,8 @@ def adaptive_weights(
 ) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c"]]:
     """Return DAMLPIPS's weights of each place and of each channel.
 
-    With q = (a^2 + b^2) / 2, e_p its sum over channels, E the mean of e over places, E_c the mean of q_c over places and
-    m the mean of E_c over channels:
+    With q = (a^2 + b^2) / 2, e_p its sum over channels, E the mean of e over places, E_c the mean of q_c over places
+    and m the mean of E_c over channels:
 
     place: 1 / (rho e_p + (1 - rho) E + eps). `rho` is the share of the place itself in its normalisation pool, the rest
     is the whole image.

@@ -303,6 +303,12 @@ class Encoded:
             raise TypeError(f"Encoded: expected a slice, as in encoded[2:3], got {type(index).__name__}")
         return replace(self, features=tuple(f[index] for f in self.features))
 
+    def expand(self, n: int) -> "Encoded":
+        """Return one image standing in for `n` of it, without copying its maps."""
+        if len(self) != 1:
+            raise ValueError(f"Encoded: only one image can be expanded, got {len(self)}")
+        return replace(self, features=tuple(f.expand(n, -1, -1, -1) for f in self.features))
+
     @property
     def device(self) -> torch.device:
         """The device of the feature maps."""

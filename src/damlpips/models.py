@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from jaxtyping import Float
@@ -77,10 +77,6 @@ class PerceptualDistance(nn.Module):
         if self.source.is_here:
             self.load()
 
-    def train(self, mode: bool = True) -> "PerceptualDistance":
-        """Set the flag that parents expect; nothing in the module depends on it."""
-        return super().train(mode)
-
     @property
     def origin(self) -> Hashable:
         """What an `Encoded` must come from to be used here."""
@@ -101,7 +97,8 @@ class PerceptualDistance(nn.Module):
         a fixed reference.
         """
         x = self._prepared(x, what="images")
-        return self._encoded(self.backbone(x, value_range=self.value_range, scaling=self._scaling), x)
+        self._check_size(x, what="images")
+        return self._encoded(x)
 
     def compare(self, x: Images, y: Images) -> tuple[Encoded, Encoded]:
         """Check a pair of batches and return both encoded, in one pass through the backbone where that is cheaper.
@@ -111,32 +108,38 @@ class PerceptualDistance(nn.Module):
         """
         if isinstance(x, Tensor) and isinstance(y, Tensor):
             checks.matching_pair(x, y)
-            x, y = self._prepared(x, what="first image"), self._prepared(y, what="second image")
-            if self.resize == "reference" and x.shape[2:] != y.shape[2:]:
-                x = _resized(x, checks.size_of(y))
-            checks.matching_batch(x.shape[0], y.shape[0], checks.size_of(x), checks.size_of(y))
-            if not torch.is_grad_enabled() or x.requires_grad == y.requires_grad:
-                maps = self.backbone(torch.cat([x, y]), value_range=self.value_range, scaling=self._scaling)
-                halves = [m.chunk(2) for m in maps]
-                return self._encoded([h[0] for h in halves], x), self._encoded([h[1] for h in halves], y)
-            # One of them is constant: batched with the other it would be differentiated through for nothing.
-        encoded_x, encoded_y = self._one_encoded(x, "first image"), self._one_encoded(y, "second image")
-        checks.matching_batch(len(encoded_x), len(encoded_y), encoded_x.size, encoded_y.size)
-        return encoded_x, encoded_y
+        x, y = self._prepared(x, what="first image"), self._prepared(y, what="second image")
+        if self.resize == "reference" and isinstance(x, Tensor):
+            x = _resized(x, _size_of(y))
+        self._check_size(x, what="first image")
+        self._check_size(y, what="second image")
+        checks.matching_batch(len(x), len(y), _size_of(x), _size_of(y))
+        # Where only one of them is optimised, batching would differentiate through the other for nothing.
+        if (
+            isinstance(x, Encoded)
+            or isinstance(y, Encoded)
+            or (torch.is_grad_enabled() and x.requires_grad != y.requires_grad)
+        ):
+            return self._encoded(x), self._encoded(y)
+        both = self._encoded(torch.cat([x, y]))
+        return both[: len(x)], both[len(x) :]
 
-    def _one_encoded(self, x: Images, what: str) -> Encoded:
-        if not isinstance(x, Encoded):
-            return self.encode(x)
-        if x.origin != self.origin:
-            raise ValueError(
-                f"{what}: was encoded by another backbone, weights or heads version than this module's"
-                f" ({self.source.name!r})"
-            )
-        checks.same_device(x.features[0], self.anchor.device, what=what, owner="the module")
-        return x
+    @overload
+    def _prepared(self, x: Tensor, *, what: str) -> Tensor: ...
 
-    def _prepared(self, x: Tensor, *, what: str) -> Tensor:
-        """Return a checked batch with three channels, resized where both images are."""
+    @overload
+    def _prepared(self, x: Images, *, what: str) -> Images: ...
+
+    def _prepared(self, x: Images, *, what: str) -> Images:
+        """Return a checked batch: images with three channels, resized if all are, or feature maps of this module."""
+        if isinstance(x, Encoded):
+            if x.origin != self.origin:
+                raise ValueError(
+                    f"{what}: was encoded by another backbone, weights or heads version than this module's"
+                    f" ({self.source.name!r})"
+                )
+            checks.same_device(x.features[0], self.anchor.device, what=what, owner="the module")
+            return x
         checks.image_batch(x, what=what, grey=self.grey)
         checks.same_device(x, self.anchor.device, what=what, owner="the module")
         # An image that is being optimised may leave the range, and on an accelerator reading values would stall it.
@@ -147,10 +150,15 @@ class PerceptualDistance(nn.Module):
             x = x.expand(-1, 3, -1, -1)
         if self.resize is not None and self.resize != "reference":
             x = _resized(x, _target_size(checks.size_of(x), self.resize))
-        checks.large_enough(checks.size_of(x), self.source.min_size, what=what, backbone=self.source.name)
         return x
 
-    def _encoded(self, maps: list[Tensor], x: Tensor) -> Encoded:
+    def _check_size(self, x: Images, *, what: str) -> None:
+        checks.large_enough(_size_of(x), self.source.min_size, what=what, backbone=self.source.name)
+
+    def _encoded(self, x: Images) -> Encoded:
+        if isinstance(x, Encoded):
+            return x
+        maps = self.backbone(x, value_range=self.value_range, scaling=self._scaling)
         return Encoded(tuple(maps), checks.size_of(x), self.origin)
 
     def _layer_maps(self, x: Encoded, y: Encoded) -> list[Tensor]:
@@ -180,6 +188,10 @@ class PerceptualDistance(nn.Module):
 
     def extra_repr(self) -> str:
         return f"backbone={self.source.name!r}, value_range={self.value_range}, reduction={self.reduction!r}"
+
+
+def _size_of(x: Images) -> tuple[int, int]:
+    return x.size if isinstance(x, Encoded) else checks.size_of(x)
 
 
 def _target_size(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:

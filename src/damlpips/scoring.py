@@ -9,7 +9,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from types import ModuleType
@@ -256,12 +256,7 @@ def _scored_against_one(
                 yield from _scores(model, batch_pairs, distorted, reference.expand(len(batch), -1, -1, -1))
                 continue
             encoded = encoded or _encoded(model, run[0].reference, reference)
-            yield from _scores(model, batch_pairs, distorted, _repeated(encoded, len(batch)))
-
-
-def _repeated(encoded: Encoded, n: int) -> Encoded:
-    """Return the maps of one image standing in for `n` of it, without copying them."""
-    return replace(encoded, features=tuple(f.expand(n, -1, -1, -1) for f in encoded.features))
+            yield from _scores(model, batch_pairs, distorted, encoded.expand(len(batch)))
 
 
 # not inference_mode: a backbone that is loaded now may later serve a module that needs gradients

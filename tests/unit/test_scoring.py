@@ -248,9 +248,10 @@ class TestScorePairs:
         encoded: list[int] = []
 
         class Counting(DAMLPIPS):
-            def encode(self, x: torch.Tensor):  # type: ignore[no-untyped-def]
-                encoded.append(x.shape[0])
-                return super().encode(x)
+            def _encoded(self, x):  # type: ignore[no-untyped-def]
+                if isinstance(x, torch.Tensor):
+                    encoded.append(x.shape[0])
+                return super()._encoded(x)
 
         monkeypatch.setattr(scoring, "read_image", lambda path: reads.append(path) or read_image(path))
         reference = image_file(tmp_path / "r.png", 0)
