@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch.fx.proxy import TraceError
 
 from damlpips.checks import ValueRange, one_of
 from damlpips.gabor import GaborBank
@@ -51,6 +52,9 @@ class _Steps(nn.Module):
                 break
         return maps
 
+    def extra_repr(self) -> str:
+        return f"taps={sorted(self.taps)}"
+
 
 class _Graph(nn.Module):
     """Collect the maps at any named nodes of a network, through torchvision's graph extractor."""
@@ -66,6 +70,9 @@ class _Graph(nn.Module):
         maps = self.graph(x)
         return [maps[tap] for tap in self.taps]
 
+    def extra_repr(self) -> str:
+        return f"taps={list(self.taps)}"
+
 
 def _tapped(network: nn.Module, taps: Sequence[str]) -> nn.Module:
     """Return a module that maps a scaled image to the network's maps at `taps`."""
@@ -76,9 +83,9 @@ def _tapped(network: nn.Module, taps: Sequence[str]) -> nn.Module:
         return _Steps(network, taps)
     try:
         return _Graph(network, taps)
-    except ValueError as error:
-        raise ValueError(f"taps: {list(taps)} not found in {type(network).__name__}: {error}") from error
     except Exception as error:  # symbolic tracing fails in many ways
+        if isinstance(error, ValueError) and not isinstance(error, TraceError):
+            raise ValueError(f"taps: {list(taps)} not found in {type(network).__name__}: {error}") from error
         raise ValueError(
             f"taps: {type(network).__name__} cannot be traced ({type(error).__name__}: {error}); wrap it in a module"
             " whose forward returns the list of feature maps, and leave taps out"
