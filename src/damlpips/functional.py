@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from damlpips import checks
 from damlpips.features import Backbone, Encoded
 from damlpips.models import DAMLPIPS, DEFAULT_BACKBONE, LPIPS, Images, PerceptualDistance
 
@@ -33,22 +32,17 @@ def _hashable(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple((name, plain(value)) for name, value in sorted(options.items()))
 
 
-def lpips(
-    x: Images,
-    y: Images,
-    *,
-    backbone: str | Backbone = "alex",
-    weights: str | os.PathLike[str] | None = None,
-    heads: str | os.PathLike[str] = "v0.1",
-    value_range: tuple[float, float] = (0.0, 1.0),
-    reduction: str = "none",
-    grey: checks.Grey = None,
-    resize: checks.Resize = None,
-    check_values: bool = True,
-) -> Tensor:
-    """Return the LPIPS distance of each pair, (N,), or its mean or sum; see `damlpips.LPIPS`.
+def lpips(x: Images, y: Images, *, backbone: str | Backbone = "alex", **options: Any) -> Tensor:
+    """Return the LPIPS distance of each pair, (N,), or its mean or sum; lower is closer.
 
     Runs on the images' device. The module is built on the first call with its options and kept for the next.
+
+    Args:
+        x, y: (N, 3, H, W), or what `LPIPS.encode` returned.
+        backbone, options: those of `damlpips.LPIPS` (`weights`, `heads`, `value_range`, `reduction`, ...).
+
+    Raises:
+        TypeError, ValueError, WeightsError: as `damlpips.LPIPS`.
 
     Example:
         >>> import torch
@@ -57,38 +51,20 @@ def lpips(
         >>> lpips(x, x, backbone="gabor", heads="uniform")
         tensor([0., 0.])
     """
-    options = _hashable(
-        {
-            "backbone": backbone,
-            "weights": weights,
-            "heads": heads,
-            "value_range": value_range,
-            "reduction": reduction,
-            "grey": grey,
-            "resize": resize,
-            "check_values": check_values,
-        }
-    )
-    return _module(LPIPS, _device(x), options)(x, y)
+    return _module(LPIPS, _device(x), _hashable({"backbone": backbone, **options}))(x, y)
 
 
-def damlpips(
-    x: Images,
-    y: Images,
-    *,
-    backbone: str | Backbone = DEFAULT_BACKBONE,
-    weights: str | os.PathLike[str] | None = None,
-    value_range: tuple[float, float] = (0.0, 1.0),
-    reduction: str = "none",
-    grey: checks.Grey = None,
-    resize: checks.Resize = None,
-    check_values: bool = True,
-    rho: float = 0.25,
-    gamma: float = 0.5,
-) -> Tensor:
-    """Return the DAMLPIPS distance of each pair, (N,), or its mean or sum; see `damlpips.DAMLPIPS`.
+def damlpips(x: Images, y: Images, *, backbone: str | Backbone = DEFAULT_BACKBONE, **options: Any) -> Tensor:
+    """Return the DAMLPIPS distance of each pair, (N,), or its mean or sum; lower is closer.
 
     Runs on the images' device. The module is built on the first call with its options and kept for the next.
+
+    Args:
+        x, y: (N, 3, H, W), or what `DAMLPIPS.encode` returned.
+        backbone, options: those of `damlpips.DAMLPIPS` (`weights`, `value_range`, `reduction`, `rho`, `gamma`, ...).
+
+    Raises:
+        TypeError, ValueError, WeightsError: as `damlpips.DAMLPIPS`.
 
     Example:
         >>> import torch
@@ -97,17 +73,4 @@ def damlpips(
         >>> damlpips(x, x)
         tensor([0., 0.])
     """
-    options = _hashable(
-        {
-            "backbone": backbone,
-            "weights": weights,
-            "value_range": value_range,
-            "reduction": reduction,
-            "grey": grey,
-            "resize": resize,
-            "check_values": check_values,
-            "rho": rho,
-            "gamma": gamma,
-        }
-    )
-    return _module(DAMLPIPS, _device(x), options)(x, y)
+    return _module(DAMLPIPS, _device(x), _hashable({"backbone": backbone, **options}))(x, y)

@@ -205,9 +205,9 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resample with a triangle filter that averages when it shrinks; it never leaves the range of the values."""
     if checks.size_of(x) == size:
         return x
-    if x.dtype == torch.uint8:
-        return F.interpolate(x.float(), size, mode="bilinear", antialias=True).round().to(torch.uint8)
-    return F.interpolate(x, size, mode="bilinear", antialias=True)
+    # not every device resamples bytes and half precision
+    resampled = F.interpolate(distance.working(x), size, mode="bilinear", antialias=True)
+    return (resampled.round() if x.dtype == torch.uint8 else resampled).to(x.dtype)
 
 
 class LPIPS(PerceptualDistance):
