@@ -73,11 +73,11 @@ def test_range_is_pyiqas_to_check() -> None:
 
 
 def test_file_paths(tmp_path) -> None:
-    from torchvision.io import write_png
+    from PIL import Image
 
     x, y = ((t[:1] * 255).round().to(torch.uint8) for t in pair())
-    write_png(x[0], str(tmp_path / "x.png"))
-    write_png(y[0], str(tmp_path / "y.png"))
+    for name, image in (("x", x), ("y", y)):
+        Image.fromarray(image[0].permute(1, 2, 0).numpy()).save(tmp_path / f"{name}.png")
     metric = create("damlpips")
     score = metric(str(tmp_path / "x.png"), str(tmp_path / "y.png"))
     # pyiqa divides by 255 before the backbone sees the image; the module scales uint8 itself, one rounding apart
