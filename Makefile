@@ -17,6 +17,8 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	$(BIN)/damlpips score docs/demo/landscape.png docs/demo/landscape
+	$(BIN)/damlpips score docs/demo/pebbles.png docs/demo/pebbles
+	$(BIN)/damlpips score docs/demo/still_life.png docs/demo/still_life
 
 test: lint
 	$(BIN)/pytest

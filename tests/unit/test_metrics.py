@@ -108,7 +108,9 @@ def test_mean_and_sum_keep_three_numbers(make) -> None:
         sizes = []
         for seed in range(4):
             metric.update(*images(2, seed=seed))
-            sizes.append(sum(t.numel() if isinstance(t, torch.Tensor) else len(t) for t in metric.metric_state.values()))
+            sizes.append(
+                sum(t.numel() if isinstance(t, torch.Tensor) else len(t) for t in metric.metric_state.values())
+            )
         assert sizes == [3, 3, 3, 3]
 
 
