@@ -145,6 +145,23 @@ def test_gradient(backbone) -> None:
         assert (mine - theirs).abs().max() <= GRADIENT * largest
 
 
+def test_gradient_stays_finite_where_the_originals_does_not(random_squeeze_weights, tmp_path) -> None:
+    """At places where every channel is zero the original divides by the root of zero when it goes back."""
+    state = dict(state_of(random_squeeze_weights))
+    state["features.0.bias"] = torch.full((64,), -1.5)  # only strong contrast is felt
+    save_file(state, tmp_path / "dull.safetensors")
+    metric = LPIPS("squeeze", weights=tmp_path / "dull.safetensors")
+    theirs = reference.lpips_reference("squeeze", state)
+    x, y = reference.noise(1)
+    x[..., :32] = 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(metric(x, y), flat(theirs(x, y, normalize=True)), **SCORE)
+    found, expected = gradients(metric, x, y)[0], gradients(lambda a, b: theirs(a, b, normalize=True), x, y)[0]
+    assert torch.isnan(expected).any()
+    assert torch.isfinite(found).all()
+    assert found.abs().max() > 0
+
+
 def test_double(backbone) -> None:
     x, y = (image.double() for image in reference.noise(1, 48, 32))
     metric = ours(backbone).double()
