@@ -127,7 +127,19 @@ class Relu(nn.Module):
         return [first, (self.tiny.second(first) - self.threshold).relu()]
 
 
+class Linear(nn.Module):
+    """Maps that are zero where the image is black, with nothing behind them that would stop a gradient that is NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tiny = Tiny()
+
+    def forward(self, x):
+        return [nn.functional.conv2d(x, self.tiny.first.weight)]
+
+
 NETWORKS = {
+    "linear": lambda: Backbone(Linear(), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
     "tiny": lambda: Backbone(Tiny()),
     "relu": lambda: Backbone(Relu(0.5)),
     "dead": lambda: Backbone(Relu(1e3)),
@@ -169,11 +181,11 @@ def test_gradients_are_finite(make, network, pair) -> None:
 
 def test_dead_features_are_really_met(make) -> None:
     """The cases above would prove nothing if no place were without features."""
-    maps = make(Backbone(Relu(0.5))).encode(HALF_BLACK).features
-    energy = maps[0].square().sum(1)
-    assert (energy == 0).any()
-    assert (energy > 0).any()
-    assert not any(m.any() for m in make(Backbone(Relu(1e3))).encode(X).features)
+    for network in ("relu", "linear"):
+        energy = make(NETWORKS[network]()).encode(HALF_BLACK).features[0].square().sum(1)
+        assert (energy == 0).any()
+        assert (energy > 0).any()
+    assert not any(m.any() for m in make(NETWORKS["dead"]()).encode(X).features)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
