@@ -173,8 +173,9 @@ def test_gradients_are_finite(make, network, pair) -> None:
     assert (score >= 0).all()
     assert all(torch.isfinite(g).all() for g in gradients)
     if torch.equal(x, y):
-        assert score.item() == 0
-        assert all(torch.equal(g, torch.zeros_like(g)) for g in gradients)
+        # zero but for the last bit of a feature, which may depend on the place in a batch
+        assert score.item() <= 1e-11
+        assert all(g.abs().max() <= 1e-5 for g in gradients)
     (alone,) = torch.autograd.grad(metric(x, y.detach()).sum(), x)
     assert torch.isfinite(alone).all()
 

@@ -144,7 +144,8 @@ def test_map_shows_the_place_of_a_difference(make) -> None:
 
 def test_map_of_identical_images_is_zero(make) -> None:
     x, _ = reference.noise(2, 32, 32)
-    assert torch.equal(make().spatial_map(x, x), torch.zeros(2, 1, 32, 32))
+    # but for the last bit of a feature, which may depend on the place in a batch
+    torch.testing.assert_close(make().spatial_map(x, x), torch.zeros(2, 1, 32, 32), rtol=0, atol=1e-10)
 
 
 def test_weights_of_a_pair_reconstruct_its_score() -> None:
