@@ -3,10 +3,12 @@
 project = "damlpips"
 author = "the damlpips authors"
 copyright = "2026, the damlpips authors"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx-mathjax-offline"]
 myst_enable_extensions = ["dollarmath"]
 exclude_patterns = ["_build", "demo"]
 html_theme = "furo"
 html_title = "damlpips"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+default_role = "code"
+smartquotes = False

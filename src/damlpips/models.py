@@ -215,7 +215,8 @@ class LPIPS(PerceptualDistance):
 
     ::
 
-        LPIPS(x, y) = sum_l mean_p sum_c w_lc (a^_lcp - b^_lcp)^2,   a^_lp = a_lp / (|a_lp| + 1e-10)
+        a^_lp = a_lp / (|a_lp| + 1e-10)
+        LPIPS(x, y) = sum_l mean_p sum_c w_lc (a^_lcp - b^_lcp)^2
 
     where a, b are the feature maps of x and y at layer l, c counts channels, p places, and w are the heads. Equal to
     the `lpips` package on the same weights, except that its gradient stays finite at features that are zero.
