@@ -1,6 +1,7 @@
 """What results are compared with: the original LPIPS, torchvision's networks, and DAMLPIPS written out in loops."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -76,9 +77,9 @@ def _original(net: str, version: str) -> Any:
     import lpips
 
     # The random numbers of the trunk and its classifier are overwritten or never used: left out, they cost no time.
-    with mock.patch.multiple(
-        nn.init, normal_=mock.DEFAULT, kaiming_uniform_=mock.DEFAULT, kaiming_normal_=mock.DEFAULT
-    ):
+    skipped = {name: mock.DEFAULT for name in ("normal_", "kaiming_uniform_", "kaiming_normal_")}
+    with warnings.catch_warnings(), mock.patch.multiple(nn.init, **skipped):
+        warnings.simplefilter("ignore", UserWarning)  # it uses an option of torchvision's that has a new name
         return lpips.LPIPS(net=net, version=version, pnet_rand=True, verbose=False)
 
 

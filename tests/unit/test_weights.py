@@ -164,7 +164,7 @@ class Payload:
 
 
 def save_pickle(contents: dict, file: Path) -> None:
-    file.write_bytes(pickle.dumps(contents))
+    file.write_bytes(pickle.dumps(contents, protocol=2))  # torch's own
 
 
 def save_legacy(contents: dict, file: Path) -> None:

@@ -87,8 +87,6 @@ def test_odd_sizes(backbone, n, height, width) -> None:
 @pytest.mark.shared
 @pytest.mark.parametrize("heads", HEADS)
 def test_photographs(backbone, photographs, heads) -> None:
-    if backbone[0] == "vgg" and heads != "v0.1":
-        pytest.skip("without trained weights, photographs show nothing new of a slow network")
     x, y = photographs(2, 56, 72)
     with torch.no_grad():
         expected = flat(original(backbone, **HEADS[heads])(x, y, normalize=True))
