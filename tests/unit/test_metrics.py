@@ -415,7 +415,7 @@ def test_plot(make) -> None:
     figure, axes = metric.plot()
     assert axes.get_ylabel() == type(metric).__name__
     assert float(axes.lines[0].get_ydata()[0]) == pytest.approx(float(metric.compute()))
-    figure, axes = metric.plot([metric(x, y) for _ in range(3)])
+    _, axes = metric.plot([metric(x, y) for _ in range(3)])
     assert len(axes.lines[0].get_ydata()) == 3
     matplotlib.pyplot.close("all")
 
