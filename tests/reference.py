@@ -77,7 +77,7 @@ def _original(net: str, version: str) -> Any:
     import lpips
 
     # The random numbers of the trunk and its classifier are overwritten or never used: left out, they cost no time.
-    skipped = {name: mock.DEFAULT for name in ("normal_", "kaiming_uniform_", "kaiming_normal_")}
+    skipped = dict.fromkeys(("normal_", "kaiming_uniform_", "kaiming_normal_"), mock.DEFAULT)
     with warnings.catch_warnings(), mock.patch.multiple(nn.init, **skipped):
         warnings.simplefilter("ignore", UserWarning)  # it uses an option of torchvision's that has a new name
         return lpips.LPIPS(net=net, version=version, pnet_rand=True, verbose=False)

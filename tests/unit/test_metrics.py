@@ -412,7 +412,7 @@ def test_plot(make) -> None:
     metric = make()
     x, y = images(2)
     metric.update(x, y)
-    figure, axes = metric.plot()
+    _, axes = metric.plot()
     assert axes.get_ylabel() == type(metric).__name__
     assert float(axes.lines[0].get_ydata()[0]) == pytest.approx(float(metric.compute()))
     _, axes = metric.plot([metric(x, y) for _ in range(3)])
