@@ -123,6 +123,8 @@ class Backbone(nn.Module):
         torch.Size([2])
     """
 
+    preprocess: Callable[[Tensor], Tensor] | None
+
     def __init__(
         self,
         network: nn.Module,
@@ -152,6 +154,10 @@ class Backbone(nn.Module):
             min_size,
             name,
         )
+        if isinstance(preprocess, nn.Module):
+            preprocess = copy.deepcopy(preprocess).eval()
+            for parameter in preprocess.parameters():
+                parameter.requires_grad_(False)
         self.preprocess = preprocess
 
     def _set_up(
@@ -225,14 +231,16 @@ class Backbone(nn.Module):
             nn.Module.__init__(twin)
             network = copy.deepcopy(self.network).to(device, dtype)
             twin._set_up(network, self.scaling, self.min_size, self.name, torch.empty(0, device=device, dtype=dtype))
-            twin.preprocess = self.preprocess
+            twin.preprocess = copy.deepcopy(self.preprocess)
+            if isinstance(twin.preprocess, nn.Module):
+                twin.preprocess.to(device, twin._exact)
             self._replicas[device, dtype] = twin
         return self._replicas[device, dtype]
 
     def fingerprint(self) -> str:
         """Return a digest of the network's structure and weights, the same in every process."""
-        digest = hashlib.sha256(repr((self.network, self.scaling, self.preprocess is None)).encode())
-        for name, tensor in sorted(self.network.state_dict().items()):
+        digest = hashlib.sha256(repr((self.network, self.scaling, _described(self.preprocess))).encode())
+        for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
@@ -285,6 +293,16 @@ class Backbone(nn.Module):
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, min_size={self.min_size}"
+
+
+def _described(function: Callable | None) -> str:
+    """Return what tells one function from another, the same in every process: a name, code and plain constants."""
+    if function is None or isinstance(function, nn.Module):
+        return repr(function)
+    code = getattr(function, "__code__", None)
+    name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    constants = [c for c in code.co_consts if isinstance(c, (int, float, str, tuple))] if code else []
+    return f"{name} {code.co_code.hex() if code else ''} {constants}"
 
 
 @dataclass(frozen=True, eq=False)

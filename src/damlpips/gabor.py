@@ -79,8 +79,8 @@ class GaborBank(nn.Module):
     sampled at every second pixel.
 
     Shapes: images (N, 3, H, W) in [0, 1], any size from 1 x 1 -> five maps, (N, C_s, ceil(H / 2^s), ceil(W / 2^s)),
-    with 15, 12, 48, 48 and 51 channels. Always in float32 at least: the filters cancel a constant only to the precision they
-    run in.
+    with 15, 12, 48, 48 and 51 channels. Always in float32 at least: the filters cancel a constant only to the precision
+    they run in.
     """
 
     channels = (15, 12, 48, 48, 51)

@@ -275,6 +275,8 @@ class LPIPS(PerceptualDistance):
             resize=resize,
             check_values=check_values,
         )
+        if not isinstance(heads, (str, os.PathLike)):
+            raise TypeError(f"heads: expected a version, 'uniform' or a path, got {type(heads).__name__}")
         self.heads = os.fspath(heads)
         self._head_values: list[Tensor] | None = None
         if self.heads != "uniform":

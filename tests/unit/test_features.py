@@ -513,3 +513,24 @@ def test_encoded_images_run_once(passes) -> None:
         metric(x, encoded)
     metric(encoded, encoded)
     assert seen == [(3, False)] * 3
+
+
+def test_fingerprint_tells_preprocessing_apart() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    functions = [lambda x: x * 2, lambda x: x * 3, nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), None]
+    backbones = [Backbone(network, taps=["0"], preprocess=function) for function in functions]
+    assert len({backbone.fingerprint() for backbone in backbones}) == len(functions)
+    again = Backbone(network, taps=["0"], preprocess=functions[0])
+    assert again.fingerprint() == backbones[0].fingerprint()
+
+
+def test_preprocessing_by_a_module_is_frozen_and_follows_the_type() -> None:
+    torch.manual_seed(0)
+    preprocess = nn.Conv2d(3, 3, 1)
+    backbone = Backbone(nn.Sequential(nn.Conv2d(3, 4, 3)), taps=["0"], preprocess=preprocess)
+    x, y = torch.rand(2, 1, 3, 8, 8)
+    before = DAMLPIPS(backbone)(x, y)
+    nn.init.zeros_(preprocess.weight)
+    assert DAMLPIPS(backbone)(x, y) == before
+    assert not any(p.requires_grad for p in backbone.parameters())
+    torch.testing.assert_close(DAMLPIPS(backbone).double()(x, y).float(), before)
