@@ -128,7 +128,9 @@ def select_strictly(
         if name not in expected and not name.startswith(tuple(ignored_prefixes)):
             raise WeightsError(f"{path}: unexpected key {name!r}")
     for name in expected:
-        if state[name].is_floating_point() and not bool(torch.isfinite(state[name]).all()):
+        if not state[name].is_floating_point() and not name.endswith("num_batches_tracked"):
+            raise WeightsError(f"{path}: key {name!r} holds {state[name].dtype}, expected floating-point numbers")
+        if not bool(torch.isfinite(state[name]).all()):
             raise WeightsError(f"{path}: key {name!r} holds values that are not finite")
     # copies: the readers map the file, and tensors must not change with it
     return {name: state[name].clone() for name in expected}

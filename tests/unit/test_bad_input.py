@@ -290,3 +290,9 @@ def test_a_refused_pair_leaves_the_module_as_it_was(make) -> None:
         with pytest.raises((ValueError, TypeError)):
             metric(bad, bad)
     assert torch.equal(metric(x, y), before)
+
+
+@pytest.mark.parametrize("heads", [None, 0.1])
+def test_heads_that_are_no_name(heads) -> None:
+    with pytest.raises(TypeError, match=f"heads: expected a version, 'uniform' or a path, got {type(heads).__name__}"):
+        LPIPS("gabor", heads=heads)

@@ -110,6 +110,11 @@ def test_wrong_shape_is_named(state, tmp_path) -> None:
     assert "(64, 3, 3, 3)" in message
 
 
+def test_whole_numbers_are_refused(state, tmp_path) -> None:
+    save_file({**state, "features.0.weight": state["features.0.weight"].to(torch.int8)}, tmp_path / "w.safetensors")
+    assert "'features.0.weight' holds torch.int8" in refusal(tmp_path / "w.safetensors")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_are_named(state, tmp_path, value) -> None:
     bias = state["features.12.expand3x3.bias"].clone()
