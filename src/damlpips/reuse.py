@@ -74,7 +74,10 @@ def encoded_pair(model: PerceptualDistance, x: Tensor, y: Tensor) -> tuple[Encod
     """Return `model.compare(x, y)`, from the last pass where another metric has just run these images through it."""
     key = model.encoding_key()
     shared = any(other is not model and other.encoding_key() == key for other in list(_users))
-    if not shared or torch.is_grad_enabled() or not (_can_be_kept(x) and _can_be_kept(y)):
+    if not shared or not (_can_be_kept(x) and _can_be_kept(y)):
+        return model.compare(x, y)
+    # one graph for two metrics could be walked back only once
+    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
         return model.compare(x, y)
     if _last.seen is not None and (maps := _last.seen.maps_for(key, x, y)) is not None:
         return maps

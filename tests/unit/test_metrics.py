@@ -330,12 +330,10 @@ def test_collection_runs_a_shared_backbone_once(call: str) -> None:
         }
     )
     network.seen.clear()
-    with torch.no_grad():
-        for seed in range(3):
-            x, y = images(2, seed=seed)
-            getattr(metrics, call)(x, y)
-            if call == "update":
-                assert network.seen == [4] * (seed + 1)  # both images in one pass, once for all three metrics
+    for seed in range(3):
+        x, y = images(2, seed=seed)
+        getattr(metrics, call)(x, y)
+        assert network.seen == [4] * (seed + 1)  # both images in one pass, once for all three metrics
     alone = DAMLPIPSMetric(backbone)
     for seed in range(3):
         alone.update(*images(2, seed=seed))
@@ -443,3 +441,13 @@ def test_functional_builds_the_network_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert of_functional.misses == 2
     assert of_functional.hits == 4
     assert functional.damlpips(x, y, reduction="sum").shape == ()
+
+
+def test_each_metric_of_a_collection_has_its_own_graph() -> None:
+    backbone = Backbone(Counting(), min_size=3)
+    metrics = MetricCollection({"damlpips": DAMLPIPSMetric(backbone), "lpips": LPIPSMetric(backbone, heads="uniform")})
+    x, y = images(2)
+    x.requires_grad_()
+    for value in metrics(x, y).values():
+        (gradient,) = torch.autograd.grad(value, x)
+        assert gradient.abs().sum() > 0

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from damlpips import DAMLPIPS, LPIPS, Backbone, Encoded
+from damlpips.features import BACKBONES
 from damlpips.weights import load_heads
 
 KINDS = {
@@ -453,3 +454,29 @@ def test_inference_mode(make) -> None:
     x.requires_grad_()
     metric(x, y).sum().backward()
     assert x.grad.abs().max() > 0
+
+
+# --- every backbone of the table, from a file -----------------------------------------------------------------------
+
+MODELS = {**reference.TORCHVISION, **{n: n for n in ("vgg19", "resnet50", "convnext_tiny", "efficientnet_b0")}}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_backbone_scores_by_both_metrics(name, tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    prefix = BACKBONES[name].prefix
+    file = tmp_path / "weights.safetensors"
+    save_file({prefix + k: v for k, v in reference.random_state(MODELS[name]).items()}, file)
+    x, y = reference.noise(2, 40, 40)
+    for metric in (DAMLPIPS(name, weights=file), LPIPS(name, weights=file, heads="uniform")):
+        scores = metric(x, y)
+        assert (scores > 1e-3).all()
+        assert (metric(x, x).abs() < 1e-6).all()  # places in a batch may round apart
+        rounded(metric(y, x), scores)
+        image = x.clone().requires_grad_()
+        metric(image, y).sum().backward()
+        assert torch.isfinite(image.grad).all()
+        assert image.grad.abs().max() > 0
+    weights = DAMLPIPS(name, weights=file).weights_for(x, y)
+    assert [w.shape for w in weights.channel] == [(2, c) for c in BACKBONES[name].channels]
