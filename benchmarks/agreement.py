@@ -34,14 +34,13 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
 
 
 class Images:
-    """Images by path, scaled down to a shorter side, the last references kept."""
+    """Images by path, scaled down to a shorter side."""
 
     def __init__(self, folder: Path, shorter: int | None) -> None:
         self.folder, self.shorter = folder, shorter
 
     def __getitem__(self, path: str) -> torch.Tensor:
-        x = read_image(self.folder / path)
-        x = x.reshape(1, *x.shape[-3:]).float() / 255
+        x = read_image(self.folder / path)[None].float() / 255
         if self.shorter is not None and min(x.shape[2:]) > self.shorter:
             factor = self.shorter / min(x.shape[2:])
             size = [round(side * factor) for side in x.shape[2:]]

@@ -38,8 +38,8 @@ def pair(folder: Path, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         files = [folder / f"{part}.png" for part in name.split(", ")]
     else:
         files = [folder / "ref_dir" / f"{name}.bmp", folder / "dist_dir" / f"{name}.bmp"]
-    first, second = (read_image(file) for file in files)
-    return first.reshape(1, *first.shape[-3:]), second.reshape(1, *second.shape[-3:])
+    first, second = (read_image(file)[None] for file in files)
+    return first, second
 
 
 def main(folder: Path) -> int:

@@ -155,24 +155,20 @@ class Backbone(nn.Module):
             name,
         )
         if isinstance(preprocess, nn.Module):
-            preprocess = copy.deepcopy(preprocess).eval()
-            for parameter in preprocess.parameters():
-                parameter.requires_grad_(False)
+            preprocess = copy.deepcopy(preprocess).eval().requires_grad_(False)
         self.preprocess = preprocess
 
     def _set_up(
         self, network: nn.Module, scaling: Scaling, min_size: int, name: str, home: Tensor | None = None
     ) -> None:
         self.training = False
-        self.network = network.eval()
+        self.network = network.eval().requires_grad_(False)
         self._home: Tensor = torch.empty(0) if home is None else home  # where a network without any tensor runs
         self.scaling = scaling
         self.min_size = min_size
         self.name = name
         self.preprocess = None
         self._replicas: dict[tuple[torch.device, torch.dtype], Backbone] = {}
-        for parameter in self.network.parameters():
-            parameter.requires_grad_(False)
         self._place_constants()
 
     def _place_constants(self) -> None:

@@ -83,12 +83,16 @@ class PerceptualMetric(Metric):
         indices = None if index is None else self._checked_index(index, len(img))
         bad = self._count_bad(img, ref)
         scores = self.model.per_layer(*encoded_pair(self.model, img, ref)).sum(1)
-        setattr(self, self._name("bad"), self._state("bad") + bad)
-        if self.reduction != "none" and indices is None:
-            setattr(self, self._name("total"), self._state("total") + scores.sum(dtype=torch.float64))
-            setattr(self, self._name("count"), self._state("count") + scores.numel())
-            return
-        self._state("scores").append(scores)
+        sums = {"bad": self._state("bad") + bad}
+        summed = self.reduction != "none" and indices is None
+        if summed:
+            sums["total"] = self._state("total") + scores.sum(dtype=torch.float64)
+            sums["count"] = self._state("count") + scores.numel()
+        # Nothing can fail from here on: a failed update leaves the states as they were.
+        for state, value in sums.items():
+            setattr(self, self._name(state), value)
+        if not summed:
+            self._state("scores").append(scores)
         if indices is not None:
             self._state("indices").append(indices)
 
@@ -174,7 +178,8 @@ class PerceptualMetric(Metric):
 
         @functools.wraps(update)
         def update_or_nothing(*args: Any, **kwargs: Any) -> None:
-            before = self._snapshot()
+            # `update` touches the states only when nothing can fail any more: no copy of a growing list is needed
+            before = {k: getattr(self, k) for k in ("_update_count", "_computed")}
             try:
                 wrapped(*args, **kwargs)
             except BaseException:

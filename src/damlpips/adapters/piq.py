@@ -27,10 +27,12 @@ def _validate(x: Tensor, y: Tensor) -> None:
 class _PiqLoss(_Loss):
     """A module of this package behind piq's conventions."""
 
-    def __init__(self, model: PerceptualDistance, reduction: str) -> None:
+    kind: type[PerceptualDistance]
+
+    def __init__(self, reduction: str = "mean", **options: Any) -> None:
         super().__init__()
+        self.model = self.kind(**{"grey": "repeat", **options})
         self.reduction = _reduction(reduction)
-        self.model = model
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the distance of x (N, C, H, W) and y in [0, 1], C = 1 or 3, reduced; lower is closer."""
@@ -52,8 +54,7 @@ class DAMLPIPS(_PiqLoss):
         ValueError: an unknown reduction or option. AssertionError: input that piq refuses (rank, shapes that differ).
     """
 
-    def __init__(self, reduction: str = "mean", **options: Any) -> None:
-        super().__init__(DAMLPIPSModule(**{"grey": "repeat", **options}), reduction)
+    kind = DAMLPIPSModule
 
 
 class LPIPS(_PiqLoss):
@@ -67,8 +68,7 @@ class LPIPS(_PiqLoss):
         ValueError: an unknown reduction or option. AssertionError: input that piq refuses (rank, shapes that differ).
     """
 
-    def __init__(self, reduction: str = "mean", **options: Any) -> None:
-        super().__init__(LPIPSModule(**{"grey": "repeat", **options}), reduction)
+    kind = LPIPSModule
 
 
 def damlpips(x: Tensor, y: Tensor, reduction: str = "mean", **options: Any) -> Tensor:
