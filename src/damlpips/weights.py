@@ -1,12 +1,13 @@
 """Find, verify and load weights: backbones from a folder, a cache or a download; LPIPS heads from `weights/`.
 
-Nothing here runs code from a file: `.pth` is read with `weights_only=True`, anything else must be safetensors.
+Nothing here runs code from a file, or trusts it: see `checkpoints.py` for how files are read. Files of a known name are
+read only if they bear the known contents.
 """
 
 import hashlib
 import os
-import pickle
-import zipfile
+import reprlib
+import stat
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,10 @@ from urllib.error import URLError
 import torch
 from torch import Tensor
 
+from damlpips.checkpoints import WeightsError as WeightsError
+from damlpips.checkpoints import read_tensors
 from damlpips.checks import one_of
+from damlpips.files import identity, is_plain_name, open_regular, reason
 
 try:
     import tomllib
@@ -25,10 +29,7 @@ except ModuleNotFoundError:  # Python 3.10
 
 ENVIRONMENT_VARIABLE = "DAMLPIPS_WEIGHTS_DIR"
 SUFFIXES = (".safetensors", ".pth", ".pt")
-
-
-class WeightsError(RuntimeError):
-    """Weights cannot be found, cannot be read, or are not what they should be."""
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def weights_dir() -> Path:
@@ -46,22 +47,42 @@ def cards() -> dict[str, Any]:
     return tomllib.loads((weights_dir() / "cards.toml").read_text(encoding="utf-8"))
 
 
+def _file_name(card: Mapping[str, Any], field: str = "file") -> str:
+    if not is_plain_name(name := card[field]):
+        raise WeightsError(f"weights/cards.toml: {field} = {_shown(name)} is not the name of a file in a folder")
+    return name
+
+
+def _shown(value: object) -> str:
+    """Return a value as an error message shows it: what a file holds may be very long."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 200
+    short.maxtuple = 8
+    return short.repr(value)
+
+
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    status = path.stat()
-    return _sha256(str(path), status.st_mtime_ns, status.st_size)
+    """Return the SHA-256 of a file as hexadecimal digits; of a file that looks unchanged, from memory.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    try:
+        return _sha256(str(path), identity(path))
+    except OSError as error:
+        raise WeightsError(f"{path}: {reason(error)}") from error
 
 
 @lru_cache(maxsize=64)
-def _sha256(path: str, _mtime_ns: int, _size: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+def _sha256(path: str, _identity: tuple[int, ...]) -> str:
+    return _fresh_sha256(path)
 
 
-def _digest(file: Any) -> str:  # Python 3.10
+def _fresh_sha256(path: str | Path) -> str:
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with open_regular(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -69,41 +90,23 @@ def existing_file(path: str | os.PathLike[str], *, option: str) -> Path:
     """Return `path` if it is a file of a kind that can be loaded.
 
     Raises:
-        WeightsError: no such file, or neither `.safetensors` nor `.pth`.
+        WeightsError: no such file, not a regular one, or neither `.safetensors` nor `.pth`.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise WeightsError(f"{option}={str(path)!r}: no such file")
-    if file.suffix not in SUFFIXES:
-        raise WeightsError(f"{option}={str(path)!r}: expected a .safetensors or .pth file, got {file.suffix!r}")
-    return file.resolve()
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a `.safetensors` or `.pth` file without running any code from it.
-
-    Raises:
-        WeightsError: the file is damaged, or holds anything but tensors by name.
-    """
+    shown = f"{option}={str(path)!r}"
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        # only torch's zip format can be mapped; the legacy one is read
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path}: refused, it holds more than tensors, or is damaged; save a plain state dict instead"
-            f" ({str(error).splitlines()[0]})"
-        ) from error
-    except Exception as error:  # each reader has its own kinds of errors for a damaged file
-        raise WeightsError(f"{path}: not a readable {path.suffix} file ({type(error).__name__}: {error})") from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
-        raise WeightsError(f"{path}: expected a state dict of tensors, got {type(state).__name__}")
-    return dict(state)
+        file = Path(path).expanduser()
+        mode = file.stat().st_mode
+    except FileNotFoundError as error:
+        raise WeightsError(f"{shown}: no such file") from error
+    except OSError as error:
+        raise WeightsError(f"{shown}: {reason(error)}") from error
+    except (ValueError, RuntimeError) as error:  # a NUL; a home that is nobody's
+        raise WeightsError(f"{shown}: not a file name ({error})") from error
+    if not stat.S_ISREG(mode):
+        raise WeightsError(f"{shown}: is a folder, a pipe or a device, expected a .safetensors or .pth file")
+    if file.suffix not in SUFFIXES:
+        raise WeightsError(f"{shown}: expected a .safetensors or .pth file, got {file.suffix!r}")
+    return file.resolve()
 
 
 def select_strictly(
@@ -123,31 +126,61 @@ def select_strictly(
         if name not in state:
             raise WeightsError(f"{path}: key {name!r} is missing")
         if tuple(state[name].shape) != tuple(shape):
-            raise WeightsError(f"{path}: key {name!r} has shape {tuple(state[name].shape)}, expected {tuple(shape)}")
+            found = _shown(tuple(state[name].shape))
+            raise WeightsError(f"{path}: key {name!r} has shape {found}, expected {tuple(shape)}")
     for name in state:
         if name not in expected and not name.startswith(tuple(ignored_prefixes)):
-            raise WeightsError(f"{path}: unexpected key {name!r}")
+            raise WeightsError(f"{path}: unexpected key {_shown(name)}")
     for name in expected:
-        if not state[name].is_floating_point() and not name.endswith("num_batches_tracked"):
-            raise WeightsError(f"{path}: key {name!r} holds {state[name].dtype}, expected floating-point numbers")
-        if not bool(torch.isfinite(state[name]).all()):
-            raise WeightsError(f"{path}: key {name!r} holds values that are not finite")
+        _check_values(name, state[name], path)
     # copies: the readers map the file, and tensors must not change with it
-    return {name: state[name].clone() for name in expected}
+    return {name: state[name].detach().clone(memory_format=torch.contiguous_format) for name in expected}
 
 
-def _verify(path: Path, card: Mapping[str, Any]) -> None:
+def _check_values(name: str, tensor: Tensor, path: Path) -> None:
+    whole = name.endswith("num_batches_tracked") and tensor.dtype == torch.int64
+    if not whole and tensor.dtype not in FLOATS:
+        raise WeightsError(
+            f"{path}: key {name!r} holds {tensor.dtype}, expected floating-point numbers of 16, 32 or 64 bits"
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise WeightsError(f"{path}: key {name!r} holds values that are not finite")
+
+
+def _known_digests() -> dict[str, str]:
+    """Return the SHA-256, or the beginning of it, of every file of the cards that has one, by the file's name."""
+    heads = (card for versions in cards()["head"].values() for card in versions.values())
+    digests = {_file_name(card): card["sha256"] for card in heads}
+    for card in cards()["backbone"].values():
+        digests[_file_name(card)] = card["sha256_prefix"]
+        digests[_file_name(card, "features_file")] = card.get("features_sha256", "")
+    return digests
+
+
+def _verify(path: Path) -> None:
     """Raise a WeightsError if the file bears a known name but not the contents that belong to it."""
-    known = {
-        card["file"]: card.get("sha256") or card.get("sha256_prefix"),
-        card.get("features_file"): card.get("features_sha256"),
-    }
-    expected = known.get(path.name)
-    if expected and not (found := sha256(path)).startswith(expected):
+    # hashed each time: what was once the right file may be another by now
+    if (expected := _known_digests().get(path.name)) and not (found := _fresh_sha256(path)).startswith(expected):
         raise WeightsError(
             f"{path}: SHA-256 is {found}, expected {expected}{'...' if len(expected) < 64 else ''} for a file of this"
             " name: it is damaged or another file; delete it, or rename it if these are weights of your own"
         )
+
+
+def _load(
+    path: Path, expected: Mapping[str, tuple[int, ...]], ignored_prefixes: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """Verify a file, then read it, then check what it holds."""
+    try:
+        before = identity(path)
+        _verify(path)
+        state = select_strictly(read_tensors(path), expected, path=path, ignored_prefixes=ignored_prefixes)
+        unchanged = identity(path) == before
+    except OSError as error:
+        raise WeightsError(f"{path}: {reason(error)}") from error
+    if not unchanged:
+        raise WeightsError(f"{path}: was written to while it was read: try again")
+    return state
 
 
 def _torch_hub_folder() -> Path:
@@ -158,8 +191,8 @@ def _places(card: Mapping[str, Any]) -> list[Path]:
     """Return the files that may hold a backbone's weights, in the order in which they are looked for."""
     places = []
     if folder := os.environ.get(ENVIRONMENT_VARIABLE):
-        places += [Path(folder).expanduser() / card["features_file"], Path(folder).expanduser() / card["file"]]
-    return [*places, _torch_hub_folder() / card["file"]]
+        places += [Path(folder).expanduser() / _file_name(card, field) for field in ("features_file", "file")]
+    return [*places, _torch_hub_folder() / _file_name(card)]
 
 
 def backbone_card(name: str) -> dict[str, Any]:
@@ -174,7 +207,18 @@ def find_backbone(name: str, weights: str | os.PathLike[str] | None = None) -> P
     """
     if weights is not None:
         return existing_file(weights, option="weights")
-    return next((place for place in _places(backbone_card(name)) if place.is_file()), None)
+    return next((place for place in _places(backbone_card(name)) if _is_there(place)), None)
+
+
+def _is_there(place: Path) -> bool:
+    """Return whether anything is in a place: what is no readable file is an error later, not passed over."""
+    try:
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise WeightsError(f"{place}: {reason(error)}") from error
+    return True
 
 
 def load_backbone(
@@ -190,13 +234,11 @@ def load_backbone(
     """
     card = backbone_card(name)
     path = find_backbone(name, weights) or _download(name, card)
-    state = select_strictly(read_tensors(path), expected, path=path, ignored_prefixes=ignored_prefixes)
-    _verify(path, card)
-    return state
+    return _load(path, expected, ignored_prefixes)
 
 
 def _download(name: str, card: Mapping[str, Any]) -> Path:
-    target = _torch_hub_folder() / card["file"]
+    target = _torch_hub_folder() / _file_name(card)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(card["url"], str(target), hash_prefix=card["sha256_prefix"])
@@ -231,8 +273,7 @@ def load_heads(heads: str, backbone: str, channels: tuple[int, ...]) -> list[Ten
     if heads in cards()["head"]:
         version = cards()["head"][heads]
         card = version[one_of(f"backbone for heads={heads!r}", backbone, version)]
-        path = weights_dir() / card["file"]
-        _verify(path, card)
+        path = weights_dir() / _file_name(card)
     elif Path(heads).suffix in SUFFIXES:
         path = existing_file(heads, option="heads")
     else:
@@ -241,5 +282,5 @@ def load_heads(heads: str, backbone: str, channels: tuple[int, ...]) -> list[Ten
             f"unknown heads {heads!r}: expected one of {known}, or the path of a .safetensors or .pth file"
         )
     expected = {f"lin{k}.model.1.weight": (1, c, 1, 1) for k, c in enumerate(channels)}
-    state = select_strictly(read_tensors(path), expected, path=path)
+    state = _load(path, expected)
     return [state[name].reshape(-1).float() for name in expected]

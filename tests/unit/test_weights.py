@@ -200,10 +200,16 @@ def test_code_in_a_file_is_not_run(state, tmp_path, kind, suffix) -> None:
 
 
 def test_path_without_a_file(tmp_path) -> None:
-    for path in (tmp_path / "nowhere.pth", tmp_path):
-        with pytest.raises(WeightsError, match="no such file") as error:
+    for path, message in (
+        (tmp_path / "nowhere.pth", "no such file"),
+        (tmp_path, "is a folder"),
+        ("nul\0.pth", "not a file name"),
+        ("~nobody-of-this-name/w.pth", "not a file name"),
+        (f"{'long' * 99}.pth", "File name too long"),
+    ):
+        with pytest.raises(WeightsError, match=message) as error:
             LPIPS("squeeze", weights=path)
-        assert str(path) in str(error.value)
+        assert repr(str(path)) in str(error.value)
 
 
 def test_unknown_kind_of_file(state, tmp_path) -> None:

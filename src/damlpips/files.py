@@ -1,0 +1,57 @@
+"""Open files whose names come from others: the name may stand for a folder, a pipe or a device."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading; never wait for a pipe, never touch a device.
+
+    Raises:
+        OSError: no such file, no right to read it, or not a regular file; `strerror` says which.
+    """
+    try:
+        _check_regular(os.stat(path))  # before it is opened: opening a device may do something
+        # another file may have taken the name since: a pipe would wait for its writer without the flag
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags)
+    except ValueError as error:  # a NUL, or a letter that the file system cannot have
+        raise OSError(errno.EINVAL, f"not a file name ({error})") from error
+    try:
+        _check_regular(os.fstat(descriptor))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file")
+
+
+def reason(error: OSError) -> str:
+    """Return what went wrong, without the path that the caller's message names."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+def is_plain_name(name: object) -> bool:
+    """Return whether `name` is the name of a file in a folder, on any system: no separator, drive, `..` or NUL."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")
+
+
+def size(file: BinaryIO) -> int:
+    """Return the length of an open file in bytes."""
+    return os.fstat(file.fileno()).st_size
+
+
+def identity(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is written to or replaced."""
+    status = path.stat()
+    # the time of modification can be set back; the time of the change of status cannot
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
