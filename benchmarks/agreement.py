@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 from damlpips import DAMLPIPS, LPIPS
-from damlpips.scoring import read_image
+from damlpips.images import read_image
 
 SAMPLES = 1000
 

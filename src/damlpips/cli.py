@@ -186,7 +186,7 @@ def bad_input() -> Iterator[None]:
     """Turn what the package raises for a user's input into one message and status 2."""
     import torch
 
-    from damlpips.scoring import ScoringError
+    from damlpips.images import ScoringError
     from damlpips.weights import WeightsError
 
     try:

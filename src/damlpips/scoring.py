@@ -6,36 +6,19 @@ import json
 import math
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from damlpips import __version__
 from damlpips.features import Encoded
+from damlpips.images import SUFFIXES, ScoringError, read_image
 from damlpips.models import PerceptualDistance
-
-SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".avif", ".tif", ".tiff", ".gif", ".tga"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
-)
-
-ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
-# CMYK and Lab need a colour profile to become RGB; guessing one would change scores
-READABLE_MODES = ("1", "L", "P", "RGB", "YCbCr", *ALPHA_MODES)
-# Pillow reads RGB of 16 bits as 8 without a word; what it unpacks from still says so. BMP's "BGR;16" is 5-6-5 bits.
-DEEP_RAW_MODE = re.compile(r";16[BLN]")
-
-
-class ScoringError(ValueError):
-    """Files that cannot be paired, read or scored; the message names one."""
 
 
 @dataclass(frozen=True)
@@ -115,82 +98,6 @@ def _all_paired(alone: Sequence[Path], folder: Path, other: Path) -> None:
     if alone:
         more = f" ({len(alone)} images of {folder} have none)" if len(alone) > 1 else ""
         raise ScoringError(f"{alone[0]}: no image of this name, or the only one of its stem, in {other}{more}")
-
-
-def _pillow() -> ModuleType:
-    try:
-        import PIL.Image
-        import PIL.ImageOps
-    except ImportError as error:
-        raise ScoringError("reading image files needs Pillow: pip install 'damlpips[cli]'") from error
-    return PIL
-
-
-def read_image(path: Path) -> Tensor:
-    """Return an image file's pixels as uint8 RGB (3, H, W), turned as its EXIF orientation says.
-
-    Grey and palette images become RGB; an alpha channel that is opaque everywhere is dropped.
-
-    Raises:
-        ScoringError: no such file, damaged, empty, too large to be read safely, animated, with transparency, or of
-            another depth or colour space than 8-bit RGB or grey.
-    """
-    pil = _pillow()
-    try:
-        if path.stat().st_size == 0:
-            raise ScoringError(f"{path}: the file is empty")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a file's metadata; what hides the pixels is an error by itself
-            warnings.simplefilter("error", pil.Image.DecompressionBombWarning)
-            with pil.Image.open(path) as image:
-                _check_kind(image, path)
-                image.load()
-                return _pixels(_opaque_rgb(pil.ImageOps.exif_transpose(image), path))
-    except ScoringError:
-        raise
-    except pil.UnidentifiedImageError as error:
-        raise ScoringError(f"{path}: not an image that Pillow can read") from error
-    except (pil.Image.DecompressionBombError, pil.Image.DecompressionBombWarning) as error:
-        raise ScoringError(f"{path}: refused, too many pixels ({error})") from error
-    except OSError as error:
-        raise ScoringError(f"{path}: {error.strerror or f'damaged image ({error})'}") from error
-    except Exception as error:  # each of Pillow's readers has its own kinds of errors for a damaged file
-        raise ScoringError(f"{path}: damaged image ({type(error).__name__}: {error})") from error
-
-
-def _check_kind(image: Any, path: Path) -> None:
-    """Raise a ScoringError for an image whose conversion to 8-bit RGB would lose or guess something."""
-    # a phone's JPEG may carry a second view (MPO): the first is the picture
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise ScoringError(f"{path}: {image.n_frames} frames or pages: save the one to score as an image of its own")
-    if image.mode.startswith(("I", "F")) or any(_is_deep(codec, args) for codec, _, _, args in image.tile):
-        raise ScoringError(
-            f"{path}: more than 8 bits a channel (Pillow mode {image.mode!r}): convert it to 8 bit first"
-        )
-    if image.mode not in READABLE_MODES:
-        raise ScoringError(f"{path}: Pillow mode {image.mode!r}: convert it to 8-bit RGB first")
-
-
-def _is_deep(codec: str, args: Any) -> bool:
-    """Return whether a decoder of Pillow's starts from more than 8 bits a channel."""
-    if codec.startswith("ppm"):
-        return args[-1] > 255
-    raw_mode = args[0] if isinstance(args, tuple) and args else args
-    return isinstance(raw_mode, str) and DEEP_RAW_MODE.search(raw_mode) is not None
-
-
-def _opaque_rgb(image: Any, path: Path) -> Any:
-    if image.mode in ALPHA_MODES or "transparency" in image.info:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema()[0] < 255:
-            raise ScoringError(f"{path}: has transparent pixels: flatten it over a background first")
-    return image.convert("RGB")
-
-
-def _pixels(image: Any) -> Tensor:
-    width, height = image.size
-    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return flat.reshape(height, width, 3).permute(2, 0, 1).contiguous()
 
 
 def score_pairs(

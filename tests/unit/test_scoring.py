@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from damlpips import DAMLPIPS, LPIPS, scoring
-from damlpips.scoring import Pair, Score, ScoringError, find_pairs, read_image, score_pairs
+from damlpips.images import ScoringError, read_image
+from damlpips.scoring import Pair, Score, find_pairs, score_pairs
 
 
 def pixels(seed: int, height: int = 40, width: int = 48) -> np.ndarray:

@@ -1,0 +1,126 @@
+"""Read image files that may be anything: what is no 8-bit RGB or grey image is an error, never a guess."""
+
+import re
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from damlpips.files import open_regular, reason, size
+
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".avif", ".tif", ".tiff", ".gif", ".tga"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+# Pillow's names of the same. It recognises files by their contents: with all of its formats, an EPS named .png would
+# be handed to Ghostscript.
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "GIF", "TGA", "PPM")
+
+# Some of Pillow's readers take the whole file into memory. The largest image that it decodes has 90 million pixels,
+# 360 MB with nothing compressed.
+LARGEST_FILE = 1 << 29
+
+ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+# CMYK and Lab need a colour profile to become RGB; guessing one would change scores
+READABLE_MODES = ("1", "L", "P", "RGB", "YCbCr", *ALPHA_MODES)
+# Pillow reads RGB of 16 bits as 8 without a word; what it unpacks from still says so. BMP's "BGR;16" is 5-6-5 bits.
+DEEP_RAW_MODE = re.compile(r";16[BLN]")
+
+
+class ScoringError(ValueError):
+    """Files that cannot be paired, read or scored; the message names one."""
+
+
+def _pillow() -> ModuleType:
+    try:
+        import PIL.Image
+        import PIL.ImageOps
+    except ImportError as error:
+        raise ScoringError("reading image files needs Pillow: pip install 'damlpips[cli]'") from error
+    return PIL
+
+
+def read_image(path: Path) -> Tensor:
+    """Return an image file's pixels as uint8 RGB (3, H, W), turned as its EXIF orientation says.
+
+    Grey and palette images become RGB; an alpha channel that is opaque everywhere is dropped.
+
+    Raises:
+        ScoringError: no such file, not a regular file, damaged, empty, too large to be read safely, animated, with
+            transparency, or of another depth or colour space than 8-bit RGB or grey.
+    """
+    pil = _pillow()
+    try:
+        with open_regular(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a file's metadata; what hides the pixels is an error by itself
+            warnings.simplefilter("error", pil.Image.DecompressionBombWarning)
+            _check_length(file, path)
+            with pil.Image.open(file, formats=_formats(pil)) as image:
+                _check_kind(image, path)
+                image.load()
+                pil.ImageOps.exif_transpose(image, in_place=True)
+                return _pixels(_opaque_rgb(image, path))
+    except ScoringError:
+        raise
+    except pil.UnidentifiedImageError as error:
+        raise ScoringError(f"{path}: not an image of a known kind ({', '.join(FORMATS)})") from error
+    except (pil.Image.DecompressionBombError, pil.Image.DecompressionBombWarning) as error:
+        raise ScoringError(f"{path}: refused, too many pixels ({error})") from error
+    except OSError as error:
+        # Pillow's own have a text only
+        what = reason(error) if error.strerror else f"damaged image ({error})"
+        raise ScoringError(f"{path}: {what}") from error
+    except Exception as error:  # each of Pillow's readers has its own kinds of errors for a damaged file
+        raise ScoringError(f"{path}: damaged image ({type(error).__name__}: {error})") from error
+
+
+def _check_length(file: BinaryIO, path: Path) -> None:
+    if (length := size(file)) == 0:
+        raise ScoringError(f"{path}: the file is empty")
+    if length > LARGEST_FILE:
+        raise ScoringError(f"{path}: refused, a file of {length} bytes, more than {LARGEST_FILE}")
+
+
+def _formats(pil: ModuleType) -> list[str]:
+    """Return the formats that this Pillow was built with: it stumbles over the names of others."""
+    pil.Image.init()
+    return [name for name in FORMATS if name in pil.Image.OPEN]
+
+
+def _check_kind(image: Any, path: Path) -> None:
+    """Raise a ScoringError for an image whose conversion to 8-bit RGB would lose or guess something."""
+    # a phone's JPEG may carry a second view (MPO): the first is the picture
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise ScoringError(f"{path}: {image.n_frames} frames or pages: save the one to score as an image of its own")
+    if image.mode.startswith(("I", "F")) or any(_is_deep(codec, args) for codec, _, _, args in image.tile):
+        raise ScoringError(
+            f"{path}: more than 8 bits a channel (Pillow mode {image.mode!r}): convert it to 8 bit first"
+        )
+    if image.mode not in READABLE_MODES:
+        raise ScoringError(f"{path}: Pillow mode {image.mode!r}: convert it to 8-bit RGB first")
+
+
+def _is_deep(codec: str, args: Any) -> bool:
+    """Return whether a decoder of Pillow's starts from more than 8 bits a channel."""
+    if codec.startswith("ppm"):
+        return args[-1] > 255
+    raw_mode = args[0] if isinstance(args, tuple) and args else args
+    return isinstance(raw_mode, str) and DEEP_RAW_MODE.search(raw_mode) is not None
+
+
+def _opaque_rgb(image: Any, path: Path) -> Any:
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] < 255:
+            raise ScoringError(f"{path}: has transparent pixels: flatten it over a background first")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _pixels(image: Any) -> Tensor:
+    width, height = image.size
+    # read-only until it is copied, of which torch would warn
+    flat = torch.frombuffer(image.tobytes(), dtype=torch.uint8)
+    return flat.reshape(height, width, 3).permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
