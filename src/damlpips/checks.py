@@ -143,12 +143,12 @@ def values(x: Tensor, bounds: ValueRange, *, what: str) -> None:
     raise ValueError(f"{what}: expected finite values in {bounds}, got {bad} of {x.numel()} NaN or infinite")
 
 
-def count_bad_images(x: Tensor, bounds: ValueRange) -> Tensor:
-    """Count the images with a value NaN, infinite or outside `bounds`, on the device and without waiting for it."""
+def scorable(x: Tensor, bounds: ValueRange) -> Tensor:
+    """Return which images, (N,), have only finite values in `bounds`; on the device and without waiting for it."""
     if x.dtype == torch.uint8:
-        return torch.zeros((), dtype=torch.int64, device=x.device)
-    low, high = torch.aminmax(x.detach().flatten(1), dim=1)
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
+    flat = x.detach().flatten(1)
+    low, high = flat.amin(1), flat.amax(1)  # together 20 times as fast on the CPU as aminmax over one dimension
     tolerance = RANGE_TOLERANCE * (bounds[1] - bounds[0])
-    # NaN compares false with everything, hence the negated test
-    good = (low >= bounds[0] - tolerance) & (high <= bounds[1] + tolerance)
-    return (~good).sum()
+    # NaN compares false with everything
+    return (low >= bounds[0] - tolerance) & (high <= bounds[1] + tolerance)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float
@@ -111,7 +112,8 @@ class GaborBank(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
         """Return the maps from the finest scale to the coarsest."""
-        with torch.autocast(images.device.type, enabled=False):
+        device = images.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             # Opponent channels as a batch of grey images: a grouped convolution would be a third slower on a CPU.
             level = F.conv2d(images.to(self.kernels.dtype), self.opponent).flatten(0, 1).unsqueeze(1)
             smooth = self._low_passed(level)

@@ -1,5 +1,6 @@
 """LPIPS and DAMLPIPS as modules: a backbone, weights, and the functions of `distance`."""
 
+import functools
 import os
 from collections.abc import Hashable
 from typing import Any, NamedTuple, overload
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 
 from damlpips import checks, distance
 from damlpips.features import BACKBONES, SYMMETRIC, Backbone, Encoded, Scaling
+from damlpips.forks import without_lost_threads
+from damlpips.reproducible import one_order
 from damlpips.sharing import Source
 from damlpips.weights import head_names, load_heads
 
@@ -23,10 +26,10 @@ class PerceptualDistance(nn.Module):
     """What LPIPS and DAMLPIPS share: inputs checked, run through the backbone, compared layer by layer, fused.
 
     A subclass says how two feature maps compare (`_layer_maps`) and what each layer adds (`_contributions`).
-    Nothing is registered that a `state_dict` would hold; the backbone follows `.to()`, `.double()` and the like.
+    Nothing is registered, neither parameter nor buffer, so there is nothing that a `state_dict` would hold or that DDP
+    and FSDP would send around or shard; the backbone follows `.to()`, `.double()` and the like.
     """
 
-    anchor: Tensor
     _scaling: Scaling | None = None
 
     def __init__(
@@ -39,6 +42,7 @@ class PerceptualDistance(nn.Module):
         grey: checks.Grey = None,
         resize: checks.Resize = None,
         check_values: bool = True,
+        deterministic: bool = False,
     ) -> None:
         super().__init__()
         self.source = Source.of(backbone, weights)
@@ -47,8 +51,10 @@ class PerceptualDistance(nn.Module):
         self.grey = None if grey is None else checks.one_of("grey", grey, ["repeat"])
         self.resize = checks.resize_option(resize)
         self.check_values = bool(check_values)
-        # Empty, and only there to be moved: its device and dtype say where the shared backbone has to be.
-        self.register_buffer("anchor", torch.empty(0), persistent=False)
+        self.deterministic = bool(deterministic)
+        # Empty, and only there to be moved: its device and dtype say where the shared backbone has to be. Not a buffer:
+        # DDP would broadcast it before every step.
+        self.anchor = torch.empty(0)
         # With the place it was made for, and in a tuple, so that it is not registered as a submodule.
         self._loaded: tuple[tuple[torch.device, torch.dtype], Backbone] | None = None
 
@@ -67,7 +73,19 @@ class PerceptualDistance(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PerceptualDistance":
         super()._apply(fn, recurse)
-        return self if self._loaded is None else self.load()
+        self._place(fn(self.anchor))
+        return self
+
+    def _place(self, anchor: Tensor) -> None:
+        """Go where `anchor` is, with everything that is computed with."""
+        self.anchor = anchor
+        if self._loaded is not None:
+            self.load()
+
+    def _follow(self, x: Tensor) -> None:
+        """Let a replica, which `torch.nn.DataParallel` makes without moving it, go to the device of its images."""
+        if getattr(self, "_is_replica", False) and isinstance(x, Tensor) and x.device != self.anchor.device:
+            self._place(self.anchor.to(x.device))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": None}
@@ -88,7 +106,15 @@ class PerceptualDistance(nn.Module):
 
     def per_layer(self, x: Images, y: Images) -> Float[Tensor, "n l"]:
         """Return what each layer adds to the score of each pair: (N, L), from fine to coarse; rows sum to scores."""
-        return self._contributions(torch.stack([distance.pool(d) for d in self._layer_maps(*self.compare(x, y))], 1))
+        x, y = self.compare(x, y)
+        if not self.deterministic:
+            return self._per_layer(x, y)
+        with one_order(self.anchor.device):
+            pairs = ((x[n : n + 1], y[n : n + 1]) for n in range(len(x)))
+            return torch.cat([self._per_layer(a, b) for a, b in pairs])
+
+    def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
+        return self._contributions(torch.stack([distance.pool(d) for d in self._layer_maps(x, y)], 1))
 
     def encode(self, x: Tensor) -> Encoded:
         """Run images through the backbone once; the result stands in for them in either place of later calls.
@@ -96,6 +122,7 @@ class PerceptualDistance(nn.Module):
         With gradients enabled it carries the graph; call `.detach()` on it, or encode under `torch.no_grad()`, to keep
         a fixed reference.
         """
+        self._follow(x)
         x = self._prepared(x, what="images")
         self._check_size(x, what="images")
         return self._encoded(x)
@@ -108,6 +135,7 @@ class PerceptualDistance(nn.Module):
         """
         if isinstance(x, Tensor) and isinstance(y, Tensor):
             checks.matching_pair(x, y)
+            self._follow(x)
         x, y = self._prepared(x, what="first image"), self._prepared(y, what="second image")
         if self.resize == "reference" and isinstance(x, Tensor):
             x = _resized(x, _size_of(y))
@@ -132,6 +160,7 @@ class PerceptualDistance(nn.Module):
 
     def _prepared(self, x: Images, *, what: str) -> Images:
         """Return a checked batch: images with three channels, resized if all are, or feature maps of this module."""
+        without_lost_threads()
         if isinstance(x, Encoded):
             if x.origin != self.origin:
                 raise ValueError(
@@ -158,8 +187,15 @@ class PerceptualDistance(nn.Module):
     def _encoded(self, x: Images) -> Encoded:
         if isinstance(x, Encoded):
             return x
-        maps = self.backbone(x, value_range=self.value_range, scaling=self._scaling)
-        return Encoded(tuple(maps), checks.size_of(x), self.origin)
+        return Encoded(tuple(self._maps(x)), checks.size_of(x), self.origin)
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        run = functools.partial(self.backbone, value_range=self.value_range, scaling=self._scaling)
+        if not self.deterministic:
+            return run(x)
+        # kernels are chosen by the size of the batch, too
+        with one_order(self.anchor.device):
+            return [torch.cat(layer) for layer in zip(*map(run, x.split(1)), strict=True)]
 
     def _layer_maps(self, x: Encoded, y: Encoded) -> list[Tensor]:
         raise NotImplementedError
@@ -170,10 +206,11 @@ class PerceptualDistance(nn.Module):
     def encoding_key(self) -> Hashable:
         """Return what two modules must agree in for the feature maps of one to serve the other."""
         device = self.anchor.device
+        autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
         return (
             *(self.source, self._scaling, device, self.anchor.dtype),
-            *(self.value_range, self.grey, self.resize, self.check_values),
-            torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None,
+            *(self.value_range, self.grey, self.resize, self.check_values, self.deterministic),
+            torch.get_autocast_dtype(device.type) if autocast else None,
         )
 
     def configuration(self) -> dict[str, Any]:
@@ -184,6 +221,7 @@ class PerceptualDistance(nn.Module):
             "value_range": self.value_range,
             "grey": self.grey,
             "resize": self.resize,
+            "deterministic": self.deterministic,
         }
 
     def extra_repr(self) -> str:
@@ -234,6 +272,8 @@ class LPIPS(PerceptualDistance):
             (H, W) to that size.
         check_values: whether NaN and values outside `value_range` raise. Images that are being optimised, and images on
             an accelerator, are not checked here (see `LPIPSMetric` for the latter).
+        deterministic: whether a score depends on its pair alone: not on the rest of the batch, the number of threads or
+            cuDNN's benchmarks. Images go through the network one by one, on the CPU in one thread, which takes longer.
 
     Shapes:
         x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`).
@@ -265,6 +305,7 @@ class LPIPS(PerceptualDistance):
         grey: checks.Grey = None,
         resize: checks.Resize = None,
         check_values: bool = True,
+        deterministic: bool = False,
     ) -> None:
         super().__init__(
             backbone,
@@ -274,6 +315,7 @@ class LPIPS(PerceptualDistance):
             grey=grey,
             resize=resize,
             check_values=check_values,
+            deterministic=deterministic,
         )
         if not isinstance(heads, (str, os.PathLike)):
             raise TypeError(f"heads: expected a version, 'uniform' or a path, got {type(heads).__name__}")
@@ -298,10 +340,9 @@ class LPIPS(PerceptualDistance):
         values = self._head_values
         self._heads = None if values is None else [h.to(self.anchor.device, exact) for h in values]
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "LPIPS":
-        super()._apply(fn, recurse)
+    def _place(self, anchor: Tensor) -> None:
+        super()._place(anchor)
         self._place_heads()
-        return self
 
     def _layer_maps(self, x: Encoded, y: Encoded) -> list[Tensor]:
         heads = self._heads if self._heads is not None else [None] * len(x.features)
@@ -395,6 +436,7 @@ class DAMLPIPS(PerceptualDistance):
         grey: checks.Grey = None,
         resize: checks.Resize = None,
         check_values: bool = True,
+        deterministic: bool = False,
         rho: float = 0.25,
         gamma: float = 0.5,
     ) -> None:
@@ -406,6 +448,7 @@ class DAMLPIPS(PerceptualDistance):
             grey=grey,
             resize=resize,
             check_values=check_values,
+            deterministic=deterministic,
         )
         if not 0 <= rho <= 1:
             raise ValueError(f"rho: expected a share from 0 to 1, got {rho!r}")

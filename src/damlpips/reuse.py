@@ -12,15 +12,23 @@ import torch
 from torch import Tensor
 
 from damlpips.features import Encoded
+from damlpips.forks import Lock
 from damlpips.models import PerceptualDistance
 
 # The modules that belong to metrics: with a single user of a backbone nothing is kept.
 _users: "weakref.WeakSet[PerceptualDistance]" = weakref.WeakSet()
+_users_lock = Lock()  # a set that grows in one thread cannot be listed in another
 
 
 def enrol(model: PerceptualDistance) -> None:
     """Count a metric's module among those that may share passes."""
-    _users.add(model)
+    with _users_lock:
+        _users.add(model)
+
+
+def _others(model: PerceptualDistance) -> list[PerceptualDistance]:
+    with _users_lock:
+        return [user for user in _users if user is not model]
 
 
 class _Seen:
@@ -73,7 +81,7 @@ def _can_be_kept(x: object) -> bool:
 def encoded_pair(model: PerceptualDistance, x: Tensor, y: Tensor) -> tuple[Encoded, Encoded]:
     """Return `model.compare(x, y)`, from the last pass where another metric has just run these images through it."""
     key = model.encoding_key()
-    shared = any(other is not model and other.encoding_key() == key for other in list(_users))
+    shared = any(other.encoding_key() == key for other in _others(model))
     if not shared or not (_can_be_kept(x) and _can_be_kept(y)):
         return model.compare(x, y)
     # one graph for two metrics could be walked back only once

@@ -5,7 +5,6 @@ last of them, and comes back from its name, not by value, when it is pickled or 
 """
 
 import os
-import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,10 @@ import torch
 from damlpips import weights as weight_files
 from damlpips.checks import one_of
 from damlpips.features import BACKBONES, Backbone
+from damlpips.forks import Lock
 
 _instances: WeakValueDictionary[Hashable, Backbone] = WeakValueDictionary()
-_lock = threading.Lock()
+_lock = Lock()
 
 
 class SharedBackbone(Backbone):

@@ -102,7 +102,7 @@ def test_without_updates_mean_is_nan_and_sum_is_zero(make) -> None:
     assert make(reduction="sum").compute() == 0
 
 
-def test_mean_and_sum_keep_three_numbers(make) -> None:
+def test_mean_and_sum_keep_fifteen_numbers(make) -> None:
     for reduction in ("mean", "sum"):
         metric = make(reduction=reduction)
         sizes = []
@@ -111,7 +111,7 @@ def test_mean_and_sum_keep_three_numbers(make) -> None:
             sizes.append(
                 sum(t.numel() if isinstance(t, torch.Tensor) else len(t) for t in metric.metric_state.values())
             )
-        assert sizes == [3, 3, 3, 3]
+        assert sizes == [15, 15, 15, 15]
 
 
 def test_state_dict_is_empty_and_persistent_state_comes_back(make) -> None:
@@ -120,7 +120,7 @@ def test_state_dict_is_empty_and_persistent_state_comes_back(make) -> None:
     assert metric.state_dict() == {}
     metric.persistent(True)
     saved = metric.state_dict()
-    assert sum(t.numel() if isinstance(t, torch.Tensor) else len(t) for t in saved.values()) <= 3
+    assert sum(t.numel() if isinstance(t, torch.Tensor) else len(t) for t in saved.values()) <= 17
     fresh = make()
     fresh.persistent(True)
     fresh.load_state_dict(saved)
@@ -179,10 +179,6 @@ def test_type_changes_only_through_set_dtype(make) -> None:
         assert metric.compute() == value
     metric.set_dtype(torch.float64)
     assert module_of(metric).backbone.dtype == torch.float64
-    assert {t.dtype for t in metric.metric_state.values() if isinstance(t, torch.Tensor)} == {
-        torch.float64,
-        torch.int64,
-    }
     assert metric.compute().dtype == torch.float64
     metric.update(x, y)
     # float32 and float64 passes differ by float32's rounding in the filters
@@ -205,33 +201,162 @@ def test_backbone_and_state_follow_the_device(make) -> None:
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_bad_values_on_cuda_raise_at_compute(make) -> None:
+def test_bad_values_on_cuda_raise_at_compute_and_nothing_waits(make) -> None:
     metric = make().to("cuda")
     x, y = (t.cuda() for t in images(3))
     x[1, 0, 0, 0] = float("nan")
     metric.update(x, y)
-    with pytest.raises(ValueError, match="1 images had NaN"):
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        metric.update(x, y)
+        metric(x, y)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    with pytest.raises(ValueError, match="3 images could not be scored"):
         metric.compute()
 
 
-def test_bad_images_are_counted_without_reading_values_back(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path that accelerators take, on the CPU: the flag is summed into the state and raised at compute."""
-    metric = make(reduction="none")
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_updates_on_an_accelerator_read_nothing_back(make, reduction: str, on_error: str) -> None:
+    """On the meta device there is nothing to read: whatever waits for a device's values fails."""
+    metric = make(reduction=reduction, on_error=on_error).to("meta")
+    x, y = (t.to("meta") for t in images(3))
+    metric.update(x, y)
+    metric(x, y)
+    metric.reset()
+    metric.update(x, y, index=torch.tensor([4, 5, 6]))
+    metric.update(x, y, index=torch.tensor([4, 5, 6], device="meta"))
+    if reduction != "none":  # the scores of a batch in the order of their indices, each once: how many is not known
+        metric(x, y, index=[4, 5, 6])
+    with pytest.raises(RuntimeError, match="meta"):
+        metric.compute()
+
+
+def on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let metrics take the path on which values are not read in `update`."""
+    monkeypatch.setattr(PerceptualMetric, "_raises_at_once", False)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_bad_images_on_an_accelerator_raise_at_compute(make, monkeypatch: pytest.MonkeyPatch, reduction: str) -> None:
+    on_an_accelerator(monkeypatch)
+    metric = make(reduction=reduction)
     x, y = images(3)
     x[1, 0, 0, 0] = float("nan")
     y[2] = 7.0
-    monkeypatch.setattr(type(metric), "device", property(lambda self: torch.device("meta")))
-    bad = metric._count_bad(x, y)
-    monkeypatch.undo()
-    assert isinstance(bad, torch.Tensor)
-    assert bad == 2
+    metric.update(x, y)
     metric.update(*images(3))
-    setattr(metric, metric._name("bad"), bad)
-    with pytest.raises(ValueError, match=r"2 images had NaN or values outside value_range=\(0.0, 1.0\)"):
+    assert metric.skipped == 2
+    where = ", at place 1, 2" if reduction == "none" else ""
+    cause = r"NaN, infinite or outside value_range=\(0.0, 1.0\), or a score that is not finite"
+    with pytest.raises(ValueError, match=rf"^2 images could not be scored{where} \({cause}\): the total is not valid"):
         metric.compute()
+    metric.reset()
+    metric.update(x, y, index=[30, 10, 20])
+    with pytest.raises(ValueError, match="2 images could not be scored, with index 10, 20 "):
+        metric.compute()
+    metric.reset()
+    value = metric(x, y)
+    assert torch.equal(value.isnan(), torch.tensor([False, True, True]) if reduction == "none" else torch.tensor(True))
     metric.reset()
     metric.update(*images(3))
     metric.compute()
+
+
+@pytest.mark.parametrize("accelerator", [False, True])
+@pytest.mark.parametrize("call", ["update", "forward"])
+@pytest.mark.parametrize("indexed", [False, True])
+def test_skipped_images_leave_the_others_alone(
+    make, monkeypatch: pytest.MonkeyPatch, indexed: bool, call: str, accelerator: bool
+) -> None:
+    if accelerator:
+        on_an_accelerator(monkeypatch)
+    x, y = images(5)
+    scores = module_of(make())(x, y)
+    x[1, 2, 3, 4], y[3] = float("inf"), -1.0
+    good = torch.tensor([True, False, True, False, True])
+    for reduction, expected in (
+        ("mean", scores[good].double().mean().float()),
+        ("sum", scores[good].double().sum().float()),
+        ("none", scores.where(good, torch.nan)),
+    ):
+        metric = make(reduction=reduction, on_error="skip")
+        options = {"index": range(100, 105)} if indexed else {}
+        value = getattr(metric, call)(x, y, **options)
+        if call == "forward":
+            torch.testing.assert_close(value, expected, equal_nan=True)
+        assert metric.skipped == 2
+        which = ", with index 101, 103" if indexed else ", at place 1, 3" if reduction == "none" else ""
+        with pytest.warns(UserWarning, match=rf"skipped 2 images{which} \(NaN, infinite or outside"):
+            torch.testing.assert_close(metric.compute(), expected, equal_nan=True)
+        assert metric.skipped == 2
+        metric.reset()
+        assert metric.skipped == 0
+
+
+def test_an_index_that_could_be_scored_once_is_not_skipped(make) -> None:
+    x, y = images(2)
+    scores = module_of(make())(x, y)
+    broken = x * float("nan")
+    metric = make(on_error="skip")
+    metric.update(broken, y, index=[0, 1])
+    metric.update(x[:1], y[:1], index=[0])
+    assert metric.skipped == 1
+    with pytest.warns(UserWarning, match="skipped 1 image, with index 1 "):
+        assert metric.compute() == scores[0]
+
+
+def test_skipping_everything_is_no_score(make) -> None:
+    x, y = images(2)
+    for reduction, expected in (("mean", torch.tensor(torch.nan)), ("sum", torch.tensor(0.0))):
+        metric = make(reduction=reduction, on_error="skip")
+        metric.update(x * float("nan"), y)
+        with pytest.warns(UserWarning, match="skipped 2 images"):
+            torch.testing.assert_close(metric.compute(), expected, equal_nan=True)
+
+
+def test_many_bad_images_are_named_up_to_a_limit(make) -> None:
+    x, y = images(10)
+    metric = make(reduction="none", on_error="skip")
+    metric.update(x * float("nan"), y)
+    with pytest.warns(UserWarning, match=r"skipped 10 images, at place 0, 1, 2, 3, 4, 5, 6, 7, \.\.\. "):
+        metric.compute()
+
+
+def test_the_image_that_raises_is_named(make) -> None:
+    metric = make()
+    x, y = images(3)
+    x[2, 0] = 200.0
+    with pytest.raises(ValueError, match=r"first image, number 2 of the batch: expected values in \(0.0, 1.0\), got 0"):
+        metric.update(x, y)
+    with pytest.raises(ValueError, match="first image, number 2 of the batch with index 9: expected values"):
+        metric.update(x, y, index=[7, 8, 9])
+    with pytest.raises(ValueError, match="second image, number 2 of the batch with index 9: expected values"):
+        metric.update(y, x, index=[7, 8, 9])
+    assert metric.skipped == 0
+
+
+class Overflowing(nn.Module):
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [x, x.mean((1, 2, 3), keepdim=True).mul(1e30).square().sub(1e60)]
+
+
+def test_a_score_that_is_not_finite_counts_as_an_image_that_cannot_be_scored() -> None:
+    backbone = Backbone(Overflowing(), min_size=3)
+    x, y = images(2)
+    with pytest.raises(ValueError, match=r"number 0 of the batch with index 5: its score is nan, not a finite number"):
+        DAMLPIPSMetric(backbone, check_values=False).update(x, y, index=[5, 6])
+    metric = DAMLPIPSMetric(backbone, on_error="skip")
+    metric.update(x, y)
+    assert metric.skipped == 2
+
+
+def test_wrong_options_are_refused(make) -> None:
+    with pytest.raises(ValueError, match="unknown on_error 'ignore': expected one of 'raise', 'skip'"):
+        make(on_error="ignore")
+    with pytest.raises(ValueError, match="unknown reduction 'median'"):
+        make(reduction="median")
 
 
 @pytest.mark.parametrize("call", ["update", "forward"])
@@ -275,12 +400,47 @@ def test_index_counts_every_image_once(make) -> None:
 
 
 def test_index_with_some_updates_only_is_an_error_for_none(make) -> None:
-    metric = make(reduction="none")
     x, y = images(2)
-    metric.update(x, y)
-    metric.update(x, y, index=[0, 1])
-    with pytest.raises(ValueError, match="with every update or with none, got 2 of 4"):
+    for first, second in ((None, [0, 1]), ([0, 1], None)):
+        metric = make(reduction="none")
+        metric.update(x, y, first)
+        with pytest.raises(ValueError, match=f"or with none, got scores with{'out' if first is None else ''} one"):
+            metric.update(x, y, second)
+        with pytest.raises(ValueError, match="or with none"):
+            metric(x, y, second)
+        assert metric.compute().shape == (2,)
+        metric.reset()
+        metric.update(x, y, second)
+    one, two = make(reduction="none"), make(reduction="none")
+    one.update(x, y)
+    two.update(x, y, [0, 1])
+    one.merge_state(two)
+    with pytest.raises(ValueError, match="with every update or with none, got 2 of 4 scores with one"):
+        one.compute()
+
+
+def test_mean_takes_scores_with_and_without_an_index(make) -> None:
+    x, y = images(3)
+    metric = make()
+    metric.update(x[:2], y[:2])
+    metric.update(x, y, index=[0, 1, 2])
+    metric.update(x[2:], y[2:], index=[2])
+    scores = module_of(metric)(x, y)
+    torch.testing.assert_close(metric.compute(), torch.cat([scores[:2], scores]).mean())
+
+
+@pytest.mark.parametrize("index", [[2**31, 0], [0, -(2**31) - 1]])
+def test_an_index_beyond_32_bits_is_refused(make, monkeypatch: pytest.MonkeyPatch, index: list[int]) -> None:
+    x, y = images(2)
+    metric = make()
+    with pytest.raises(ValueError, match=f"index: expected numbers that fit int32, got {min(index)} to {max(index)}"):
+        metric.update(x, y, index=index)
+    metric._add(torch.zeros(2), torch.tensor(index))  # as from an accelerator, where an index is not read
+    with pytest.raises(ValueError, match="1 of the numbers do not fit int32"):
         metric.compute()
+    metric.reset()
+    metric.update(x, y, index=[2**31 - 1, -(2**31)])
+    metric.compute()
 
 
 def test_merge_state(make) -> None:

@@ -1,0 +1,61 @@
+"""Sums of scores without any rounding, so that neither order, batches nor processes change them.
+
+A sum is kept as whole multiples of 2^-149, float32's smallest number, in `LIMBS` digits of `BITS` bits, each in an
+int64 with room to grow: digits add one by one, with no carry, and whole numbers add in any order to the same bits. A
+float32 score enters as it is; one of float64 is rounded to a multiple of 2^-149 by itself, which changes only scores
+below 2^-96.
+"""
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+BITS = 24
+LIMBS = 12
+
+# A digit of one score is below 2^24 (the last one, below 2^13, also bears the sign): 2^39 scores fit an int64.
+MOST_SCORES = 2 ** (63 - BITS)
+
+_SMALLEST = -149
+# 2^128 is beyond float32, and the last digit of anything less has room to spare.
+LIMIT = 2.0**128
+
+
+def zero() -> Tensor:
+    """Return an empty sum, int64 (LIMBS,)."""
+    return torch.zeros(LIMBS, dtype=torch.int64)
+
+
+def exact_sum(scores: Tensor) -> Tensor:
+    """Return the sum of scores (N,) as digits, int64 (LIMBS,), on their device and without waiting for it.
+
+    sum = 2^-149 * sum_k digit_k * 2^(24 k)
+
+    Sums add up with `+`, exactly and in any order, up to `MOST_SCORES` scores in all.
+
+    Args:
+        scores: floats of magnitude below `LIMIT`; what is not finite must have been taken out.
+
+    Reference:
+        Kulisch, "Computer Arithmetic and Validity", 2013, ch. 8 (sums in fixed point over a format's whole range).
+    """
+    # Scaling by powers of two, floor and the difference of the two floors are exact in float64.
+    units = torch.round(scores.double() * 2.0**-_SMALLEST)
+    above = torch.stack([torch.floor(units * 2.0 ** (-BITS * k)) for k in range(LIMBS)])
+    digits = torch.cat([above[:-1] - above[1:] * 2.0**BITS, above[-1:]])
+    return digits.to(torch.int64).sum(1)
+
+
+def value(total: Tensor) -> Fraction:
+    """Return the number that the digits of a sum stand for. Waits for the device."""
+    units = sum(digit << (BITS * k) for k, digit in enumerate(total.tolist()))
+    return Fraction(units, 2**-_SMALLEST)
+
+
+def rounded(number: Fraction) -> float:
+    """Return the nearest float64, infinite beyond its range."""
+    try:
+        return float(number)
+    except OverflowError:
+        return float("inf") if number > 0 else float("-inf")
