@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import torch
 
     from damlpips.models import PerceptualDistance
-    from damlpips.scoring import Pair, Score
+    from damlpips.pairs import Pair
+    from damlpips.scoring import Score
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -52,7 +53,8 @@ class Metric(str, Enum):
 
 def fail(message: str) -> NoReturn:
     """Say on stderr what is wrong, and exit."""
-    typer.echo(f"damlpips: {message}", err=True)
+    # the names of files are others' text: it must not steer a terminal
+    typer.echo("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in f"damlpips: {message}"), err=True)
     raise typer.Exit(BAD_INPUT)
 
 
@@ -115,7 +117,9 @@ EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]damlpips score original.png versions/ --csv scores.csv[/cyan]
 
-[cyan]damlpips score originals/ restored/ --metric lpips --json - > scores.json[/cyan]"""
+[cyan]damlpips score originals/ restored/ --metric lpips --json - > scores.json[/cyan]
+
+[cyan]damlpips score originals/ restored/ --pairs pairs.csv --csv scores.csv[/cyan]"""
 
 
 @app.command(epilog=EXAMPLES)
@@ -127,6 +131,14 @@ def score(
             metavar="DIST", help="The image to judge, or a folder: paired by name with REF's, or all against one REF."
         ),
     ],
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Score the pairs of a CSV file, in its order: a header with the columns reference and distorted"
+            " (others are ignored), each a path within the folders REF and DIST.",
+        ),
+    ] = None,
     metric: Annotated[Metric, typer.Option(help="What to compute.")] = Metric.DAMLPIPS,
     backbone: Annotated[
         str | None,
@@ -163,18 +175,19 @@ def score(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no table and no progress bar.")] = False,
 ) -> None:
-    """Score images against a reference: two files, two folders, or one file and a folder."""
+    """Score images against a reference: two files, two folders, one file and a folder, or a list of pairs."""
     files = {"--csv": csv, "--json": json}
     _check_outputs(files)
     with bad_input():
         from damlpips import scoring
+        from damlpips.pairs import find_pairs
 
-        pairs = scoring.find_pairs(reference, distorted)
+        found = find_pairs(reference, distorted, pairs)
         place = _device(device)
         model = _model(metric, backbone, weights=weights, heads=heads, resize=_resize(resize))
         model = model.to(place).load()
-        results = scoring.score_pairs(model, pairs, batch_size=batch_size, device=place)
-        scores = list(_with_progress(results, len(pairs), shown=not quiet))
+        results = scoring.score_pairs(model, found, batch_size=batch_size, device=place)
+        scores = list(_with_progress(results, len(found), shown=not quiet))
         names = {"metric": metric.value, "backbone": model.source.name}
         _write(files, {"--csv": scoring.as_csv, "--json": scoring.as_json}, scores, names)
         if not quiet and not any(file == Path("-") for file in files.values()):

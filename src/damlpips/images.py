@@ -23,6 +23,9 @@ FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "GIF", "T
 # 360 MB with nothing compressed.
 LARGEST_FILE = 1 << 29
 
+# tags of a TIFF
+TILE_WIDTH, TILE_LENGTH = 322, 323
+
 ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 # CMYK and Lab need a colour profile to become RGB; guessing one would change scores
 READABLE_MODES = ("1", "L", "P", "RGB", "YCbCr", *ALPHA_MODES)
@@ -60,6 +63,7 @@ def read_image(path: Path) -> Tensor:
             _check_length(file, path)
             with pil.Image.open(file, formats=_formats(pil)) as image:
                 _check_kind(image, path)
+                _check_tiles(image, pil.Image.MAX_IMAGE_PIXELS, path)
                 image.load()
                 pil.ImageOps.exif_transpose(image, in_place=True)
                 return _pixels(_opaque_rgb(image, path))
@@ -69,6 +73,8 @@ def read_image(path: Path) -> Tensor:
         raise ScoringError(f"{path}: not an image of a known kind ({', '.join(FORMATS)})") from error
     except (pil.Image.DecompressionBombError, pil.Image.DecompressionBombWarning) as error:
         raise ScoringError(f"{path}: refused, too many pixels ({error})") from error
+    except MemoryError as error:
+        raise ScoringError(f"{path}: not enough memory to read it") from error
     except OSError as error:
         # Pillow's own have a text only
         what = reason(error) if error.strerror else f"damaged image ({error})"
@@ -94,13 +100,22 @@ def _check_kind(image: Any, path: Path) -> None:
     """Raise a ScoringError for an image whose conversion to 8-bit RGB would lose or guess something."""
     # a phone's JPEG may carry a second view (MPO): the first is the picture
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise ScoringError(f"{path}: {image.n_frames} frames or pages: save the one to score as an image of its own")
+        # not how many: to count them all of a long file is read
+        raise ScoringError(f"{path}: several frames or pages: save the one to score as an image of its own")
     if image.mode.startswith(("I", "F")) or any(_is_deep(codec, args) for codec, _, _, args in image.tile):
         raise ScoringError(
             f"{path}: more than 8 bits a channel (Pillow mode {image.mode!r}): convert it to 8 bit first"
         )
     if image.mode not in READABLE_MODES:
         raise ScoringError(f"{path}: Pillow mode {image.mode!r}: convert it to 8-bit RGB first")
+
+
+def _check_tiles(image: Any, most_pixels: int | None, path: Path) -> None:
+    """Raise a ScoringError for a TIFF in tiles that are larger than any image: each is decoded whole."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = (tags.get(tag, 1) for tag in (TILE_WIDTH, TILE_LENGTH))
+    if most_pixels is not None and width * height > most_pixels:
+        raise ScoringError(f"{path}: refused, too many pixels in a tile ({width} x {height})")
 
 
 def _is_deep(codec: str, args: Any) -> bool:

@@ -1,12 +1,10 @@
-"""Pairs of image files in, scores out: find the pairs, read them, score them in batches, write tables."""
+"""Pairs of image files in, scores out: read them, score them in batches, write tables."""
 
 import csv
 import io
 import json
 import math
 import os
-import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -17,17 +15,9 @@ from torch import Tensor
 
 from damlpips import __version__
 from damlpips.features import Encoded
-from damlpips.images import SUFFIXES, ScoringError, read_image
+from damlpips.images import ScoringError, read_image
 from damlpips.models import PerceptualDistance
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two image files to compare, and what to call them in a table."""
-
-    reference: Path
-    distorted: Path
-    name: str
+from damlpips.pairs import Pair
 
 
 @dataclass(frozen=True)
@@ -36,68 +26,6 @@ class Score:
 
     pair: Pair
     score: float
-
-
-def find_pairs(reference: Path, distorted: Path) -> list[Pair]:
-    """Return the pairs that two paths stand for, sorted as a reader would: `a2` before `a10`.
-
-    Two files are one pair. Of two folders, images of one name are paired, or else of one stem where the stem occurs
-    once in each folder (`a.png`, `a.jpg`). A reference file is paired with every image of a distorted folder. Folders
-    within folders, hidden files and files that are not images by their suffix are passed over.
-
-    Raises:
-        ScoringError: a path does not exist, a folder without images, an image without a partner on the other side, or
-            a reference folder with a distorted file.
-    """
-    for path, what in ((reference, "reference"), (distorted, "distorted")):
-        if not path.exists():
-            raise ScoringError(f"{what} {str(path)!r}: no such file or folder")
-    if distorted.is_dir():
-        files = _images(distorted)
-        pairs = _partners(reference, distorted, files) if reference.is_dir() else [(reference, f) for f in files]
-    elif reference.is_dir():
-        raise ScoringError(
-            f"reference {str(reference)!r} is a folder, distorted {str(distorted)!r} a file: expected two files, two"
-            " folders, or a reference file and a folder"
-        )
-    else:
-        pairs = [(reference, distorted)]
-    return [Pair(r, d, d.name) for r, d in pairs]
-
-
-def _natural(path: Path) -> tuple[list[tuple[float, str]], str]:
-    """Return a key that sorts digits by their value, and before letters."""
-    runs = re.findall(r"[0-9]+|[^0-9]+", path.stem.lower())
-    return [(int(r), "") if r.isdecimal() else (math.inf, r) for r in runs], path.name
-
-
-def _images(folder: Path) -> list[Path]:
-    try:
-        files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
-    except OSError as error:
-        raise ScoringError(f"{folder}: {error.strerror}") from error
-    if not (images := sorted((f for f in files if f.is_file()), key=_natural)):
-        raise ScoringError(f"{folder}: no images in this folder")
-    return images
-
-
-def _partners(reference: Path, distorted: Path, files: list[Path]) -> list[tuple[Path, Path]]:
-    """Return the pairs of two folders, in the order of the distorted `files`."""
-    references = _images(reference)
-    by_name = {r.name: r for r in references}
-    stems, stems_of_files = (Counter(p.stem for p in side) for side in (references, files))
-    by_stem = {r.stem: r for r in references if stems[r.stem] == 1}
-    found = {d: by_name.get(d.name) or (by_stem.get(d.stem) if stems_of_files[d.stem] == 1 else None) for d in files}
-    used = set(found.values())
-    _all_paired([d for d in files if found[d] is None], distorted, reference)
-    _all_paired([r for r in references if r not in used], reference, distorted)
-    return [(r, d) for d, r in found.items() if r is not None]
-
-
-def _all_paired(alone: Sequence[Path], folder: Path, other: Path) -> None:
-    if alone:
-        more = f" ({len(alone)} images of {folder} have none)" if len(alone) > 1 else ""
-        raise ScoringError(f"{alone[0]}: no image of this name, or the only one of its stem, in {other}{more}")
 
 
 def score_pairs(

@@ -253,6 +253,40 @@ class TestOptions:
         assert "score" in result.stdout
 
 
+class TestManifest:
+    def test_pairs_of_a_list(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        (tmp_path / "pairs.csv").write_text(
+            "quality,distorted,reference\n9,1.png,0.png\n8,0.png,1.png\n9,1.png,1.png\n"
+        )
+        rows = json.loads(run("score", *folders, "--pairs", tmp_path / "pairs.csv", "--json", "-").stdout)["pairs"]
+        names = [(Path(r["reference"]).name, Path(r["distorted"]).name) for r in rows]
+        assert names == [("0.png", "1.png"), ("1.png", "0.png"), ("1.png", "1.png")]
+        model = DAMLPIPS()
+        expected = [direct(model, folders[0] / one, folders[1] / other) for one, other in names]
+        assert [r["score"] for r in rows] == pytest.approx(expected, rel=1e-5)
+
+    def test_the_table_shows_the_paths_of_the_list(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        noise_file(folders[1] / "deep" / "x.png", 3)
+        (tmp_path / "pairs.csv").write_text("reference,distorted\n0.png,deep/x.png\n")
+        result = run("score", *folders, "--pairs", tmp_path / "pairs.csv")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert re.search(r"^ +deep/x\.png +[0-9.]+ *$", result.stdout, re.MULTILINE)
+
+    def test_refusals(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        rows = tmp_path / "pairs.csv"
+        rows.write_text("reference,distorted\n0.png,1.png\n0.png,../secret.png\n")
+        refused(
+            r"pairs\.csv, line 3: '\.\./secret\.png' leads out of .*d with '\.\.'", "score", *folders, "--pairs", rows
+        )
+        refused(r"reference '.*0\.png': expected a folder", "score", folders[0] / "0.png", folders[1], "--pairs", rows)
+        refused(r"gone\.csv: No such file", "score", *folders, "--pairs", tmp_path / "gone.csv")
+
+    def test_help(self) -> None:
+        text = " ".join(re.sub(r"[^\w<>-]+", " ", run("score", "--help").stdout).split())
+        assert "Score the pairs of a CSV file in its order a header with the columns reference and distorted" in text
+        assert "--pairs pairs csv" in text
+
+
 class TestRefusals:
     def test_paths(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         refused(r"reference '.*gone\.png': no such file", "score", tmp_path / "gone.png", pair[1])
@@ -269,6 +303,15 @@ class TestRefusals:
         refused(r"text\.png: not an image", "score", pair[0], tmp_path / "text.png")
         Image.new("RGBA", (48, 40)).save(tmp_path / "clear.png")
         refused(r"clear\.png: has transparent pixels: flatten", "score", tmp_path / "clear.png", pair[1])
+        os.mkfifo(tmp_path / "pipe.png")
+        refused(r"pipe\.png: Not a regular file", "score", pair[0], tmp_path / "pipe.png")
+
+    def test_names_do_not_steer_the_terminal(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        result = run("score", pair[0], tmp_path / "a\x1b[31mb\x9b.png")
+        assert result.stderr.endswith("': no such file or folder\n")
+        (tmp_path / "a\x1b[31mb\x9b.png").touch()
+        result = run("score", pair[0], tmp_path / "a\x1b[31mb\x9b.png")
+        assert result.stderr.endswith("a\ufffd[31mb\ufffd.png: the file is empty\n")
 
     def test_different_sizes_say_which_option_helps(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         other = noise_file(tmp_path / "other.png", 3, (40, 50))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,8 @@ from PIL import Image
 
 from damlpips import DAMLPIPS, LPIPS, scoring
 from damlpips.images import ScoringError, read_image
-from damlpips.scoring import Pair, Score, find_pairs, score_pairs
+from damlpips.pairs import Pair, find_pairs
+from damlpips.scoring import Score, score_pairs
 
 
 def pixels(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
@@ -29,174 +29,9 @@ def image_file(path: Path, seed: int = 0, size: tuple[int, int] = (40, 48), **op
     return path
 
 
-def empty_files(folder: Path, *names: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / name).touch()
-    return folder
-
-
 @pytest.fixture(scope="module")
 def model() -> DAMLPIPS:
     return DAMLPIPS()
-
-
-class TestFindPairs:
-    def test_two_files_are_one_pair(self, tmp_path: Path) -> None:
-        a, b = (empty_files(tmp_path, "a.png", "b.jpg") / name for name in ("a.png", "b.jpg"))
-        assert find_pairs(a, b) == [Pair(a, b, "b.jpg")]
-
-    def test_two_folders_pair_by_name_in_natural_order(self, tmp_path: Path) -> None:
-        names = ("b2.png", "b10.png", "B1.png", "a.jpg")
-        r, d = (empty_files(tmp_path / side, *names) for side in "rd")
-        ordered = ["a.jpg", "B1.png", "b2.png", "b10.png"]
-        assert find_pairs(r, d) == [Pair(r / n, d / n, n) for n in ordered]
-
-    def test_folders_fall_back_to_the_stem(self, tmp_path: Path) -> None:
-        r, d = empty_files(tmp_path / "r", "a.png", "b.png"), empty_files(tmp_path / "d", "a.jpg", "b.png")
-        assert find_pairs(r, d) == [Pair(r / "a.png", d / "a.jpg", "a.jpg"), Pair(r / "b.png", d / "b.png", "b.png")]
-
-    def test_a_stem_that_occurs_twice_pairs_nothing(self, tmp_path: Path) -> None:
-        r, d = empty_files(tmp_path / "r", "a.png"), empty_files(tmp_path / "d", "a.jpg", "a.webp")
-        with pytest.raises(ScoringError, match=r"a\.jpg: no image of this name.*\(2 images"):
-            find_pairs(r, d)
-
-    def test_one_reference_against_a_folder(self, tmp_path: Path) -> None:
-        reference = empty_files(tmp_path, "ref.png") / "ref.png"
-        folder = empty_files(tmp_path / "d", "q10.jpg", "q9.JPG", "notes.txt", ".hidden.png")
-        (folder / "deeper.png").mkdir()
-        assert [p.name for p in find_pairs(reference, folder)] == ["q9.JPG", "q10.jpg"]
-        assert {p.reference for p in find_pairs(reference, folder)} == {reference}
-
-    @pytest.mark.parametrize(
-        ("references", "distorted", "message"),
-        [
-            (("a.png", "b.png", "c.png"), ("a.png",), r"r/b\.png: .* in .*d \(2 images of .*r have none\)"),
-            (("a.png",), ("a.png", "z.png"), r"d/z\.png: no image of this name, or the only one of its stem, in .*r$"),
-        ],
-    )
-    def test_images_without_a_partner(
-        self, tmp_path: Path, references: tuple[str, ...], distorted: tuple[str, ...], message: str
-    ) -> None:
-        with pytest.raises(ScoringError, match=message):
-            find_pairs(empty_files(tmp_path / "r", *references), empty_files(tmp_path / "d", *distorted))
-
-    def test_paths_that_do_not_exist(self, tmp_path: Path) -> None:
-        there = empty_files(tmp_path, "a.png") / "a.png"
-        with pytest.raises(ScoringError, match=r"reference '.*gone\.png': no such file"):
-            find_pairs(tmp_path / "gone.png", there)
-        with pytest.raises(ScoringError, match=r"distorted '.*gone': no such file"):
-            find_pairs(there, tmp_path / "gone")
-
-    def test_a_folder_without_images(self, tmp_path: Path) -> None:
-        folder = empty_files(tmp_path / "d", "notes.txt")
-        with pytest.raises(ScoringError, match="d: no images in this folder"):
-            find_pairs(empty_files(tmp_path, "a.png") / "a.png", folder)
-
-    def test_a_folder_against_a_file(self, tmp_path: Path) -> None:
-        folder = empty_files(tmp_path / "d", "a.png")
-        with pytest.raises(ScoringError, match=r"is a folder, distorted .* a file"):
-            find_pairs(folder, folder / "a.png")
-
-
-class TestReadImage:
-    def test_rgb_comes_as_it_is(self, tmp_path: Path) -> None:
-        image = read_image(image_file(tmp_path / "a.png", 3))
-        assert image.dtype == torch.uint8
-        assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels(3))
-
-    @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA"])
-    def test_other_modes_become_rgb(self, tmp_path: Path, mode: str) -> None:
-        image = Image.fromarray(pixels(1)).convert(mode)
-        image.save(tmp_path / "a.png")
-        expected = np.asarray(image.convert("RGB"))
-        assert np.array_equal(read_image(tmp_path / "a.png").permute(1, 2, 0).numpy(), expected)
-
-    def test_exif_orientation_is_applied(self, tmp_path: Path) -> None:
-        exif = Image.Exif()
-        exif[0x0112] = 6  # turned by a quarter: rows of the file are columns of the picture
-        path = image_file(tmp_path / "a.png", 2, exif=exif)
-        turned = np.rot90(pixels(2), k=-1)
-        assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), turned)
-
-    def test_an_opaque_palette_colour_marked_transparent_but_unused(self, tmp_path: Path) -> None:
-        image = Image.fromarray(pixels(1) // 2).quantize(16)
-        image.save(tmp_path / "a.png", transparency=200)
-        assert read_image(tmp_path / "a.png").shape == (3, 40, 48)
-
-    @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-    def test_transparency_is_refused(self, tmp_path: Path, mode: str) -> None:
-        image = Image.fromarray(pixels(1)).convert(mode)
-        if mode == "P":
-            image.save(tmp_path / "a.png", transparency=int(np.asarray(image)[0, 0]))
-        else:
-            image.putpixel((5, 7), (*image.getpixel((5, 7))[:-1], 254))
-            image.save(tmp_path / "a.png")
-        with pytest.raises(ScoringError, match=r"a\.png: has transparent pixels: flatten"):
-            read_image(tmp_path / "a.png")
-
-    @pytest.mark.parametrize(
-        ("name", "content"),
-        [("grey.pgm", b"P5 4 4 65535\n" + bytes(32)), ("colour.ppm", b"P6 4 4 65535\n" + bytes(96))],
-    )
-    def test_sixteen_bit_netpbm_is_refused(self, tmp_path: Path, name: str, content: bytes) -> None:
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(ScoringError, match=rf"{name}: more than 8 bits .* convert it to 8 bit first"):
-            read_image(tmp_path / name)
-
-    def test_sixteen_bit_colour_png_is_refused(self, tmp_path: Path) -> None:
-        # Pillow cannot write one, and reads it as 8 bits
-        import struct
-        import zlib
-
-        def chunk(kind: bytes, data: bytes) -> bytes:
-            return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-        header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
-        rows = zlib.compress(bytes(4 * (1 + 4 * 6)))
-        (tmp_path / "a.png").write_bytes(
-            b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-        )
-        with Image.open(tmp_path / "a.png") as image:
-            assert image.mode == "RGB"
-        with pytest.raises(ScoringError, match="more than 8 bits a channel"):
-            read_image(tmp_path / "a.png")
-
-    def test_float_cmyk_and_animations_are_refused(self, tmp_path: Path) -> None:
-        Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
-        Image.new("CMYK", (4, 4)).save(tmp_path / "cmyk.jpg")
-        frames = [Image.fromarray(pixels(k)) for k in range(2)]
-        frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-        for name, message in (
-            ("float.tif", "convert it to 8 bit first"),
-            ("cmyk.jpg", "convert it to 8-bit RGB first"),
-            ("moving.gif", "2 frames"),
-        ):
-            with pytest.raises(ScoringError, match=rf"{name}: .*{message}"):
-                read_image(tmp_path / name)
-
-    @pytest.mark.parametrize(
-        ("cut", "message"), [(0, "the file is empty"), (10, "not an image"), (700, "damaged image")]
-    )
-    @pytest.mark.filterwarnings("error")
-    def test_damaged_files_name_themselves(self, tmp_path: Path, cut: int, message: str) -> None:
-        whole = image_file(tmp_path / "whole.png").read_bytes()
-        (tmp_path / "cut.png").write_bytes(whole[:cut])
-        with pytest.raises(ScoringError, match=rf"cut\.png: {message}"):
-            read_image(tmp_path / "cut.png")
-
-    def test_a_missing_file_and_a_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(ScoringError, match=r"gone\.png: No such file"):
-            read_image(tmp_path / "gone.png")
-        with pytest.raises(ScoringError, match="directory"):
-            read_image(tmp_path)
-
-    @pytest.mark.parametrize("limit", [40 * 48 - 1, 40 * 48 // 2 - 1], ids=["warning", "error"])
-    def test_decompression_bombs_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-        path = image_file(tmp_path / "bomb.png")
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(ScoringError, match=r"bomb\.png: refused, too many pixels"):
-            read_image(path)
 
 
 def direct(model: torch.nn.Module, reference: Path, distorted: Path) -> float:
@@ -394,9 +229,3 @@ class TestWriteWhole:
         assert (tmp_path / "target").read_text() == "new"
         scoring.write_whole(Path(os.devnull), "x")
         assert Path(os.devnull).is_char_device()
-
-
-def test_natural_order() -> None:
-    names = ["1.png", "2.png", "10.png", "a.png", "a1b2.png", "a1b10.png", "q8.jpg", "q30.jpg"]
-    shuffled = random.Random(0).sample(names, len(names))
-    assert sorted(shuffled, key=lambda n: scoring._natural(Path(n))) == names
