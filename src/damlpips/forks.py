@@ -51,8 +51,8 @@ def without_lost_threads() -> None:
     if (threads := torch.get_num_threads()) > 1:
         torch.set_num_threads(1)
         warnings.warn(
-            f"scoring in a forked process: going on with 1 thread, not {threads}, since OpenMP's threads do not survive a"
-            " fork; start processes with multiprocessing's 'spawn' to use more",
+            f"scoring in a forked process: going on with 1 thread, not {threads}, since OpenMP's threads do not survive"
+            " a fork; start processes with multiprocessing's 'spawn' to use more",
             RuntimeWarning,
             stacklevel=2,
         )

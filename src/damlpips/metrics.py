@@ -276,12 +276,15 @@ class PerceptualMetric(ScoreState):
         @functools.wraps(compute)
         def compute_here(*args: Any, **kwargs: Any) -> Any:
             before = {k: getattr(self, k) for k in ("_to_sync", "_should_unsync")}
-            if self._is_synced:  # by the user, who will also unsync
+            synced = self._is_synced  # by the user, who will also unsync
+            if synced:
                 self._to_sync = self._should_unsync = False
             try:
                 return self._shaped(wrapped(*args, **kwargs))
             finally:
                 self._restore(before)
+                if self._is_synced and not synced:  # torchmetrics leaves it so when `compute` raises
+                    self.unsync()
 
         return compute_here
 

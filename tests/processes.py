@@ -1,0 +1,40 @@
+"""Real processes with gloo between them, started by the tests."""
+
+import datetime
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch import multiprocessing as mp
+
+TIMEOUT = datetime.timedelta(seconds=120)
+
+
+def images(n: int = 7, size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same images in every process."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(n, 3, size, size, generator=generator)
+    return x, (x + 0.3 * torch.rand(x.shape, generator=generator)).clamp(0, 1)
+
+
+def _enter(rank: int, world: int, folder: str, backend: str, work: Callable[[int, int], Any]) -> None:
+    # the processes differ in their number of threads, as those of two machines may
+    torch.set_num_threads(1 + rank % 2)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(
+        backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world, timeout=TIMEOUT
+    )
+    torch.save(work(rank, world), f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def run(world: int, work: Callable[[int, int], Any], backend: str = "gloo") -> list[Any]:
+    """Return what `work(rank, world)` returns in each of `world` processes; it must come from a module."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_enter, (world, folder, backend, work), nprocs=world)
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]
