@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -113,6 +114,24 @@ def test_wrong_shape_is_named(state, tmp_path) -> None:
 def test_whole_numbers_are_refused(state, tmp_path) -> None:
     save_file({**state, "features.0.weight": state["features.0.weight"].to(torch.int8)}, tmp_path / "w.safetensors")
     assert "'features.0.weight' holds torch.int8" in refusal(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.bool, torch.uint16])
+def test_other_kinds_of_numbers_are_refused(state, tmp_path, dtype) -> None:
+    save_file({**state, "features.0.weight": state["features.0.weight"].to(dtype)}, tmp_path / "w.safetensors")
+    message = refusal(tmp_path / "w.safetensors")
+    assert f"holds {dtype}, expected floating-point numbers of 16, 32 or 64 bits" in message
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_expanded_and_shared_tensors_become_plain(state, tmp_path, zipped) -> None:
+    odd = {**state, "features.0.weight": torch.nn.Parameter(torch.full((1, 1, 1, 1), 0.1).expand(64, 3, 3, 3))}
+    torch.save(odd, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    loaded = weights.select_strictly(weights.read_tensors(tmp_path / "w.pth"), expected, path=tmp_path / "w.pth")
+    assert torch.equal(loaded["features.0.weight"], torch.full((64, 3, 3, 3), 0.1))
+    assert all(t.is_contiguous() and not t.requires_grad and type(t) is torch.Tensor for t in loaded.values())
+    assert len({t.data_ptr() for t in loaded.values()}) == len(loaded)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -271,6 +290,67 @@ def test_cards_are_those_of_torchvision() -> None:
         assert card["features_file"] == f"{model}_features.safetensors"
 
 
+@pytest.mark.parametrize("name", [*KNOWN, "vgg16-397923af.pth", "lpips_v0.1_alex.safetensors"])
+def test_a_file_of_a_known_name_is_verified_before_it_is_read(tmp_path, monkeypatch, name) -> None:
+    monkeypatch.setattr(weights, "read_tensors", lambda path: pytest.fail("read it"))
+    (tmp_path / name).write_bytes(b"hostile")
+    with pytest.raises(WeightsError, match="SHA-256 is"):
+        DAMLPIPS("squeeze", weights=tmp_path / name).load()
+    with pytest.raises(WeightsError, match="SHA-256 is"):
+        LPIPS("squeeze", heads=tmp_path / name)
+
+
+def test_a_digest_is_not_remembered(safetensors, monkeypatch, tmp_path) -> None:
+    """The file is another one although it has the size and the time of the first."""
+    file = tmp_path / "known.safetensors"
+    shutil.copy(safetensors, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    card = {**weights.backbone_card("squeeze"), "features_file": file.name, "features_sha256": digest}
+    monkeypatch.setitem(weights.cards()["backbone"], "squeeze", card)
+    load(file)
+    before = file.stat()
+    with file.open("r+b") as contents:
+        contents.seek(-4, os.SEEK_END)
+        contents.write(bytes(4))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "SHA-256" in refusal(file)
+    assert weights.sha256(file) != digest
+
+
+def test_a_file_that_changes_while_it_is_read(safetensors, monkeypatch) -> None:
+    def slow(path: Path) -> dict[str, torch.Tensor]:
+        state = load_file(path)
+        os.utime(path)
+        return state
+
+    monkeypatch.setattr(weights, "read_tensors", slow)
+    with pytest.raises(WeightsError, match="was written to while it was read"):
+        DAMLPIPS("squeeze", weights=safetensors).load()
+
+
+NOT_PLAIN = ["../w.pth", "folder/w.pth", "/etc/w.pth", "..", ".", "", "a\\w.pth", "C:w.pth", "nul\0.pth", 7]
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN)
+@pytest.mark.parametrize("field", ["file", "features_file"])
+def test_a_card_names_files_in_its_folder(monkeypatch, tmp_path, field, name) -> None:
+    monkeypatch.setenv("DAMLPIPS_WEIGHTS_DIR", str(tmp_path / "folder"))
+    cards = weights.cards()
+    card = {**cards["backbone"]["squeeze"], field: name}
+    monkeypatch.setattr(weights, "cards", lambda: {**cards, "backbone": {"squeeze": card}})
+    with pytest.raises(WeightsError, match=rf"cards\.toml: {field} = .* is not the name of a file in a folder"):
+        LPIPS("squeeze").load()
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN)
+def test_a_card_of_heads_names_a_file_in_its_folder(monkeypatch, name) -> None:
+    cards = weights.cards()
+    heads = {"v0.1": {"alex": {**cards["head"]["v0.1"]["alex"], "file": name}}}
+    monkeypatch.setattr(weights, "cards", lambda: {**cards, "head": heads})
+    with pytest.raises(WeightsError, match=r"cards\.toml: file = .* is not the name of a file in a folder"):
+        LPIPS("alex")
+
+
 # --- where weights are looked for -----------------------------------------------------------------------------------
 
 
@@ -331,6 +411,15 @@ def test_damaged_file_in_a_place_is_not_passed_over(places) -> None:
     with pytest.raises(WeightsError) as error:
         LPIPS("squeeze").load()
     assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_in_a_place_is_not_passed_over(places, kind) -> None:
+    file = places["DAMLPIPS_WEIGHTS_DIR, features"]
+    file.unlink()
+    file.mkdir() if kind == "folder" else os.mkfifo(file)
+    with pytest.raises(WeightsError, match=re.escape(f"{file}: ")):
+        LPIPS("squeeze").load()
 
 
 def test_download_of_another_file_is_refused(places, monkeypatch) -> None:
