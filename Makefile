@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SHARED ?= ../shared
 
-.PHONY: setup demo test lint docs bench clean
+.PHONY: setup demo test fuzz lint docs bench clean
 
 setup: $(READY)
 
@@ -22,6 +22,10 @@ demo: $(READY)
 
 test: lint
 	$(BIN)/pytest
+
+# Thousands of new examples for each test of tests/fuzz: some fifteen minutes.
+fuzz: $(READY)
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/fuzz --timeout 3600
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,11 +7,17 @@ from pathlib import Path
 import pytest
 import reference
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 # The images are small: on a busy machine threads that wait for each other cost more than they give.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+
+# A run of the tests tries the same examples each time; `make fuzz` looks for new ones.
+settings.register_profile("test", deadline=None, derandomize=True, max_examples=100)
+settings.register_profile("fuzz", deadline=None, max_examples=3000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

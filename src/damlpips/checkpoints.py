@@ -26,6 +26,10 @@ LARGEST_HEADER = 1 << 20
 LARGEST_DIRECTORY = 1 << 20
 
 ZIP = b"PK\x03\x04"
+# of an entry: its sizes follow it, its name is UTF-8
+PLAIN_FLAGS = 0x0008 | 0x0800
+# among an entry's attributes
+FOLDER = 0x10
 # torch.save begins a file that is not a zip with this number and the version of the format, each a pickle
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
 
@@ -153,8 +157,10 @@ def _check_entries(mapped: mmap.mmap, entries: list[zipfile.ZipInfo], directory:
             refuse(f"zip entry {shown} occurs twice")
         if entry.filename != entry.orig_filename or not all(map(is_plain_name, entry.filename.split("/"))):
             refuse(f"zip entry {shown} leads out of its folder, or has a name that is not plain")
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or entry.flag_bits & 1:
-            refuse(f"zip entry {shown} is compressed or encrypted, which torch.save never does")
+        stored = entry.compress_type == zipfile.ZIP_STORED and entry.file_size == entry.compress_size
+        if not stored or entry.flag_bits & ~PLAIN_FLAGS or entry.external_attr & FOLDER:
+            # of a folder torch reads nothing, and leaves the memory for it as it was
+            refuse(f"zip entry {shown} is compressed, encrypted or a folder, which torch.save never writes")
         header = mapped[entry.header_offset : entry.header_offset + 30]
         if len(header) < 30 or header[:4] != ZIP:
             refuse(f"zip entry {shown} is not where the directory says")

@@ -114,6 +114,8 @@ def _check_tiles(image: Any, most_pixels: int | None, path: Path) -> None:
     """Raise a ScoringError for a TIFF in tiles that are larger than any image: each is decoded whole."""
     tags = getattr(image, "tag_v2", {})
     width, height = (tags.get(tag, 1) for tag in (TILE_WIDTH, TILE_LENGTH))
+    if not (isinstance(width, int) and isinstance(height, int)):
+        raise ScoringError(f"{path}: damaged image (the sides of its tiles are no whole numbers)")
     if most_pixels is not None and width * height > most_pixels:
         raise ScoringError(f"{path}: refused, too many pixels in a tile ({width} x {height})")
 

@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 import torch
 
+# what torch.save has always used
+PROTOCOL = 2
 # 250 bytes a tensor: room for ten times the tensors of the largest network of the table
 LARGEST = 1 << 20
 # torch's own limit for most operations
@@ -118,6 +120,10 @@ class _Machine:
             else:
                 refuse(f"pickle opcode {opcode.name}")
         raise AssertionError("genops ends with STOP or raises")
+
+    def protocol(self, number: int) -> None:
+        if number != PROTOCOL:
+            refuse(f"pickle protocol {number}")
 
     def mark(self, _: None) -> None:
         self.outer.append(self.stack)
@@ -285,7 +291,7 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
 }
 LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"}
 STEPS: dict[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": lambda machine, _: None,
+    "PROTO": _Machine.protocol,
     "MARK": _Machine.mark,
     **dict.fromkeys(("BINGET", "LONG_BINGET"), _Machine.get),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Machine.put),

@@ -381,7 +381,9 @@ def central(content: bytearray, name: bytes) -> int:
     return content.rindex(name) - 46
 
 
-@pytest.mark.parametrize("lie", ["overlap", "beyond", "elsewhere", "sizes", "encrypted", "directory", "count"])
+@pytest.mark.parametrize(
+    "lie", ["overlap", "beyond", "elsewhere", "sizes", "encrypted", "folder", "directory", "count"]
+)
 def test_a_zip_file_that_lies(tmp_path: Path, lie: str) -> None:
     content = bytearray(rewritten(tmp_path / "w.pth").read_bytes())
     first, second, end = central(content, b"w/data/0"), central(content, b"w/data/1"), len(content) - 22
@@ -395,6 +397,8 @@ def test_a_zip_file_that_lies(tmp_path: Path, lie: str) -> None:
         content[first + 24 : first + 28] = struct.pack("<L", 1 << 31)
     elif lie == "encrypted":
         content[first + 8] |= 1
+    elif lie == "folder":
+        content[first + 38] |= 0x10
     elif lie == "directory":
         content[end + 12 : end + 16] = struct.pack("<L", 1 << 30)
     else:
@@ -404,8 +408,9 @@ def test_a_zip_file_that_lies(tmp_path: Path, lie: str) -> None:
         "overlap": "overlaps another",
         "beyond": "is longer than the file",
         "elsewhere": "is not where the directory says",
-        "sizes": "is compressed or encrypted",
-        "encrypted": "is compressed or encrypted",
+        "sizes": "is compressed, encrypted or a folder",
+        "folder": "is compressed, encrypted or a folder",
+        "encrypted": "is compressed, encrypted or a folder",
         "directory": "a zip directory of 1073741824 bytes",
         "count": "directory of the zip file is not at its end",
     }[lie]

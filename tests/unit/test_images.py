@@ -76,6 +76,10 @@ BOMBS = {
     "size.tif": (grey_tiff(2**31 - 1, 2**31 - 1, *STRIPS), "too many pixels"),
     "strip.tif": (grey_tiff(100, 100, *STRIPS), "damaged image"),
     "tile.tif": (grey_tiff(64, 64, *TILES, data=bytes(200) + TEXT), "too many pixels in a tile"),
+    "text_for_tile.tif": (
+        grey_tiff(64, 64, (322, 2, 4, 0x41414141), (323, 4, 1, 1 << 31), *TILES[2:]),
+        "damaged image .the sides of its tiles",
+    ),
     "tags.tif": (grey_tiff(4, 4, (273, 4, 2**30, 8), (279, 4, 2**30, 16)), "not an image of a known kind|damaged"),
     "size.ppm": (b"P6 2147483647 2147483647 255\n", "too many pixels"),
     "digits.pgm": (b"P5 " + b"9" * 1_000_000 + b" 4 255\n", "damaged image"),
