@@ -120,13 +120,15 @@ class PerceptualMetric(ScoreState):
             raise ValueError(f"index: expected {n} whole numbers, got {given.dtype} of shape {tuple(given.shape)}")
         if given.device.type == "cpu" and not self._fits(given).all():
             raise ValueError(f"index: expected numbers that fit int32, got {int(given.min())} to {int(given.max())}")
-        return given.to(self.device, torch.int64)
+        return given.to(self.device, torch.int64, non_blocking=True)
 
     def compute(self) -> Tensor:
         """Return the mean or the sum of the scores, (); or with reduction "none" all of them, (N,).
 
         mean = (s_1 + ... + s_N) / N, of the exact sum, rounded once to float64 and from there to float32: the same bits
         whatever the order of the scores, the batches and the number of processes; see `damlpips.exact`.
+
+        Where there are several processes it gathers from all of them, each time: call it on all, as often on each.
 
         With "none" scores come in the order of their index where they have one, else process by process in the order of
         updates, and an image that could not be scored is NaN. Without any score the mean is NaN and the sum 0.
@@ -279,6 +281,9 @@ class PerceptualMetric(ScoreState):
             synced = self._is_synced  # by the user, who will also unsync
             if synced:
                 self._to_sync = self._should_unsync = False
+            elif self._to_sync and self._place()[1] > 1:
+                # others may have had updates since: a cached value would be old, and they would wait for this process
+                self._computed = None
             try:
                 return self._shaped(wrapped(*args, **kwargs))
             finally:
@@ -297,8 +302,8 @@ class PerceptualMetric(ScoreState):
         enrol(self.model)
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot one value, the current one by default, or a list of values; returns matplotlib's figure and axes."""
-        return self._plot(val, ax)
+        """Plot one value, by default that of the last `compute`, or a list of values; returns figure and axes."""
+        return self._plot(self._computed if val is None else val, ax)
 
 
 def _named(place: int, indices: Tensor | None) -> str:

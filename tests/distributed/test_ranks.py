@@ -124,6 +124,20 @@ def merging(rank: int, world: int) -> torch.Tensor:
     return one.compute()
 
 
+def between(rank: int, world: int) -> list[torch.Tensor]:
+    """Between two values only the first process has an update; its own cache tells the others nothing."""
+    x, y = images(N)
+    one = metric()
+    one.update(x[rank : rank + 1], y[rank : rank + 1])
+    values = [one.compute()]
+    if rank == 0:
+        one.update(x[world : world + 1], y[world : world + 1])
+    values.append(one.compute())
+    if rank == 0:
+        one.plot()  # of what is known: the others are not asked
+    return values
+
+
 def groups(rank: int, world: int) -> dict[str, Any]:
     x, y = images(N)
     members = [list(range(world - 1)), [world - 1]]
@@ -246,7 +260,7 @@ def collection(rank: int, world: int) -> dict[str, torch.Tensor]:
 SCENARIOS = {
     f.__name__: f
     for f in (
-        *(patterns, sync_and_unsync, on_step, merging, groups, mismatch, padded_sampler, skipping, raising),
+        *(patterns, sync_and_unsync, on_step, merging, between, groups, mismatch, padded_sampler, skipping, raising),
         *(checkpoints, collection),
     )
 }
@@ -339,6 +353,13 @@ def test_dist_sync_on_step(outcome, reduction: str, indexed: bool) -> None:
 def test_merge_state_then_gather(outcome) -> None:
     for value in of_all(outcome, "merging"):
         same_bits(value, expected("mean", [(0, 2 * len(outcome))]))
+
+
+def test_one_process_alone_goes_on_between_two_values(outcome) -> None:
+    world = len(outcome)
+    for first, second in of_all(outcome, "between"):
+        same_bits(first, expected("mean", [(0, world)]))
+        same_bits(second, expected("mean", [(0, world + 1)]))
 
 
 def test_process_groups(outcome) -> None:
