@@ -7,6 +7,7 @@ below 2^-96.
 """
 
 from fractions import Fraction
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,6 +21,12 @@ MOST_SCORES = 2 ** (63 - BITS)
 _SMALLEST = -149
 # 2^128 is beyond float32, and the last digit of anything less has room to spare.
 LIMIT = 2.0**128
+
+
+@lru_cache(maxsize=64)
+def _places(device: torch.device) -> Tensor:
+    """Return 2^(-24 k) for all digits, (LIMBS, 1); kept, since its way to an accelerator waits for it."""
+    return torch.tensor([[2.0 ** (-BITS * k)] for k in range(LIMBS)], dtype=torch.float64, device=device)
 
 
 def zero() -> Tensor:
@@ -42,7 +49,7 @@ def exact_sum(scores: Tensor) -> Tensor:
     """
     # Scaling by powers of two, floor and the difference of the two floors are exact in float64.
     units = torch.round(scores.double() * 2.0**-_SMALLEST)
-    above = torch.stack([torch.floor(units * 2.0 ** (-BITS * k)) for k in range(LIMBS)])
+    above = torch.floor(units * _places(scores.device))
     digits = torch.cat([above[:-1] - above[1:] * 2.0**BITS, above[-1:]])
     return digits.to(torch.int64).sum(1)
 

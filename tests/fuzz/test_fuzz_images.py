@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mutations import memory_within, mutated, mutated_once, numbers
-from PIL import Image
+from PIL import Image, features
 
 from damlpips.images import ScoringError, read_image
 
@@ -53,6 +53,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "ppm": lambda: encoded("PPM"),
     "pgm": lambda: encoded("PPM", "L"),
     "tga": lambda: encoded("TGA", "RGB", rle=True),
+    **({"avif": lambda: encoded("AVIF")} if features.check("avif") else {}),
 }
 
 
