@@ -105,12 +105,14 @@ def _read_torch(path: Path, file: BinaryIO) -> dict[str, Tensor]:
 
 def _table(walk: pickles.Walk, path: Path) -> Table:
     """Return the shape and the kind of every tensor by name."""
-    state = walk.value
-    if type(state) is not dict or not all(
-        type(k) is str and type(v) is pickles.Tensor and v.storage is not None for k, v in state.items()
-    ):
-        raise WeightsError(f"{path}: expected a state dict of tensors, got {type(state).__name__}")
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+    if type(walk.value) is not dict:
+        raise WeightsError(f"{path}: expected a state dict of tensors, got {type(walk.value).__name__}")
+    table: Table = {}
+    for name, tensor in walk.value.items():
+        if type(name) is not str or type(tensor) is not pickles.Tensor or tensor.storage is None:
+            raise WeightsError(f"{path}: expected a state dict of tensors, got a dict of other things, too")
+        table[name] = tensor.shape, tensor.storage.dtype
+    return table
 
 
 def _walk_zip(file: BinaryIO, mapped: mmap.mmap) -> pickles.Walk:
@@ -119,6 +121,8 @@ def _walk_zip(file: BinaryIO, mapped: mmap.mmap) -> pickles.Walk:
     with zipfile.ZipFile(file) as archive:
         places = _check_entries(mapped, archive.infolist(), archive.start_dir)
     top = next(iter(places), "").partition("/")[0]
+    if f"{top}/constants.pkl" in places:
+        refuse("a TorchScript archive, which holds code")
     if (table := places.get(f"{top}/data.pkl")) is None:
         refuse("the zip file has no data.pkl")
     if len(table) > pickles.LARGEST:

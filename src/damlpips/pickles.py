@@ -39,7 +39,7 @@ DTYPES = {
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """A run of numbers in the file; `start` counts from the beginning of its root, in numbers."""
+    """A run of `numel` numbers, all or a part of the `root_numel` that the file holds under `key`."""
 
     key: str
     dtype: torch.dtype
@@ -55,11 +55,6 @@ class Tensor:
     shape: tuple[int, ...] = ()
     # a Parameter's state is another than a tensor's
     is_parameter: bool = False
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The kind of numbers."""
-        return self.storage.dtype if self.storage is not None else torch.get_default_dtype()
 
 
 @dataclass(frozen=True)
