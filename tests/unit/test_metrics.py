@@ -12,7 +12,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.wrappers import BootStrapper, MinMaxMetric, Running
 
 from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric, LPIPSMetric, reuse
-from damlpips.metrics import PerceptualMetric
+from damlpips.aggregation import PerceptualMetric
 
 KINDS = {
     "lpips": lambda **options: LPIPSMetric("gabor", heads="uniform", **options),

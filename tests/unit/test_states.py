@@ -14,7 +14,7 @@ from torchmetrics.utilities.exceptions import TorchMetricsUserError
 from torchmetrics.wrappers import Running
 
 from damlpips import DAMLPIPSMetric, LPIPSMetric
-from damlpips.metrics import PerceptualMetric
+from damlpips.aggregation import PerceptualMetric
 
 Make = Callable[..., PerceptualMetric]
 
