@@ -431,7 +431,9 @@ def test_two_directories(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_torchscript(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "w.pth")
-    assert "a TorchScript archive" in refusal(tmp_path / "w.pth")
+    assert "refused" in refusal(tmp_path / "w.pth")
+    file = rewritten(tmp_path / "w.pth", rename=lambda name: name.replace("byteorder", "constants.pkl"))
+    assert "a TorchScript archive, which holds code" in refusal(file)
 
 
 # --- safetensors ----------------------------------------------------------------------------------------------------
