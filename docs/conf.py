@@ -12,3 +12,5 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 default_role = "code"
 smartquotes = False
+html_static_path = ["_static"]
+html_css_files = ["damlpips.css"]
