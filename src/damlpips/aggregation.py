@@ -114,12 +114,16 @@ class PerceptualMetric(ScoreState):
             raise ValueError(f"index: expected with every update or with none, got scores {before} one before")
         if index is None:
             return None
-        given = torch.as_tensor(index)
+        try:
+            given = torch.as_tensor(index)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"index: expected {n} whole numbers, got {type(index).__name__} ({error})") from error
         if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool or given.shape != (n,):
             raise ValueError(f"index: expected {n} whole numbers, got {given.dtype} of shape {tuple(given.shape)}")
+        given = given.to(torch.int64)
         if given.device.type == "cpu" and not self._fits(given).all():
             raise ValueError(f"index: expected numbers that fit int32, got {int(given.min())} to {int(given.max())}")
-        return given.to(self.device, torch.int64, non_blocking=True)
+        return given.to(self.device, non_blocking=True)
 
     def compute(self) -> Tensor:
         """Return the mean or the sum of the scores, (); or with reduction "none" all of them, (N,).

@@ -5,6 +5,7 @@ import gc
 import pickle
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -427,6 +428,30 @@ def test_mean_takes_scores_with_and_without_an_index(make) -> None:
     metric.update(x[2:], y[2:], index=[2])
     scores = module_of(metric)(x, y)
     torch.testing.assert_close(metric.compute(), torch.cat([scores[:2], scores]).mean())
+
+
+@pytest.mark.parametrize(
+    "index",
+    [range(5, 7), (5, 6), torch.tensor([5, 6], dtype=torch.uint8), torch.tensor([5, 6], dtype=torch.int16)],
+    ids=["range", "tuple", "uint8", "int16"],
+)
+def test_an_index_may_be_any_whole_numbers(make, index) -> None:
+    x, y = images(2)
+    metric = make(reduction="none")
+    metric.update(x, y, index=index)
+    metric.update(x[:1], y[:1], index=np.array([6]))
+    assert metric.compute().shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "index", [("a.png", "b.png"), [None, 1], "01", {"a": 1}, 5, [1], [[1, 2]], [True, False], [0.5, 1], [10**30, 1]]
+)
+def test_what_is_no_index_is_refused(make, index) -> None:
+    x, y = images(2)
+    metric = make()
+    with pytest.raises(ValueError, match="index: expected 2 whole numbers, got "):
+        metric.update(x, y, index=index)
+    assert metric.update_count == 0
 
 
 @pytest.mark.parametrize("index", [[2**31, 0], [0, -(2**31) - 1]])
