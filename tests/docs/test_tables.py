@@ -15,7 +15,7 @@ def names_of_tests() -> set[str]:
 
 def test_every_row_of_the_distributed_page_is_a_test_by_name() -> None:
     page = (ROOT / "docs" / "explanation" / "distributed.md").read_text(encoding="utf-8")
-    rows = [line for line in page.splitlines() if line.startswith("|")][2:]
+    rows = [line for line in page.split("## Tested")[1].splitlines() if line.startswith("|")][2:]
     named = [re.findall(r"`(test_\w+)`", row.rsplit("|", 2)[1]) for row in rows]
     assert len(rows) > 20
     assert all(len(names) == 1 for names in named)
