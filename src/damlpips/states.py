@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
@@ -76,29 +77,32 @@ class ScoreState(Metric):
         with _adding:
             if indices is None and not self._keeps_all:
                 good = scores.isfinite()
-                self._set("total", self._state("total") + exact.exact_sum(scores.where(good, 0)))
-                added = torch.stack([good.sum(), (~good).sum(), torch.zeros_like(good.sum())])
-                self._set("counts", self._state("counts") + added)
-                return
-            self._keep("scores", scores)
-            if indices is not None:
-                unfit = (~self._fits(indices)).sum()
-                added = torch.stack([torch.zeros_like(unfit), torch.zeros_like(unfit), unfit])
-                self._set("counts", self._state("counts") + added)
-                self._keep("indices", indices.to(torch.int32))
+                counted = torch.stack([good.sum(), (~good).sum()])
+                states = {
+                    "total": self._state("total") + exact.exact_sum(scores.where(good, 0)),
+                    "counts": self._state("counts") + F.pad(counted, (0, 1)),
+                }
+            else:
+                states = {"scores": self._appended("scores", scores)}
+                if indices is not None:
+                    unfit = (~self._fits(indices)).sum(0, keepdim=True)
+                    states["counts"] = self._state("counts") + F.pad(unfit, (2, 0))
+                    states["indices"] = self._appended("indices", indices.to(torch.int32))
+            for state, value in states.items():
+                self._set(state, value)
 
     @staticmethod
     def _fits(indices: Tensor) -> Tensor:
         return (indices >= _INT32.min) & (indices <= _INT32.max)
 
-    def _keep(self, state: str, values: Tensor) -> None:
-        """Append to a list whose tensors at least halve in size from each to the next: a few, however many updates."""
+    def _appended(self, state: str, values: Tensor) -> list[Tensor]:
+        """Return a list with one more, whose tensors at least halve in size from each to the next: a few, always."""
         chunks = [*self._state(state)]  # others may hold the list: a collection, a wrapper, `forward`
         if self.compute_on_cpu:
             values = values.cpu()
         while chunks and len(chunks[-1]) < 2 * len(values):
             values = torch.cat([chunks.pop(), values])
-        self._set(state, [*chunks, values])
+        return [*chunks, values]
 
     def _copy_state_dict(self) -> dict[str, Any]:
         return self.metric_state  # states are replaced, never changed: there is nothing to copy
@@ -130,13 +134,15 @@ class ScoreState(Metric):
         gather = self._reporting(functools.partial(dist_sync_fn, group=group))
         _check_member(group)
         scores, indices = self._kept()
-        facts = torch.tensor([self._digest, len(scores), len(indices)], device=self.device)
+        # with the type of the scores, which `set_dtype` may have changed on one process alone
+        kind = 2 * self._digest + (scores.dtype == torch.float64)
+        facts = torch.tensor([kind, len(scores), len(indices)], device=self.device)
         rows = torch.stack(gather(torch.cat([facts, self._state("total"), self._state("counts")])))
-        digests, n_scores, n_indices = rows[:, :3].T.tolist()
-        if len(set(digests)) > 1:
+        kinds, n_scores, n_indices = rows[:, :3].T.tolist()
+        if len(set(kinds)) > 1:
             raise RuntimeError(
-                "processes gather different metrics: of another kind or with other options, or computed in another"
-                f" order; their configurations are {', '.join(f'{d:012x}' for d in digests)}"
+                "processes gather different metrics: of another kind, with other options or in another precision, or"
+                f" computed in another order; their configurations are {', '.join(f'{k:013x}' for k in kinds)}"
             )
         gathered_scores = torch.cat(gather(scores.to(self.device))) if any(n_scores) else scores
         gathered_indices = torch.cat(gather(indices.to(self.device))) if any(n_indices) else indices
@@ -187,7 +193,7 @@ class ScoreState(Metric):
             self._set(state, self._state(state) + incoming_state[self._name(state)].to(self.device))
         for state in ("scores", "indices"):
             for chunk in incoming_state[self._name(state)]:
-                self._keep(state, chunk.to(self.device))
+                self._set(state, self._appended(state, chunk.to(self.device)))
 
     # --- moves and resets --------------------------------------------------------------------------------------------
 
