@@ -156,7 +156,13 @@ def mismatch(rank: int, world: int) -> dict[str, Any]:
     one = DAMLPIPSMetric(rho=0.25 + 0.5 * (rank == 0))
     one.update(x, y)
     error = refused(RuntimeError, one.compute)
-    return {"error": error, "own": refused(RuntimeError, one.sync), "state": one.update_count}
+    precise = metric().set_dtype(torch.float64 if rank == 0 else torch.float32)
+    return {
+        "error": error,
+        "own": refused(RuntimeError, one.sync),
+        "state": one.update_count,
+        "precision": refused(RuntimeError, precise.compute),
+    }
 
 
 class Pictures(Dataset):
@@ -375,6 +381,7 @@ def test_process_groups(outcome) -> None:
 def test_different_metrics_are_not_added_up(outcome) -> None:
     for results in of_all(outcome, "mismatch"):
         assert "processes gather different metrics" in results["error"]
+        assert "or in another precision" in results["precision"]
         assert results["own"] == results["error"]  # unsynced: the failed attempt left nothing behind
         assert results["state"] == 1
 
