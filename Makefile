@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SHARED ?= ../shared
+JOBS ?= 2
 
 .PHONY: setup demo test fuzz lint docs bench clean
 
@@ -20,8 +21,9 @@ demo: $(READY)
 	$(BIN)/damlpips score docs/demo/pebbles.png docs/demo/pebbles
 	$(BIN)/damlpips score docs/demo/still_life.png docs/demo/still_life
 
+# A file's tests stay in one process: they share real processes that they have started.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 # Thousands of new examples for each test of tests/fuzz: some fifteen minutes.
 fuzz: $(READY)
