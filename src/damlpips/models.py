@@ -404,7 +404,7 @@ class DAMLPIPS(PerceptualDistance):
 
     Args:
         backbone: a name of the table (`"gabor"`, embedded, needs no weights) or a `Backbone`.
-        weights, value_range, reduction, grey, resize, check_values: as for `LPIPS`.
+        weights, value_range, reduction, grey, resize, check_values, deterministic: as for `LPIPS`.
         rho: the share of a place's own energy in its normalisation, 0 to 1; the rest is the mean over the image.
         gamma: how much a channel's weight falls with its energy, at least 0.
 
