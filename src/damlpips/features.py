@@ -173,6 +173,7 @@ class Backbone(nn.Module):
 
     def _place_constants(self) -> None:
         """Put the scaling's numbers on the device once: made in `forward`, they would stall a CUDA stream."""
+        self._dtype = self.dtype  # looked for once, not in every pass
         # the scaling is done in float32 at least: in half precision it would round neighbouring pixel values together
         self._exact = torch.float64 if self.dtype == torch.float64 else torch.float32
         self._constants = {
@@ -274,7 +275,7 @@ class Backbone(nn.Module):
             mean, std = self._constants[self.scaling if scaling is None else scaling]
             # ((x - low) / width - mean) / std as one product and one sum
             images = torch.addcmul(-(mean + low / width) / std, images, 1 / (std * width))
-        maps = self.network(images.to(self.dtype))
+        maps = self.network(images.to(self._dtype))
         return self._listed(maps)
 
     def _listed(self, maps: Any) -> list[Tensor]:

@@ -104,6 +104,7 @@ class GaborBank(nn.Module):
         }
         for name, value in constants.items():
             self.register_buffer(name, value.to(device, dtype), persistent=False)
+        self._has_autocast = torch.amp.is_autocast_available(device.type)  # asked here: forward may be compiled
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GaborBank":
         moved = fn(self.kernels.new_empty(0))
@@ -112,8 +113,7 @@ class GaborBank(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
         """Return the maps from the finest scale to the coarsest."""
-        device = images.device.type
-        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        with torch.autocast(images.device.type, enabled=False) if self._has_autocast else nullcontext():
             # Opponent channels as a batch of grey images: a grouped convolution would be a third slower on a CPU.
             level = F.conv2d(images.to(self.kernels.dtype), self.opponent).flatten(0, 1).unsqueeze(1)
             smooth = self._low_passed(level)
