@@ -8,16 +8,15 @@ one, with 2 threads.
 """
 
 import argparse
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from speed import forward, medians
+from speed import forward, medians, random_weights
 
 from damlpips import DAMLPIPS, LPIPS
-from damlpips.features import BACKBONES
 
 METRICS: dict[str, Callable] = {
     "LPIPS alex": lambda file, **options: LPIPS("alex", weights=file("alex"), **options),
@@ -53,14 +52,7 @@ def main() -> None:
     print(f"{options.batch} pairs of {options.size} x {options.size}, float32\n")
     print("| metric | spread | spread, deterministic | time, deterministic |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-
-        def file(name: str) -> Path:
-            path = Path(folder) / f"{name}.safetensors"
-            if not path.exists():
-                state = BACKBONES[name].build().state_dict()
-                save_file({f"features.{key}": t.contiguous() for key, t in state.items()}, path)
-            return path
-
+        file = functools.partial(random_weights, folder=Path(folder))
         for name, make in METRICS.items():
             plain, fixed = make(file), make(file, deterministic=True)
             spreads = [spread(metric, x, y) for metric in (plain, fixed)]

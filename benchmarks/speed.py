@@ -20,12 +20,18 @@ from damlpips import DAMLPIPS, LPIPS
 from damlpips.features import BACKBONES
 
 
-def original_and_ours(net: str, folder: Path) -> tuple[torch.nn.Module, torch.nn.Module]:
-    torch.manual_seed(0)
-    features = BACKBONES[net].build()
+def random_weights(net: str, folder: Path) -> Path:
+    """Return a file of seeded random weights, made once."""
     file = folder / f"{net}.safetensors"
-    save_file({f"features.{name}": t.contiguous() for name, t in features.state_dict().items()}, file)
-    return lpips.LPIPS(net=net, pnet_rand=True, verbose=False), LPIPS(net, weights=file)
+    if not file.exists():
+        torch.manual_seed(0)
+        features = BACKBONES[net].build()
+        save_file({f"features.{name}": t.contiguous() for name, t in features.state_dict().items()}, file)
+    return file
+
+
+def original_and_ours(net: str, folder: Path) -> tuple[torch.nn.Module, torch.nn.Module]:
+    return lpips.LPIPS(net=net, pnet_rand=True, verbose=False), LPIPS(net, weights=random_weights(net, folder))
 
 
 def forward(model: Callable, x: torch.Tensor, y: torch.Tensor) -> None:

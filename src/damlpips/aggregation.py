@@ -79,8 +79,7 @@ class PerceptualMetric(ScoreState):
         good = self._checked_values(img, ref, indices)
         scores = self.model.per_layer(*pair).sum(1)
         good = good & scores.isfinite() & (scores.abs() < exact.LIMIT)
-        if self._raises_at_once and not good.all():
-            where = int((~good).nonzero()[0])
+        if self._raises_at_once and (where := _first_false(good)) is not None:
             raise ValueError(f"{_named(where, indices)}: its score is {float(scores[where])}, not a finite number")
         scores = scores.where(good, torch.nan)
         self._add(scores, indices)  # nothing can fail from here on: a failed update leaves the state as it was
@@ -96,15 +95,13 @@ class PerceptualMetric(ScoreState):
         """Return which pairs have values that can be scored, (N,); raise at the first other where they may be read."""
         good = torch.ones(len(img), dtype=torch.bool, device=self.device)
         for what, x in (("first image", img), ("second image", ref)):
-            # an image that is being optimised may leave the range
-            optimised = isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()
-            if not self.check_values or optimised or not isinstance(x, Tensor):
+            if not self.check_values or not isinstance(x, Tensor) or checks.is_optimised(x):
                 continue
-            good = good & (marks := checks.scorable(x, self.model.value_range))
-            if self._raises_at_once and not marks.all():
-                where = int((~marks).nonzero()[0])
+            marks = checks.scorable(x, self.model.value_range)
+            if self._raises_at_once and (where := _first_false(marks)) is not None:
                 what = f"{what}, {_named(where, indices)}"
                 checks.values(x[where : where + 1], self.model.value_range, what=what)
+            good = good & marks
         return good
 
     def _checked_index(self, index: Any, n: int) -> Tensor | None:
@@ -246,9 +243,8 @@ class PerceptualMetric(ScoreState):
         except BaseException:
             self._restore(before)
             raise
-        self._restore({**before, **after})
-        self._update_count += 1
-        self._restore({"_computed": None, "_forward_cache": value.detach()})
+        done = {"_update_count": before["_update_count"] + 1, "_computed": None, "_forward_cache": value.detach()}
+        self._restore({**before, **after, **done})
         return value
 
     def _be_alone(self, updates: list[tuple[Tensor, Tensor | None]]) -> None:
@@ -307,6 +303,10 @@ class PerceptualMetric(ScoreState):
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot one value, by default that of the last `compute`, or a list of values; returns figure and axes."""
         return self._plot(self._computed if val is None else val, ax)
+
+
+def _first_false(marks: Tensor) -> int | None:
+    return None if marks.all() else int((~marks).nonzero()[0])
 
 
 def _named(place: int, indices: Tensor | None) -> str:

@@ -54,7 +54,7 @@ class Metric(str, Enum):
 def fail(message: str) -> NoReturn:
     """Say on stderr what is wrong, and exit."""
     # the names of files are others' text: it must not steer a terminal
-    typer.echo("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in f"damlpips: {message}"), err=True)
+    typer.echo(_printable(f"damlpips: {message}", kept="\n"), err=True)
     raise typer.Exit(BAD_INPUT)
 
 
@@ -316,8 +316,13 @@ def _print_table(scores: "list[Score]", mean: float, title: str) -> None:
 
 
 def _name(pair: "Pair") -> Text:
-    """Return a file's name without what would steer a terminal; as text, so that brackets are no markup."""
-    return Text("".join(c if c.isprintable() else "\ufffd" for c in pair.name))
+    """Return a file's name as text, so that brackets are no markup."""
+    return Text(_printable(pair.name))
+
+
+def _printable(text: str, kept: str = "") -> str:
+    """Return a text without what would steer a terminal."""
+    return "".join(c if c.isprintable() or c in kept else "\ufffd" for c in text)
 
 
 def _number(value: float) -> str:

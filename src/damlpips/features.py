@@ -175,7 +175,7 @@ class Backbone(nn.Module):
         """Put the scaling's numbers on the device once: made in `forward`, they would stall a CUDA stream."""
         self._dtype = self.dtype  # looked for once, not in every pass
         # the scaling is done in float32 at least: in half precision it would round neighbouring pixel values together
-        self._exact = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self._exact = torch.float64 if self._dtype == torch.float64 else torch.float32
         self._constants = {
             scaling: tuple(
                 torch.tensor(values, dtype=self._exact, device=self.device).reshape(3, 1, 1) for values in scaling

@@ -40,6 +40,11 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
+def shown(text: str, most: int) -> str:
+    """Return a text as an error message quotes it: what a file holds may be very long."""
+    return repr(text if len(text) <= most else f"{text[:most]}...")
+
+
 def is_plain_name(name: object) -> bool:
     """Return whether `name` is the name of a file in a folder, on any system: no separator, drive, `..` or NUL."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")

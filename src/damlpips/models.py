@@ -171,9 +171,9 @@ class PerceptualDistance(nn.Module):
             return x
         checks.image_batch(x, what=what, grey=self.grey)
         checks.same_device(x, self.anchor.device, what=what, owner="the module")
-        # An image that is being optimised may leave the range, and on an accelerator reading values would stall it.
-        optimised = x.requires_grad and torch.is_grad_enabled()
-        if self.check_values and x.device.type == "cpu" and not optimised and not torch.compiler.is_compiling():
+        # On an accelerator reading values would stall it.
+        readable = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if self.check_values and readable and not checks.is_optimised(x):
             checks.values(x, self.value_range, what=what)
         if x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from damlpips.files import open_regular, reason, size
+from damlpips.files import open_regular, reason, shown, size
 from damlpips.images import SUFFIXES, ScoringError
 
 COLUMNS = ("reference", "distorted")
+# characters of a field that an error quotes
+MOST_SHOWN = 200
 # a million rows of long names
 LARGEST_MANIFEST = 1 << 26
 
@@ -146,14 +148,9 @@ def _places(header: list[str], manifest: Path) -> list[int]:
     """Return where the two columns are."""
     for column in COLUMNS:
         if header.count(column) != 1:
-            raise ScoringError(
-                f"{manifest}, line 1: expected a header with one column {column!r}, got {_shown(','.join(header))}"
-            )
+            found = shown(",".join(header), MOST_SHOWN)
+            raise ScoringError(f"{manifest}, line 1: expected a header with one column {column!r}, got {found}")
     return [header.index(column) for column in COLUMNS]
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 200 else f"{text[:200]}...")
 
 
 def _text(manifest: Path) -> str:
@@ -180,15 +177,15 @@ def _within(folder: Path, root: Path, name: str, where: str) -> Path:
     # as Windows reads it, too: a manifest means one thing everywhere
     as_windows = PureWindowsPath(name)
     if PurePosixPath(name).is_absolute() or as_windows.drive or as_windows.root:
-        raise ScoringError(f"{where}: {_shown(name)} is an absolute path, expected one within {folder}")
+        raise ScoringError(f"{where}: {shown(name, MOST_SHOWN)} is an absolute path, expected one within {folder}")
     if ".." in as_windows.parts:
-        raise ScoringError(f"{where}: {_shown(name)} leads out of {folder} with '..'")
+        raise ScoringError(f"{where}: {shown(name, MOST_SHOWN)} leads out of {folder} with '..'")
     path = folder / name
     try:
         with open_regular(path):
             inside = path.resolve().is_relative_to(root)
     except OSError as error:
-        raise ScoringError(f"{where}: {_shown(name)}: {reason(error)}") from error
+        raise ScoringError(f"{where}: {shown(name, MOST_SHOWN)}: {reason(error)}") from error
     if not inside:
-        raise ScoringError(f"{where}: {_shown(name)} leads out of {folder} by a symbolic link")
+        raise ScoringError(f"{where}: {shown(name, MOST_SHOWN)} leads out of {folder} by a symbolic link")
     return path

@@ -14,12 +14,16 @@ from typing import Any, NoReturn
 
 import torch
 
+from damlpips.files import shown
+
 # what torch.save has always used
 PROTOCOL = 2
 # 250 bytes a tensor: room for ten times the tensors of the largest network of the table
 LARGEST = 1 << 20
 # torch's own limit for most operations
 MOST_DIMENSIONS = 64
+# characters of a name that an error quotes
+MOST_SHOWN = 80
 
 DTYPES = {
     "Half": torch.float16,
@@ -138,7 +142,7 @@ class _Machine:
         module, _, attribute = name.partition(" ")
         known = Global(module, attribute)
         if known not in CALLS and not _is_class(known, "Storage"):
-            refuse(f"holds {_shown(f'{module}.{attribute}')}")
+            refuse(f"holds {shown(f'{module}.{attribute}', MOST_SHOWN)}")
         self.stack.append(known)
 
     def last(self, count: int) -> list[Any]:
@@ -197,11 +201,11 @@ class _Machine:
         root = Storage(key, DTYPES[kind.name.removesuffix("Storage")], _count(numel), _count(numel))
         known = self.found.storages.setdefault(key, root)
         if (known.dtype, known.root_numel) != (root.dtype, root.root_numel):
-            refuse(f"storage {_shown(key)} has two lengths or kinds")
+            refuse(f"storage {shown(key, MOST_SHOWN)} has two lengths or kinds")
         if view and view[0] is not None:
             _, offset, length = view[0]
             if _count(offset) + _count(length) > root.numel:
-                refuse(f"a view beyond the end of storage {_shown(key)}")
+                refuse(f"a view beyond the end of storage {shown(key, MOST_SHOWN)}")
             root = Storage(key, root.dtype, length, root.numel)
         self.stack.append(root)
 
@@ -210,10 +214,6 @@ def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 63:
         refuse("a length that is not a whole number from 0 on")
     return value
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:80]}...")
 
 
 def _pairs(items: Sequence[Any]) -> dict[Any, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
+from damlpips.checks import is_optimised
 from damlpips.features import Encoded
 from damlpips.forks import Lock
 from damlpips.models import PerceptualDistance
@@ -85,7 +86,7 @@ def encoded_pair(model: PerceptualDistance, x: Tensor, y: Tensor) -> tuple[Encod
     if not shared or not (_can_be_kept(x) and _can_be_kept(y)):
         return model.compare(x, y)
     # one graph for two metrics could be walked back only once
-    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+    if is_optimised(x) or is_optimised(y):
         return model.compare(x, y)
     if _last.seen is not None and (maps := _last.seen.maps_for(key, x, y)) is not None:
         return maps

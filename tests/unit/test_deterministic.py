@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import reference
 import torch
 
 from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric, functional
@@ -29,8 +30,7 @@ def threads() -> Iterator[None]:
 
 
 def images(n: int = 4, size: int = 160) -> tuple[torch.Tensor, torch.Tensor]:
-    x = torch.rand(n, 3, size, size)
-    return x, (x + 0.2 * torch.rand_like(x)).clamp(0, 1)
+    return reference.noise(n, size, size)
 
 
 def test_scores_depend_on_their_pair_alone(metric: torch.nn.Module) -> None:

@@ -7,6 +7,7 @@ import weakref
 
 import numpy as np
 import pytest
+import reference
 import torch
 from torch import nn
 from torchmetrics import MetricCollection
@@ -31,9 +32,7 @@ def module_of(metric: PerceptualMetric):
 
 
 def images(n: int, size: int = 40, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(n, 3, size, size, generator=generator)
-    return x, (x + 0.2 * torch.rand(x.shape, generator=generator)).clamp(0, 1)
+    return reference.noise(n, size, size, seed)
 
 
 class Counting(nn.Module):

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 
 import pytest
+import reference
 import torch
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 from torchmetrics.wrappers import Running
@@ -30,9 +31,7 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 
 def images(n: int, seed: int = 0, size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(n, 3, size, size, generator=generator)
-    return x, (x + 0.2 * torch.rand(x.shape, generator=generator)).clamp(0, 1)
+    return reference.noise(n, size, size, seed)
 
 
 def held(metric: PerceptualMetric) -> tuple[int, int]:

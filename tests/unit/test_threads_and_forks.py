@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import reference
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -21,9 +22,7 @@ PATIENCE = 120
 
 
 def images(n: int = 4, size: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(n, 3, size, size, generator=generator)
-    return x, (x + 0.2 * torch.rand(x.shape, generator=generator)).clamp(0, 1)
+    return reference.noise(n, size, size)
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------
