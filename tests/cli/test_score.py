@@ -119,7 +119,7 @@ class TestTable:
         assert "0.000000" in run("score", pair[0], pair[0]).stdout
 
     def test_small_scores_keep_their_digits(self) -> None:
-        from damlpips.cli import _number
+        from damlpips.cli.score import _number
 
         assert [_number(v) for v in (0.0, 1.5, 0.00123456, 0.000123456)] == [
             "0.000000",
@@ -447,15 +447,15 @@ class TestProcesses:
 def test_the_progress_bar_is_for_terminals_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from damlpips import cli
+    from damlpips.cli import score
 
     def scores_with(terminal: bool, total: int, shown: bool) -> str:
         console: Callable[..., object] = lambda **_: cli_console(file=sys.stderr, force_terminal=terminal)  # noqa: E731
-        monkeypatch.setattr(cli, "Console", console)
-        assert list(cli._with_progress(iter(range(total)), total, shown=shown)) == list(range(total))
+        monkeypatch.setattr(score, "Console", console)
+        assert list(score._with_progress(iter(range(total)), total, shown=shown)) == list(range(total))
         return capsys.readouterr().err
 
-    cli_console = cli.Console
+    cli_console = score.Console
     assert "scoring" in scores_with(True, 40, True)
     assert scores_with(False, 40, True) == ""
     assert scores_with(True, 2, True) == ""

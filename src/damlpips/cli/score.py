@@ -1,34 +1,25 @@
-"""The command line: arguments and printing only.
+"""`damlpips score`: image files in, a table of distances out."""
 
-Nothing heavy is imported before a command runs, so that `--help` answers at once.
-"""
-
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
 from rich.console import Console
-from rich.measure import Measurement
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
-from typer.core import TyperGroup
 
-from damlpips import __version__
+from damlpips.cli.options import check_outputs, find_device, print_table, to_standard_output, write
+from damlpips.cli.program import app, fail, printable
 
 if TYPE_CHECKING:
-    import torch
-
     from damlpips.models import PerceptualDistance
     from damlpips.pairs import Pair
     from damlpips.scoring import Score
-
-BAD_INPUT, INTERRUPTED = 2, 130
 
 # Fewer pairs than this are scored before a reader has found the bar.
 PAIRS_WORTH_A_BAR = 16
@@ -49,66 +40,6 @@ class Metric(str, Enum):
 
     DAMLPIPS = "damlpips"
     LPIPS = "lpips"
-
-
-def fail(message: str) -> NoReturn:
-    """Say on stderr what is wrong, and exit."""
-    # the names of files are others' text: it must not steer a terminal
-    typer.echo(_printable(f"damlpips: {message}", kept="\n"), err=True)
-    raise typer.Exit(BAD_INPUT)
-
-
-class Commands(TyperGroup):
-    """Commands whose usage errors, too, are one line; and that exit with 130 when interrupted."""
-
-    def main(self, *args: Any, **extra: Any) -> Any:
-        """Run a command; exit with its status."""
-        standalone = extra.get("standalone_mode", True)
-        extra["standalone_mode"] = False
-        try:
-            status = super().main(*args, **extra)
-        except (KeyboardInterrupt, typer.Abort):
-            status = INTERRUPTED
-        except Exception as error:
-            # typer's own errors have no common public class
-            if not hasattr(error, "format_message"):
-                raise
-            context = getattr(error, "ctx", None)
-            command = context.command_path if context is not None else "damlpips"
-            message = error.format_message().rstrip(".")
-            typer.echo(f"damlpips: {message} (see {command} --help)", err=True)
-            status = BAD_INPUT
-        if not standalone:
-            return status
-        sys.exit(status if isinstance(status, int) else 0)
-
-
-app = typer.Typer(
-    name="damlpips",
-    cls=Commands,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"damlpips {__version__}")
-        raise typer.Exit
-
-
-@app.callback(invoke_without_command=True)
-def damlpips(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Perceptual distance between images: DAMLPIPS and LPIPS. Lower is closer."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
 
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -177,20 +108,22 @@ def score(
 ) -> None:
     """Score images against a reference: two files, two folders, one file and a folder, or a list of pairs."""
     files = {"--csv": csv, "--json": json}
-    _check_outputs(files)
+    check_outputs(files)
     with bad_input():
         from damlpips import scoring
         from damlpips.pairs import find_pairs
 
         found = find_pairs(reference, distorted, pairs)
-        place = _device(device)
+        place = find_device(device)
         model = _model(metric, backbone, weights=weights, heads=heads, resize=_resize(resize))
         model = model.to(place).load()
         results = scoring.score_pairs(model, found, batch_size=batch_size, device=place)
         scores = list(_with_progress(results, len(found), shown=not quiet))
         names = {"metric": metric.value, "backbone": model.source.name}
-        _write(files, {"--csv": scoring.as_csv, "--json": scoring.as_json}, scores, names)
-        if not quiet and not any(file == Path("-") for file in files.values()):
+        for option, as_text in {"--csv": scoring.as_csv, "--json": scoring.as_json}.items():
+            if (file := files[option]) is not None:
+                write(option, file, as_text(scores, **names))
+        if not quiet and not to_standard_output(files):
             _print_table(scores, scoring.mean(scores), f"{metric.value} ({model.source.name}), lower is closer")
 
 
@@ -217,41 +150,12 @@ def _in_options(error: Exception) -> str:
     return message
 
 
-def _check_outputs(files: dict[str, Path | None]) -> None:
-    """Fail now rather than after the last image is scored."""
-    if sum(file == Path("-") for file in files.values()) > 1:
-        fail(f"{' and '.join(files)}: only one of them can be standard output")
-    for option, file in files.items():
-        if file is None or file == Path("-"):
-            continue
-        if file.is_dir():
-            fail(f"{option} {file}: is a folder, expected a file")
-        if not file.parent.is_dir():
-            fail(f"{option} {file}: no such folder as {file.parent}")
-
-
 def _resize(value: str | None) -> "str | int | None":
     if value is None or value == "reference":
         return value
     if not (value.isdecimal() and int(value) > 0):
         fail(f"--resize {value}: expected 'reference' or the length of the shorter side in pixels")
     return int(value)
-
-
-def _device(name: str) -> "torch.device":
-    """Return the device that a name stands for, if this machine has it."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if name not in ("cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
-        fail(f"--device {name}: expected auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        fail(f"--device {name}: CUDA is not available here; use --device cpu")
-    if number and int(number) >= torch.cuda.device_count():
-        fail(f"--device {name}: there is only cuda:0 to cuda:{torch.cuda.device_count() - 1}")
-    return torch.device(name)
 
 
 def _model(metric: Metric, backbone: str | None, *, heads: str | None, **options: Any) -> "PerceptualDistance":
@@ -277,28 +181,6 @@ def _with_progress(scores: "Iterable[Score]", total: int, *, shown: bool) -> "It
         yield from progress.track(scores, total=total, description="scoring")
 
 
-def _write(
-    files: dict[str, Path | None],
-    formats: dict[str, Callable[..., str]],
-    scores: "list[Score]",
-    names: dict[str, str],
-) -> None:
-    from damlpips.scoring import write_whole
-
-    for option, file in files.items():
-        if file is None:
-            continue
-        text = formats[option](scores, **names)
-        if file == Path("-"):
-            # as bytes: a file name that is not UTF-8 passes as it is
-            typer.echo(text.encode(errors="surrogateescape"), nl=False)
-            continue
-        try:
-            write_whole(file, text)
-        except OSError as error:
-            fail(f"{option} {file}: {error.strerror}")
-
-
 def _print_table(scores: "list[Score]", mean: float, title: str) -> None:
     table = Table(title=title, box=box.SIMPLE, min_width=len(title) + 2, title_justify="left")
     table.add_column("image", overflow="fold")
@@ -307,22 +189,12 @@ def _print_table(scores: "list[Score]", mean: float, title: str) -> None:
         table.add_row(_name(s.pair), _number(s.score), end_section=number == len(scores))
     if len(scores) > 1:
         table.add_row("mean", _number(mean))
-    console = Console()
-    if not console.is_terminal:
-        # there is no edge to wrap at: a line a pair
-        widest = console.options.update(width=sys.maxsize)
-        console.width = max(console.width, Measurement.get(console, widest, table).maximum)
-    console.print(table)
+    print_table(table)
 
 
 def _name(pair: "Pair") -> Text:
     """Return a file's name as text, so that brackets are no markup."""
-    return Text(_printable(pair.name))
-
-
-def _printable(text: str, kept: str = "") -> str:
-    """Return a text without what would steer a terminal."""
-    return "".join(c if c.isprintable() or c in kept else "\ufffd" for c in text)
+    return Text(printable(pair.name))
 
 
 def _number(value: float) -> str:

@@ -1,0 +1,8 @@
+"""The command line: arguments and printing only, one module a command.
+
+Nothing heavy is imported before a command runs, so that `--help` answers at once.
+"""
+
+# a command is known to the program once its module is imported
+from damlpips.cli import score as score
+from damlpips.cli.program import app as app

@@ -1,0 +1,74 @@
+"""What the commands share: a device by its name, files to write, tables to print."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from damlpips.cli.program import fail
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check_outputs(files: Mapping[str, Path | None]) -> None:
+    """Fail now rather than after the last image is scored."""
+    if sum(file == Path("-") for file in files.values()) > 1:
+        fail(f"{' and '.join(files)}: only one of them can be standard output")
+    for option, file in files.items():
+        if file is None or file == Path("-"):
+            continue
+        if file.is_dir():
+            fail(f"{option} {file}: is a folder, expected a file")
+        if not file.parent.is_dir():
+            fail(f"{option} {file}: no such folder as {file.parent}")
+
+
+def to_standard_output(files: Mapping[str, Path | None]) -> bool:
+    """Return whether one of the files is standard output, which then holds nothing else."""
+    return any(file == Path("-") for file in files.values())
+
+
+def write(option: str, file: Path, text: str) -> None:
+    """Write a text to the file that an option names, or to standard output."""
+    from damlpips.scoring import write_whole
+
+    if file == Path("-"):
+        # as bytes: a file name that is not UTF-8 passes as it is
+        typer.echo(text.encode(errors="surrogateescape"), nl=False)
+        return
+    try:
+        write_whole(file, text)
+    except OSError as error:
+        fail(f"{option} {file}: {error.strerror}")
+
+
+def find_device(name: str) -> "torch.device":
+    """Return the device that a name stands for, if this machine has it."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if name not in ("cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
+        fail(f"--device {name}: expected auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        fail(f"--device {name}: CUDA is not available here; use --device cpu")
+    if number and int(number) >= torch.cuda.device_count():
+        fail(f"--device {name}: there is only cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    return torch.device(name)
+
+
+def print_table(table: Table) -> None:
+    """Print a table, folded to a terminal's width; whole where there is no terminal."""
+    console = Console()
+    if not console.is_terminal:
+        # there is no edge to wrap at: a line a row
+        widest = console.options.update(width=sys.maxsize)
+        console.width = max(console.width, Measurement.get(console, widest, table).maximum)
+    console.print(table)
