@@ -4,6 +4,8 @@ Feature maps come in whatever precision the backbone ran in; every function work
 of squares of half-precision features cannot overflow.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -38,11 +40,48 @@ def unit(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     return a / torch.where(dead, 1.0, norm + NORM_EPS)
 
 
+def in_place(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Return the features as they are, at least in float32: place is compared with place."""
+    return working(a)
+
+
+def averaged(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 1 1"]:
+    """Average each channel over places."""
+    return working(a).mean((2, 3), keepdim=True)
+
+
+def ranked(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c p 1"]:
+    """Sort each channel over places, the lowest first, so that rank is compared with rank."""
+    # stable: which of equal features, such as a rectifier's zeros, gets a rank's gradient is the same on every device
+    return working(a).flatten(2).sort(dim=2, stable=True).values[..., None]
+
+
+Arrangement = Callable[[Tensor], Tensor]
+
+# What is compared, by the names of arXiv 2207.02512. Each part is a distance of its own; the parts are added.
+COMPARISONS: dict[str, tuple[Arrangement, ...]] = {
+    "spatial": (in_place,),
+    "mean": (averaged,),
+    "sort": (ranked,),
+    "spatial+mean": (in_place, averaged),
+    "spatial+sort": (in_place, ranked),
+}
+
+
 def lpips_map(
-    a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], head: Float[Tensor, " c"] | None
-) -> Float[Tensor, "n 1 h w"]:
-    """Compare two feature maps place by place: sum_c w_c (a^_c - b^_c)^2, with w = 1 where `head` is None."""
-    difference = (unit(a) - unit(b)).square()
+    a: Float[Tensor, "n c h w"],
+    b: Float[Tensor, "n c h w"],
+    head: Float[Tensor, " c"] | None,
+    *,
+    arrange: Arrangement = in_place,
+    channel_norm: bool = True,
+) -> Float[Tensor, "n 1 p q"]:
+    """Compare two feature maps place by place: sum_c w_c (a^_c - b^_c)^2, with w = 1 where `head` is None.
+
+    a^ = unit(arrange(a)), or arrange(a) without `channel_norm`: what is averaged or sorted are raw activations.
+    """
+    scale = unit if channel_norm else working
+    difference = (scale(arrange(a)) - scale(arrange(b))).square()
     if head is not None:
         difference = difference * head.to(difference)[None, :, None, None]
     return difference.sum(1, keepdim=True)

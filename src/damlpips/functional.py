@@ -39,7 +39,7 @@ def lpips(x: Images, y: Images, *, backbone: str | Backbone = "alex", **options:
 
     Args:
         x, y: (N, 3, H, W), or what `LPIPS.encode` returned.
-        backbone, options: those of `damlpips.LPIPS` (`weights`, `heads`, `value_range`, `reduction`, ...).
+        backbone, options: those of `damlpips.LPIPS` (`weights`, `heads`, `comparison`, `reduction`, ...).
 
     Raises:
         TypeError, ValueError, WeightsError: as `damlpips.LPIPS`.

@@ -27,7 +27,7 @@ _OPTIONS = """
 class LPIPSMetric(PerceptualMetric):
     __doc__ = f"""LPIPS, accumulated over batches and processes; see `damlpips.LPIPS` for the equation.
     {_OPTIONS}
-        heads: as for `LPIPS`.
+        heads, comparison, channel_norm: as for `LPIPS`.
 
     Example:
         >>> import torch
@@ -44,6 +44,8 @@ class LPIPSMetric(PerceptualMetric):
         *,
         weights: Any = None,
         heads: Any = "v0.1",
+        comparison: str = "spatial",
+        channel_norm: bool = True,
         value_range: tuple[float, float] = (0.0, 1.0),
         reduction: str = "mean",
         grey: checks.Grey = None,
@@ -57,6 +59,8 @@ class LPIPSMetric(PerceptualMetric):
             backbone,
             weights=weights,
             heads=heads,
+            comparison=comparison,
+            channel_norm=channel_norm,
             value_range=value_range,
             grey=grey,
             resize=resize,

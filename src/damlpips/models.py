@@ -248,6 +248,10 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return (resampled.round() if x.dtype == torch.uint8 else resampled).to(x.dtype)
 
 
+def _spelled(options: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in options.items())
+
+
 class LPIPS(PerceptualDistance):
     """Learned Perceptual Image Patch Similarity; lower is closer.
 
@@ -259,12 +263,18 @@ class LPIPS(PerceptualDistance):
     where a, b are the feature maps of x and y at layer l, c counts channels, p places, and w are the heads. Equal to
     the `lpips` package on the same weights, except that its gradient stays finite at features that are zero.
 
+    `comparison` says what stands for a_lcp: with `"spatial"` the feature itself; with `"mean"` the mean of channel c
+    over places; with `"sort"` the p-th lowest feature of channel c; `"spatial+mean"` and `"spatial+sort"` are sums of
+    two such distances. `channel_norm=False` is a^ = a. All but LPIPS as published need `heads="uniform"`.
+
     Args:
         backbone: `"alex"`, `"vgg"`, `"squeeze"`; with `heads="uniform"` any backbone of the table or a `Backbone`.
         weights: path of the backbone's `.pth` or `.safetensors` file, checked key by key; None looks in the folder
             `DAMLPIPS_WEIGHTS_DIR`, in torch hub's cache, and downloads torchvision's file when the first score is
             asked for.
         heads: `"v0.1"`, `"v0.0"`, `"uniform"` (w = 1), or the path of a file with `lpips`'s keys.
+        comparison: `"spatial"`, `"mean"`, `"sort"`, `"spatial+mean"` or `"spatial+sort"`.
+        channel_norm: whether features are divided by their norm over channels, which is done last.
         value_range: (low, high) of float images; uint8 images are 0..255 whatever it says.
         reduction: `"none"` (N,), `"mean"` or `"sum"` ().
         grey: `"repeat"` accepts (N, 1, H, W) and repeats the channel.
@@ -283,7 +293,8 @@ class LPIPS(PerceptualDistance):
 
     Reference:
         Zhang, Isola, Efros, Shechtman, Wang, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
-        CVPR 2018, arXiv 1801.03924.
+        CVPR 2018, arXiv 1801.03924. Sjögren, Pihlgren, Sandin, Liwicki, "Identifying and Mitigating Flaws of Deep
+        Perceptual Similarity Metrics", NLDL 2023, arXiv 2207.02512, for the comparisons.
 
     Example:
         >>> import torch
@@ -291,6 +302,8 @@ class LPIPS(PerceptualDistance):
         >>> metric = LPIPS("gabor", heads="uniform")
         >>> x = torch.rand(2, 3, 64, 64)
         >>> metric(x, x)
+        tensor([0., 0.])
+        >>> LPIPS("gabor", heads="uniform", comparison="spatial+sort")(x, x)
         tensor([0., 0.])
     """
 
@@ -300,6 +313,8 @@ class LPIPS(PerceptualDistance):
         *,
         weights: str | os.PathLike[str] | None = None,
         heads: str | os.PathLike[str] = "v0.1",
+        comparison: str = "spatial",
+        channel_norm: bool = True,
         value_range: tuple[float, float] = (0.0, 1.0),
         reduction: str = "none",
         grey: checks.Grey = None,
@@ -320,6 +335,13 @@ class LPIPS(PerceptualDistance):
         if not isinstance(heads, (str, os.PathLike)):
             raise TypeError(f"heads: expected a version, 'uniform' or a path, got {type(heads).__name__}")
         self.heads = os.fspath(heads)
+        self.comparison = checks.one_of("comparison", comparison, distance.COMPARISONS)
+        self.channel_norm = bool(channel_norm)
+        if self._variant and self.heads != "uniform":
+            raise ValueError(
+                f"heads={self.heads!r} were learned for comparison='spatial' with channel_norm=True, got"
+                f" {_spelled(self._variant)}: use heads='uniform'"
+            )
         self._head_values: list[Tensor] | None = None
         if self.heads != "uniform":
             if not isinstance(self.source.backbone, str):
@@ -344,9 +366,21 @@ class LPIPS(PerceptualDistance):
         super()._place(anchor)
         self._place_heads()
 
-    def _layer_maps(self, x: Encoded, y: Encoded) -> list[Tensor]:
+    @property
+    def _variant(self) -> dict[str, Any]:
+        """The options in which what is compared differs from LPIPS as published."""
+        options = {"comparison": (self.comparison, "spatial"), "channel_norm": (self.channel_norm, True)}
+        return {name: value for name, (value, published) in options.items() if value != published}
+
+    def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
+        parts = [self._layer_maps(x, y, arrange) for arrange in distance.COMPARISONS[self.comparison]]
+        layers = [torch.stack([distance.pool(d) for d in maps], 1) for maps in parts]
+        return self._contributions(torch.stack(layers).sum(0))
+
+    def _layer_maps(self, x: Encoded, y: Encoded, arrange: distance.Arrangement = distance.in_place) -> list[Tensor]:
+        compare = functools.partial(distance.lpips_map, arrange=arrange, channel_norm=self.channel_norm)
         heads = self._heads if self._heads is not None else [None] * len(x.features)
-        return [distance.lpips_map(a, b, w) for a, b, w in zip(x.features, y.features, heads, strict=True)]
+        return [compare(a, b, w) for a, b, w in zip(x.features, y.features, heads, strict=True)]
 
     def _contributions(self, d: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
         return d
@@ -355,8 +389,18 @@ class LPIPS(PerceptualDistance):
         """Return where the images differ: (N, 1, H, W), the layers' maps brought to the image's size and summed.
 
         As `lpips` with `spatial=True`. Bilinear enlargement keeps each layer's mean up to its border, so the map's mean
-        is near the score, not equal to it.
+        is near the score, not equal to it. With `comparison="spatial+mean"` or `"spatial+sort"` it is the map of the
+        spatial part, whose mean is near that part of the score.
+
+        Raises:
+            ValueError: with `comparison="mean"` or `"sort"`, which forget where a feature was.
         """
+        if distance.in_place not in distance.COMPARISONS[self.comparison]:
+            raise ValueError(
+                f"spatial_map: where images differ is not defined for comparison={self.comparison!r}, which forgets"
+                f" where a feature was: use comparison='spatial', or 'spatial+{self.comparison}' for the map of its"
+                " spatial part"
+            )
         encoded_x, encoded_y = self.compare(x, y)
         maps = self._layer_maps(encoded_x, encoded_y)
         return torch.stack([distance.upsample(d, encoded_x.size) for d in maps]).sum(0)
@@ -365,10 +409,11 @@ class LPIPS(PerceptualDistance):
         heads = self.heads
         if self._head_values is not None and heads not in head_names():
             heads = str([h.tolist() for h in self._head_values])
-        return {**super().configuration(), "heads": heads}
+        # Published LPIPS goes without the names of its variants: states saved before there were any still load.
+        return {**super().configuration(), "heads": heads, **self._variant}
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, heads={self.heads!r}"
+        return f"{super().extra_repr()}, {_spelled({'heads': self.heads, **self._variant})}"
 
 
 class AdaptiveWeights(NamedTuple):
