@@ -1,0 +1,181 @@
+"""Images that people find alike and deep similarity metrics find strange: how often does a metric find them alike?
+
+The set of arXiv 2207.02512: an image inverted, rotated or moved is still closer to the image than an empty one is; and
+what keeps the object is closer than what keeps the background.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from damlpips.evaluation.cache import DistanceCache
+from damlpips.evaluation.distances import Progress, pair_distances
+from damlpips.evaluation.named import NamedMetric
+from damlpips.files import reason
+from damlpips.images import SUFFIXES, ScoringError
+
+# what stands behind an image's name in the names of its changed versions, by folder
+CHANGES = {
+    "invert": ("invert",),
+    "rotate": ("22", "45", "67", "90", "180"),
+    "translate": ("translate",),
+}
+STAIN = "color_stain"
+CLOSER, FARTHER = "stain", "ref"  # the object kept, the background kept
+KINDS = (*CHANGES, STAIN)
+EMPTY = ("black", "blue", "gray", "green", "random", "red", "white")
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image, a version of it that people find closer, and images that they find farther.
+
+    Attributes:
+        kind: one of `KINDS`.
+        name: of the changed version, as `dog_22`.
+        ties_succeed: whether a metric may find both equally close.
+    """
+
+    kind: str
+    name: str
+    image: Path
+    closer: Path
+    farther: tuple[Path, ...]
+    ties_succeed: bool
+
+
+@dataclass(frozen=True)
+class Rate:
+    """In how many of some cases a metric agrees with people."""
+
+    successes: int
+    cases: int
+
+    @property
+    def share(self) -> float:
+        """The share of successes, 0 to 1."""
+        return self.successes / self.cases
+
+
+def load(folder: Path) -> list[Case]:
+    """Return the cases of a folder that is laid out as the study's, in the order of `KINDS` and of names.
+
+    ::
+
+        ref/ref_{black,blue,gray,green,random,red,white}
+        invert/NAME     invert/NAME_invert
+        rotate/NAME     rotate/NAME_{22,45,67,90,180}
+        translate/NAME  translate/NAME_translate
+        color_stain/NAME    color_stain/NAME_stain    color_stain/NAME_ref
+
+    each with the suffix of an image. Files belong together by these names, whatever their suffixes. The published set
+    has 51 cases: 11 inverted, 30 rotated, 5 moved, 5 stained.
+
+    Raises:
+        ScoringError: a folder that is missing or empty, an image without one of its partners, a name that two files
+            have; names the file.
+
+    Reference:
+        Sjögren, Pihlgren, Sandin, Liwicki, "Identifying and Mitigating Flaws of Deep Perceptual Similarity Metrics",
+        NLDL 2023, arXiv 2207.02512.
+    """
+    empty = _by_name(folder / "ref")
+    farther = tuple(_partner(empty, f"ref_{colour}", folder / "ref") for colour in EMPTY)
+    cases = []
+    for kind, changes in CHANGES.items():
+        files = _by_name(folder / kind)
+        for name in _names(files, changes, folder / kind):
+            cases += [
+                Case(kind, f"{name}_{change}", files[name], files[f"{name}_{change}"], farther, True)
+                for change in changes
+            ]
+    files = _by_name(folder / STAIN)
+    for name in _names(files, (CLOSER, FARTHER), folder / STAIN):
+        closer, other = files[f"{name}_{CLOSER}"], files[f"{name}_{FARTHER}"]
+        cases.append(Case(STAIN, closer.stem, files[name], closer, (other,), False))
+    return cases
+
+
+def successes(
+    metric: NamedMetric,
+    cases: Sequence[Case],
+    *,
+    cache: DistanceCache | None = None,
+    shorter_side: int | None = None,
+    progress: Progress | None = None,
+) -> list[bool]:
+    """Return for each case whether a metric d finds the closer image closer::
+
+        d(image, closer) <= d(image, f) for every farther f    inverted, rotated, moved
+        d(image, closer) <  d(image, farther)                  stained
+
+    Args:
+        cache, shorter_side, progress: as for `damlpips.evaluation.distances.distances`.
+
+    Raises:
+        ScoringError, CacheError: as `damlpips.evaluation.distances.distances`.
+    """
+    pairs = [(case.image, other) for case in cases for other in (case.closer, *case.farther)]
+    values = pair_distances(metric, pairs, cache=cache, shorter_side=shorter_side, progress=progress)
+    distance = dict(zip(pairs, values, strict=True))
+    return [_succeeds(case, {f: distance[case.image, f] for f in (case.closer, *case.farther)}) for case in cases]
+
+
+def _succeeds(case: Case, distance: dict[Path, float]) -> bool:
+    closer, nearest = distance[case.closer], min(distance[f] for f in case.farther)
+    return closer < nearest or (case.ties_succeed and closer == nearest)
+
+
+def rates(cases: Sequence[Case], succeeded: Sequence[bool]) -> dict[str, Rate]:
+    """Return the rate of each kind that there are cases of, and last that of all of them as `"overall"`.
+
+    Raises:
+        ValueError: not one result a case, or no cases.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from damlpips.evaluation.challenge import Case, rates
+        >>> dog = [Case("rotate", f"dog_{k}", Path("dog"), Path(f"dog_{k}"), (Path("red"),), True) for k in (22, 45)]
+        >>> rates(dog, [True, False])["overall"].share
+        0.5
+    """
+    if not cases or len(cases) != len(succeeded):
+        raise ValueError(f"expected one result a case, got {len(succeeded)} of {len(cases)}")
+    by_kind = {kind: [s for case, s in zip(cases, succeeded, strict=True) if case.kind == kind] for kind in KINDS}
+    found = {kind: Rate(sum(results), len(results)) for kind, results in by_kind.items() if results}
+    return {**found, "overall": Rate(sum(succeeded), len(succeeded))}
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """Return the images of a folder by their names without suffix."""
+    try:
+        files = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+    except OSError as error:
+        raise ScoringError(f"{folder}: {reason(error)}") from error
+    if not files:
+        raise ScoringError(f"{folder}: no images in this folder")
+    found: dict[str, Path] = {}
+    for file in files:
+        if (other := found.setdefault(file.stem, file)) != file:
+            raise ScoringError(f"{file}: {other.name} has the same name: which of them is meant?")
+    return found
+
+
+def _names(files: dict[str, Path], changes: Sequence[str], folder: Path) -> list[str]:
+    """Return the names of the unchanged images, after checking that every image has all of its partners."""
+    names = []
+    for name, file in files.items():
+        original, underscore, change = name.rpartition("_")
+        if underscore and change in changes:
+            _partner(files, original, folder, of=file)
+        else:
+            names.append(name)
+            for change in changes:
+                _partner(files, f"{name}_{change}", folder, of=file)
+    return names
+
+
+def _partner(files: dict[str, Path], name: str, folder: Path, of: Path | None = None) -> Path:
+    if name not in files:
+        raise ScoringError(f"{of or folder}: its partner {name}.* is missing in {folder}")
+    return files[name]

@@ -1,0 +1,165 @@
+"""Distances of judged images: every pair of files once, from the cache where it is known."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from damlpips.evaluation.cache import DistanceCache, key
+from damlpips.evaluation.judgements import Choice, JudgedSet, Judgement, Rating
+from damlpips.evaluation.named import NamedMetric
+from damlpips.images import ScoringError, read_image
+from damlpips.models import Images
+
+# (reference, distorted)
+FilePair = tuple[Path, Path]
+# called with how many distinct pairs are done, and of how many
+Progress = Callable[[int, int], None]
+
+
+def distances(
+    metric: NamedMetric,
+    judged: JudgedSet,
+    *,
+    cache: DistanceCache | None = None,
+    shorter_side: int | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.float64]:
+    """Return the metric's distance of each judgement's images; lower is closer.
+
+    Args:
+        cache: where distances are looked up and kept; None computes all of them.
+        shorter_side: in pixels; images with a longer one are averaged down to it first: the viewing scale. None
+            leaves every image as it is.
+        progress: called after every pair with how many are done, and of how many.
+
+    Returns:
+        (n,) in the order of the judgements; (n, 2) for choices, of a and of b. The first image of `SameOrNot` stands
+        in the place of the reference. Infinite where the library says so (the PSNR of equal images).
+
+    Raises:
+        ScoringError: an image that cannot be read, a pair in two sizes, a metric that fails for a pair or gives no
+            number; names the files and the metric. What was computed before stays in the cache.
+        CacheError: the cache is damaged or cannot be written.
+        ValueError: `shorter_side` is less than 1.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from damlpips.evaluation.distances import distances
+        >>> from damlpips.evaluation.judgements import JudgedSet, Rating
+        >>> from damlpips.evaluation.named import build
+        >>> original, blurred = Path("docs/demo/pebbles.png"), Path("docs/demo/pebbles/blur_3.png")
+        >>> judged = JudgedSet("demo", (Rating(original, blurred, score=3.0, content="pebbles"),))
+        >>> distances(build("mse"), judged).shape
+        (1,)
+    """
+    pairs = [pair for judgement in judged.judgements for pair in _pairs(judgement)]
+    values = pair_distances(metric, pairs, cache=cache, shorter_side=shorter_side, progress=progress)
+    table = np.array(values, dtype=np.float64)
+    return table.reshape(-1, 2) if judged.kind_of_judgement is Choice else table
+
+
+def pair_distances(
+    metric: NamedMetric,
+    pairs: Sequence[FilePair],
+    *,
+    cache: DistanceCache | None = None,
+    shorter_side: int | None = None,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Return the metric's distance of each pair of files (reference, distorted), in order; lower is closer.
+
+    A pair that comes again is computed once. Arguments and errors are those of `distances`.
+    """
+    if shorter_side is not None and shorter_side < 1:
+        raise ValueError(f"shorter_side: expected at least 1 pixel, got {shorter_side}")
+    known: dict[FilePair, float] = {}
+    # pairs of one reference after each other, so that it is read and encoded once
+    first = {reference: k for k, (reference, _) in reversed(list(enumerate(pairs)))}
+    distinct = sorted(dict.fromkeys(pairs), key=lambda pair: first[pair[0]])
+    keys = _keys(metric, distinct, cache, shorter_side)
+    try:
+        for reference, run in groupby(distinct, key=lambda pair: pair[0]):
+            against = _Reference(metric, reference, shorter_side)
+            for pair in run:
+                value = cache.get(keys[pair]) if cache is not None else None
+                if value is None:
+                    value = against.distance(pair[1])
+                    if cache is not None:
+                        cache.put(keys[pair], value)
+                known[pair] = value
+                if progress is not None:
+                    progress(len(known), len(distinct))
+    finally:
+        if cache is not None:
+            cache.flush()
+    return [known[pair] for pair in pairs]
+
+
+def _pairs(judgement: Judgement) -> tuple[FilePair, ...]:
+    if isinstance(judgement, Choice):
+        return (judgement.reference, judgement.a), (judgement.reference, judgement.b)
+    if isinstance(judgement, Rating):
+        return ((judgement.reference, judgement.distorted),)
+    return ((judgement.a, judgement.b),)
+
+
+def _keys(
+    metric: NamedMetric, pairs: Iterable[FilePair], cache: DistanceCache | None, shorter_side: int | None
+) -> dict[FilePair, bytes]:
+    """Return what each pair's distance is kept under."""
+    if cache is None:
+        return {}
+    # how a file becomes the pixels that a metric sees
+    view = json.dumps({"pillow": version("pillow"), "shorter_side": shorter_side, "filter": "bilinear, antialiased"})
+    return {(r, d): key(metric.identity, view, cache.content(r), cache.content(d)) for r, d in pairs}
+
+
+class _Reference:
+    """A reference image, read and encoded when the first distance to it is asked for."""
+
+    def __init__(self, metric: NamedMetric, path: Path, shorter_side: int | None) -> None:
+        self.metric, self.path, self.shorter_side = metric, path, shorter_side
+        self._image: Tensor | None = None
+        self._encoded: Images | None = None
+
+    def distance(self, distorted: Path) -> float:
+        """Return the distance of a file to this reference."""
+        if self._image is None:
+            self._image = read_image(self.path)
+        image = read_image(distorted)
+        if image.shape != self._image.shape:
+            sizes = [f"{height} x {width}" for _, height, width in (image.shape, self._image.shape)]
+            raise ScoringError(
+                f"{distorted}: {sizes[0]} pixels, its reference {self.path} {sizes[1]}: expected one size"
+            )
+        try:
+            if self._encoded is None:
+                self._encoded = self.metric.encode(self._viewed(self._image))
+            value = float(self.metric.distances(self._encoded, self._viewed(image)))
+        except Exception as error:  # libraries refuse images in ways of their own
+            what = " ".join(str(error).split()) or type(error).__name__
+            raise ScoringError(f"{distorted} against {self.path}: {self.metric.name} fails: {what}") from error
+        if math.isnan(value):
+            raise ScoringError(f"{distorted} against {self.path}: {self.metric.name} gives NaN, not a number")
+        return value
+
+    def _viewed(self, image: Tensor) -> Tensor:
+        return scaled_down(image[None].to(self.metric.device).float() / 255, self.shorter_side)
+
+
+def scaled_down(x: Tensor, shorter_side: int | None) -> Tensor:
+    """Return images (N, 3, H, W) in [0, 1] averaged down to a shorter side; those without a longer one as they are."""
+    if shorter_side is None or min(x.shape[2:]) <= shorter_side:
+        return x
+    factor = shorter_side / min(x.shape[2:])
+    size = [round(side * factor) for side in x.shape[2:]]
+    # rounding leaves values a step outside the range, which some metrics refuse
+    return F.interpolate(x, size, mode="bilinear", antialias=True).clamp(0, 1)

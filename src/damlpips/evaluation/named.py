@@ -1,0 +1,238 @@
+"""Any metric by name, this package's or another library's, as one kind of object: images in, distances out.
+
+Which way a library's scores point is turned here, once, so that lower is closer everywhere else.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from damlpips import __version__
+from damlpips.distance import COMPARISONS
+from damlpips.evaluation.peers import LIBRARIES, Library
+from damlpips.features import BACKBONES
+from damlpips.models import DAMLPIPS, LPIPS, Images, PerceptualDistance
+from damlpips.weights import cards, weights_dir
+
+OWN = "damlpips"
+
+# Modules and folders that the score of a pair does not go through. A change to any other may change scores.
+BESIDE_SCORES = (
+    *("__init__", "__main__", "adapters", "aggregation", "calibration", "cli", "evaluation", "exact", "files", "forks"),
+    *("functional", "images", "metrics", "pairs", "report", "reuse", "scoring", "states"),
+)
+
+MOST_SUGGESTED = 5
+
+
+class UnknownMetricError(ValueError):
+    """A name that no metric has; the message lists the nearest."""
+
+
+class UnavailableMetricError(RuntimeError):
+    """A metric that cannot be built here; the message names it and says why: a library, weights or a download."""
+
+
+class KnownMetric(NamedTuple):
+    """A name that `build` takes, and the library that computes it."""
+
+    name: str
+    library: str
+
+
+@dataclass(frozen=True)
+class NamedMetric:
+    """A full-reference metric under its name.
+
+    Attributes:
+        name: as given to `build`.
+        lower_is_closer: whether the library's own score is a distance; `distances` are, whatever this says.
+        identity: a text of everything that a distance depends on besides the images.
+        device: where images have to be.
+        score: (distorted, reference) to the library's own scores.
+        encode: what a reference can be put through once for many distances: this package's backbone, or nothing.
+    """
+
+    name: str
+    lower_is_closer: bool
+    identity: str
+    device: torch.device
+    score: Callable[[Any, Any], Tensor] = field(repr=False)
+    encode: Callable[[Tensor], Images] = field(repr=False)
+
+    @torch.no_grad()
+    def distances(self, reference: Images, distorted: Tensor) -> Tensor:
+        """Return the distance of each pair, (N,), float64 on the CPU; lower is closer.
+
+        A similarity s becomes the distance -s: agreement is about order.
+
+        Args:
+            reference: (N, 3, H, W) in [0, 1] on `device`, or what `encode` returned for it.
+            distorted: (N, 3, H, W) in [0, 1] on `device`.
+
+        Raises:
+            Exception: whatever the library raises for these images.
+        """
+        scores = self.score(distorted, reference).detach().to("cpu", torch.float64)
+        return scores if self.lower_is_closer else -scores
+
+
+def build(
+    name: str, *, device: torch.device | str = "cpu", weights: str | os.PathLike[str] | None = None
+) -> NamedMetric:
+    """Build a metric by its name, loading what it needs, downloads included.
+
+    This package's are `mse`, `damlpips` (the default backbone), `damlpips-BACKBONE`, `lpips-BACKBONE` (as published),
+    `lpips-BACKBONE:COMPARISON` (uniform heads; `lpips-alex:spatial+sort`), and the last with `:raw` behind it (features
+    that are not divided by their norm). Another library's begin with its name: `pyiqa:NAME`, `piq:NAME`,
+    `torchmetrics:NAME`. `names` lists them all.
+
+    Args:
+        weights: the file of the backbone's weights, for this package's metrics; None as for `damlpips.LPIPS`.
+
+    Raises:
+        UnknownMetricError: no metric has this name; lists the nearest.
+        UnavailableMetricError: the library is not installed; weights are missing, damaged, or not wanted; a download
+            failed; ...
+
+    Example:
+        >>> import torch
+        >>> from damlpips.evaluation.named import build
+        >>> x = torch.full((1, 3, 64, 64), 0.25)
+        >>> build("mse").distances(x, x + 0.5)
+        tensor([0.2500], dtype=torch.float64)
+    """
+    device = torch.device(device)
+    library, of_library = _split(name)
+    if library is None:
+        return _build_own(name, device, weights)
+    if weights is not None:
+        raise UnavailableMetricError(f"{name}: takes no weights, got {os.fspath(weights)!r}")
+    with _unavailable(name), _stdout_kept_clean():
+        _check_known(name, (f"{library.name}:{known}" for known in library.names()))
+        score, lower_is_closer, options = library.build(of_library, device)
+    identity = _identity(library.name, of_library, version(library.name), device, options)
+    return NamedMetric(name, lower_is_closer, identity, device, score, _unchanged)
+
+
+def names() -> list[KnownMetric]:
+    """Return every name that `build` takes, of the libraries that are installed; importing pyiqa takes seconds."""
+    known = [KnownMetric(name, OWN) for name in ("mse", *_own_models())]
+    for library in LIBRARIES.values():
+        if find_spec(library.name) is not None:
+            with _stdout_kept_clean():
+                known += [KnownMetric(f"{library.name}:{name}", library.name) for name in library.names()]
+    return known
+
+
+def _split(name: str) -> tuple[Library | None, str]:
+    """Return the library that a name begins with, None for this package's, and its name there."""
+    before, colon, after = name.partition(":")
+    if not colon or before not in LIBRARIES:
+        return None, name
+    if find_spec(before) is None:
+        raise UnavailableMetricError(f"{name}: {before} is not installed: pip install 'damlpips[{before}]'")
+    return LIBRARIES[before], after
+
+
+def _check_known(name: str, known: Iterable[str]) -> None:
+    """Raise an UnknownMetricError with the names nearest to `name`, whatever their case and library."""
+    known = list(known)
+    if name in known:
+        return
+    without_library = {n.partition(":")[2].lower(): n for n in known if n.partition(":")[0] in LIBRARIES}
+    spelled = without_library | {n.lower(): n for n in known}
+    near = dict.fromkeys(spelled[n] for n in difflib.get_close_matches(name.lower(), spelled, MOST_SUGGESTED, 0.5))
+    hint = f"did you mean {', '.join(near)}?" if near else "no name is near it"
+    raise UnknownMetricError(f"unknown metric {name!r}: {hint}")
+
+
+@lru_cache(maxsize=1)
+def _own_models() -> dict[str, Callable[..., PerceptualDistance]]:
+    """Return what builds each of this package's networks."""
+    models: dict[str, Callable[..., PerceptualDistance]] = {"damlpips": DAMLPIPS}
+    models |= {f"damlpips-{backbone}": partial(DAMLPIPS, backbone) for backbone in BACKBONES}
+    models |= {f"lpips-{backbone}": partial(LPIPS, backbone) for backbone in cards()["head"]["v0.1"]}
+    for backbone in BACKBONES:
+        for comparison in COMPARISONS:
+            variant = partial(LPIPS, backbone, heads="uniform", comparison=comparison)
+            models[f"lpips-{backbone}:{comparison}"] = variant
+            models[f"lpips-{backbone}:{comparison}:raw"] = partial(variant, channel_norm=False)
+    return models
+
+
+def _build_own(name: str, device: torch.device, weights: str | os.PathLike[str] | None) -> NamedMetric:
+    if name == "mse":
+        if weights is not None:
+            raise UnavailableMetricError(f"{name}: takes no weights, got {os.fspath(weights)!r}")
+        return NamedMetric(name, True, _identity(OWN, name, __version__, device, {}), device, _mse, _unchanged)
+    # other libraries' are suggested, too, where they are known without importing them
+    others = (f"{library.name}:{n}" for library in LIBRARIES.values() if library.is_light for n in library.names())
+    _check_known(name, [*_own_models(), "mse", *others])
+    with _unavailable(name):
+        model = _own_models()[name](weights=weights).to(device).load()
+    options = {**model.configuration(), "code": _code(), "weights": _known_weights()}
+    identity = _identity(OWN, type(model).__name__, __version__, device, options)
+    return NamedMetric(name, True, identity, device, model, torch.no_grad()(model.encode))
+
+
+def _mse(x: Tensor, y: Tensor) -> Tensor:
+    return (x.double() - y.double()).square().mean((1, 2, 3))
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def _identity(library: str, metric: str, release: str, device: torch.device, options: Mapping[str, Any]) -> str:
+    # kernels, and so the last digits of a score, differ between devices and versions of torch
+    place = {"device": device.type, "torch": torch.__version__}
+    described = {"library": library, "version": release, "metric": metric, "options": options, **place}
+    return json.dumps(described, sort_keys=True, default=repr)
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """Return a digest of the code that scores go through: between two releases it changes, and scores with it."""
+    digest = hashlib.sha256()
+    package = Path(__file__).resolve().parents[1]
+    for path in sorted(package.rglob("*.py")):
+        place = path.relative_to(package)
+        if place.parts[0].removesuffix(".py") not in BESIDE_SCORES:
+            digest.update(place.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _known_weights() -> str:
+    """Return a digest of the table of weights, which pins the contents of each file that is used by default."""
+    return hashlib.sha256((weights_dir() / "cards.toml").read_bytes()).hexdigest()
+
+
+@contextlib.contextmanager
+def _unavailable(name: str) -> Any:
+    try:
+        yield
+    except UnknownMetricError:
+        raise
+    except Exception as error:  # libraries fail in ways of their own: no network, a file that is damaged, ...
+        what = " ".join(str(error).split()) or "no reason given"
+        raise UnavailableMetricError(f"{name}: cannot be built ({type(error).__name__}: {what})") from error
+
+
+def _stdout_kept_clean() -> contextlib.AbstractContextManager[Any]:
+    """Send what libraries print about their downloads to stderr: a table may go to stdout."""
+    return contextlib.redirect_stdout(sys.stderr)

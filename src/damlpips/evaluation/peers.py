@@ -1,0 +1,186 @@
+"""Full-reference metrics of other libraries: how each is called, and which way its score points.
+
+A library is imported when one of its metrics, or the list of pyiqa's, is asked for.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+# luma of ITU-R BT.601
+LUMA = (0.299, 0.587, 0.114)
+
+# gives the quality of two images each by itself, and a guess which is better: no distance between them
+NO_DISTANCE = ("fgresq_pair",)
+# names that this package itself may have entered into pyiqa's table
+OWN_TYPES = ("DAMLPIPS", "DAMLPIPS_LPIPS")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A metric of another library.
+
+    Attributes:
+        place: `module:attribute` of a function of (distorted, reference), or of a class whose objects are such.
+        lower_is_closer: whether its score is a distance.
+        options: of the function, or of the class.
+        grey: whether it takes images of one channel only.
+    """
+
+    place: str
+    lower_is_closer: bool
+    options: Mapping[str, Any] = field(default_factory=dict)
+    grey: bool = False
+
+
+class Built(NamedTuple):
+    """A metric that is ready: (distorted, reference), each (N, 3, H, W) in [0, 1], to N scores."""
+
+    score: Callable[[Tensor, Tensor], Tensor]
+    lower_is_closer: bool
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Library:
+    """Another library.
+
+    Attributes:
+        name: of the package, and in front of its metrics.
+        names: returns its metrics' names.
+        build: makes one of them.
+        is_light: whether the names are known without importing the library.
+    """
+
+    name: str
+    names: Callable[[], Iterable[str]]
+    build: Callable[[str, torch.device], Built]
+    is_light: bool = True
+
+
+def _table(prefix: str, lower_is_closer: bool, metrics: Mapping[str, str], **options: Any) -> dict[str, Peer]:
+    return {name: Peer(prefix + attribute, lower_is_closer, options) for name, attribute in metrics.items()}
+
+
+def _same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+# under piq's own names
+PIQ = {
+    **_table(
+        "piq:",
+        False,
+        _same("psnr", "ssim", "multi_scale_ssim", "information_weighted_ssim", "vif_p", "fsim", "vsi", "haarpsi")
+        | _same("dss", "srsim"),
+        reduction="none",
+        data_range=1.0,
+    ),
+    **_table("piq:", True, _same("gmsd", "multi_scale_gmsd", "mdsi"), reduction="none", data_range=1.0),
+    **_table("piq:", True, _same("PieAPP"), reduction="none", data_range=1.0),
+    **_table("piq:", True, _same("LPIPS", "DISTS", "ContentLoss", "StyleLoss"), reduction="none"),
+}
+
+_FUNCTIONAL = "torchmetrics.functional.image:"
+_LPIPS = "torchmetrics.image.lpip:LearnedPerceptualImagePatchSimilarity"
+
+# torchmetrics' own names are long: these are short ones
+TORCHMETRICS = {
+    **_table(
+        _FUNCTIONAL,
+        False,
+        {
+            "psnr": "peak_signal_noise_ratio",
+            "ssim": "structural_similarity_index_measure",
+            "ms-ssim": "multiscale_structural_similarity_index_measure",
+        },
+        data_range=1.0,
+    ),
+    "psnrb": Peer(f"{_FUNCTIONAL}peak_signal_noise_ratio_with_blocked_effect", False, {"data_range": 1.0}, grey=True),
+    **_table(
+        _FUNCTIONAL,
+        False,
+        {
+            "uqi": "universal_image_quality_index",
+            "vif": "visual_information_fidelity",
+            "scc": "spatial_correlation_coefficient",
+        },
+    ),
+    **_table(
+        _FUNCTIONAL,
+        True,
+        {
+            "sam": "spectral_angle_mapper",
+            "ergas": "error_relative_global_dimensionless_synthesis",
+            "rase": "relative_average_spectral_error",
+            "rmse-sw": "root_mean_squared_error_using_sliding_window",
+            "d-lambda": "spectral_distortion_index",
+        },
+    ),
+    # the network: torchmetrics' function and its metric load it again for every pair
+    "dists": Peer("torchmetrics.functional.image.dists:DISTSNetwork", True),
+    # normalize: its images are in [0, 1]
+    **{f"lpips-{net}": Peer(_LPIPS, True, {"net_type": net, "normalize": True}) for net in ("alex", "vgg", "squeeze")},
+}
+
+
+def _pair_by_pair(function: Callable[[Tensor, Tensor], Any], distorted: Tensor, reference: Tensor) -> Tensor:
+    """Score every pair alone: some metrics have no score a pair of a batch, or one that depends on the batch."""
+    pairs = zip(distorted.split(1), reference.split(1), strict=True)
+    return torch.stack([torch.as_tensor(function(x, y)).reshape(()) for x, y in pairs])
+
+
+def _luma(x: Tensor) -> Tensor:
+    return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+
+
+def _of_grey(function: Callable[[Tensor, Tensor], Any], distorted: Tensor, reference: Tensor) -> Any:
+    return function(_luma(distorted), _luma(reference))
+
+
+def _build_peer(table: Mapping[str, Peer], name: str, device: torch.device) -> Built:
+    peer = table[name]
+    module, attribute = peer.place.split(":")
+    member = getattr(import_module(module), attribute)
+    function: Callable[[Tensor, Tensor], Any]
+    if isinstance(member, type) and issubclass(member, nn.Module):
+        function = member(**peer.options).to(device).eval()
+    else:
+        function = partial(member, **peer.options)
+    if peer.grey:
+        function = partial(_of_grey, function)
+    options = {"call": peer.place, "grey": peer.grey, **peer.options}
+    return Built(partial(_pair_by_pair, function), peer.lower_is_closer, options)
+
+
+def _pyiqa_configurations() -> dict[str, dict[str, Any]]:
+    """Return pyiqa's full-reference metrics with what pyiqa builds each from."""
+    configurations = import_module("pyiqa.default_model_configs").DEFAULT_CONFIGS
+    return {
+        name: configuration
+        for name, configuration in configurations.items()
+        if configuration.get("metric_mode") == "FR"
+        and name not in NO_DISTANCE
+        and configuration["metric_opts"]["type"] not in OWN_TYPES
+    }
+
+
+def _build_pyiqa(name: str, device: torch.device) -> Built:
+    metric = import_module("pyiqa").create_metric(name, device=device)
+    configuration = _pyiqa_configurations()[name]
+    return Built(partial(_pair_by_pair, metric), bool(metric.lower_better), configuration["metric_opts"])
+
+
+LIBRARIES = {
+    library.name: library
+    for library in (
+        Library("pyiqa", _pyiqa_configurations, _build_pyiqa, is_light=False),
+        Library("piq", PIQ.keys, partial(_build_peer, PIQ)),
+        Library("torchmetrics", TORCHMETRICS.keys, partial(_build_peer, TORCHMETRICS)),
+    )
+}
