@@ -1,0 +1,161 @@
+"""How sure a figure is: intervals and tests by resampling contents, since the images of one content are much alike.
+
+With few contents the bootstrap is too sure of itself. A plain percentile interval of means of 4, 6, 10 and 20 normal
+contents, nominally of 95 %, holds the truth in 80, 85, 91 and 92 % of all cases. Its ends are therefore moved outwards
+by Student's t; the interval then holds it in 88, 92, 95 and 95 %. With two contents it is the range from one to the
+other, which holds the truth half of the time, with three in 75 %: nothing can be resampled that was not seen. Contents
+that are very unlike each other (exponential ones were tried) cost another two to five points.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+from damlpips.evaluation.series import Floats
+
+Rows = NDArray[np.intp]
+Figure = Callable[[Rows], float]
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its 95 % interval; `low` and `high` are NaN where none can be told."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first figure less the second, its 95 % interval, and the two-sided p value of no difference."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def interval(contents: Sequence[str], figure: Figure, *, samples: int = 1000, seed: int = 0) -> Interval:
+    """Return a figure and its 95 % percentile interval over bootstrap samples of the contents.
+
+    low, high = the quantiles alpha and 1 - alpha of figure(rows of c*_1, ..., rows of c*_k)
+    alpha = Phi(sqrt(k / (k - 1)) t_{k-1}(0.025)),    which nears 0.025 with many contents
+
+    Each sample draws k of the k contents with replacement and takes all rows of each as often as it was drawn: the rows
+    of one content are not independent, and resampling them one by one gives intervals that are too narrow.
+
+    Args:
+        contents: the content of each row, (n,).
+        figure: what gives the figure for rows, which are indices and may repeat.
+        samples: bootstrap samples.
+        seed: the same seed draws the same samples, for any figure.
+
+    Returns:
+        The value of all rows. The interval is NaN with a single content, and where more than 5 % of the samples have
+        no figure (NaN), since the ends of 95 % of them cannot be told then; fewer are left out.
+
+    Raises:
+        ValueError: no rows, or fewer than one sample.
+
+    Reference:
+        Hesterberg, "What Teachers Should Know About the Bootstrap", Am. Statistician 69(4), 2015, section 5.3 (the
+        expanded percentile interval); Field & Welsh, "Bootstrapping Clustered Data", J. R. Statist. Soc. B 69(3), 2007.
+
+    Example:
+        >>> found = interval(["a", "a", "b", "b"], lambda rows: float(rows.mean()), samples=200)
+        >>> found
+        Interval(value=1.5, low=0.5, high=2.5)
+    """
+    drawn = np.array([figure(rows) for rows in _draws(contents, samples, seed)])
+    low, high = _ends(drawn, len(set(contents)))
+    return Interval(figure(np.arange(len(contents))), low, high)
+
+
+def paired_difference(
+    contents: Sequence[str], figure_of_first: Figure, figure_of_second: Figure, *, samples: int = 1000, seed: int = 0
+) -> Difference:
+    """Return the difference of two metrics' figures on the same rows, its 95 % interval and its p value.
+
+    share = (1 + min(#{D* <= 0}, #{D* >= 0})) / (1 + samples)
+    p = max(2 T_{k-1}(sqrt((k - 1) / k) Phi^-1(share)), 2^(1 - k)),    1 where the share is one half or more
+
+    D* is the difference on a bootstrap sample of the k contents: both metrics are given the same rows, and what is hard
+    about a content for both of them cancels out. The share is that of the samples on the other side of zero; Student's
+    T does to it what is done to the interval's ends.
+
+    2^(1 - k) is the least p value of the exact test that exchanges the two metrics within contents: k contents that all
+    speak for one metric are no better evidence than k equal tosses of a coin. With up to five contents no difference
+    reaches 0.05. With equal metrics and six or more normal contents p is below 0.05 in 5 to 7 % of all cases; with
+    contents that are very unlike each other, in up to 11 %.
+
+    Args:
+        contents: the content of each row, (n,).
+        figure_of_first, figure_of_second: what gives the figures of the two metrics for rows.
+        samples: bootstrap samples.
+        seed: the same seed draws the same samples, for any figures.
+
+    Returns:
+        The value of all rows. The interval and p are NaN with a single content, and where more than 5 % of the samples
+        have no difference (NaN). One p value is for one comparison: of many, some are small by chance.
+
+    Raises:
+        ValueError: no rows, or fewer than one sample.
+
+    Reference:
+        Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 15 and 16; Phipson & Smyth, "Permutation
+        P-values Should Never Be Zero", Stat. Appl. Genet. Mol. Biol. 9(1), 2010; Canay, Romano & Shaikh,
+        "Randomization Tests under an Approximate Symmetry Assumption", Econometrica 85(3), 2017, on few clusters.
+
+    Example:
+        >>> found = paired_difference("aabbcc", lambda rows: 1.0, lambda rows: 0.5, samples=200)
+        >>> found
+        Difference(value=0.5, low=0.5, high=0.5, p=0.25)
+    """
+
+    def difference(rows: Rows) -> float:
+        return figure_of_first(rows) - figure_of_second(rows)
+
+    drawn = np.array([difference(rows) for rows in _draws(contents, samples, seed)])
+    k = len(set(contents))
+    low, high = _ends(drawn, k)
+    p = float("nan") if np.isnan(low) else _p_value(drawn, k)
+    return Difference(difference(np.arange(len(contents))), low, high, p)
+
+
+def _draws(contents: Sequence[str], samples: int, seed: int) -> Iterator[Rows]:
+    """Yield the rows of each bootstrap sample; none where there is one content, from which nothing can be drawn."""
+    if samples < 1:
+        raise ValueError(f"samples: expected 1 or more, got {samples}")
+    if len(contents) == 0:
+        raise ValueError("contents: expected at least one row, got none")
+    names, which = np.unique(list(contents), return_inverse=True)
+    rows = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
+    if len(names) > 1:
+        for drawn in np.random.default_rng(seed).integers(len(names), size=(samples, len(names))):
+            yield np.concatenate([rows[c] for c in drawn])
+
+
+def _ends(drawn: Floats, k: int) -> tuple[float, float]:
+    """Return the ends of the interval from what samples of k contents gave."""
+    told = drawn[~np.isnan(drawn)]
+    if len(told) == 0 or len(told) < LEVEL * len(drawn):
+        return float("nan"), float("nan")
+    outside = ndtr(np.sqrt(k / (k - 1)) * stdtrit(k - 1, (1 - LEVEL) / 2))
+    low, high = np.quantile(told, (outside, 1 - outside))
+    return float(low), float(high)
+
+
+def _p_value(drawn: Floats, k: int) -> float:
+    """Return the two-sided p value of zero, from what samples of k contents gave."""
+    told = drawn[~np.isnan(drawn)]
+    fewest = min(int((told <= 0).sum()), int((told >= 0).sum()))
+    share = (1 + fewest) / (1 + len(told))
+    if share >= 0.5:
+        return 1.0
+    return float(max(2 * stdtr(k - 1, ndtri(share) * np.sqrt((k - 1) / k)), 2.0 ** (1 - k)))

@@ -1,0 +1,122 @@
+"""Agreement with opinion scores: correlations of ranks, and of scores along a fitted curve.
+
+A metric's distances are lower, observers' scores higher for what is closer to the reference; every correlation here has
+its sign turned, so that 1 is perfect agreement and -1 perfect disagreement.
+
+Opinion scores are means over observers, and how well one observer agrees with the others cannot be told from them: sets
+of ratings have no human ceiling here, unlike sets of choices, whose votes say it.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import kendalltau, rankdata
+
+from damlpips.evaluation.logistic import logistic_fit
+from damlpips.evaluation.series import Floats, series
+
+# two points are always in perfect order
+FEWEST_RANKS = 3
+# four points can all lie on a curve of four parameters
+FEWEST_ON_CURVE = 5
+
+
+def srcc(distance: ArrayLike, score: ArrayLike) -> float:
+    """Return Spearman's rank correlation of closeness and score, -1 to 1.
+
+    srcc = -pearson(rank(d), rank(s)),    equal values share the mean of their ranks
+
+    Args:
+        distance: the metric's, (n,), lower is closer.
+        score: the observers', (n,), higher is closer.
+
+    Returns:
+        NaN for fewer than three rows, or where all distances or all scores are equal.
+
+    Raises:
+        ValueError: unequal lengths, or numbers that are not finite.
+
+    Reference:
+        Spearman, "The Proof and Measurement of Association between Two Things", Am. J. Psychology 15(1), 1904.
+
+    Example:
+        >>> round(srcc([0.1, 0.2, 0.3, 0.4], [4.0, 5.0, 2.0, 1.0]), 4)
+        0.8
+    """
+    d, s = series(distance=distance, score=score)
+    if not _comparable(d, s, FEWEST_RANKS):
+        return float("nan")
+    return -_pearson(rankdata(d), rankdata(s))
+
+
+def krcc(distance: ArrayLike, score: ArrayLike) -> float:
+    """Return Kendall's rank correlation of closeness and score, tau-b, -1 to 1.
+
+    krcc = (C - D) / sqrt((C + D + T_d) (C + D + T_s))
+
+    C counts the pairs of rows in which the closer image has the higher score, D those in which it has the lower one,
+    T_d those with equal distances only, T_s those with equal scores only.
+
+    Args:
+        distance: the metric's, (n,), lower is closer.
+        score: the observers', (n,), higher is closer.
+
+    Returns:
+        NaN for fewer than three rows, or where all distances or all scores are equal.
+
+    Raises:
+        ValueError: unequal lengths, or numbers that are not finite.
+
+    Reference:
+        Kendall, "The Treatment of Ties in Ranking Problems", Biometrika 33(3), 1945.
+
+    Example:
+        >>> round(krcc([0.1, 0.2, 0.3, 0.4], [4.0, 5.0, 2.0, 1.0]), 4)
+        0.6667
+    """
+    d, s = series(distance=distance, score=score)
+    if not _comparable(d, s, FEWEST_RANKS):
+        return float("nan")
+    return -float(kendalltau(d, s, method="asymptotic").statistic)  # the method is the p value's, which is not used
+
+
+def plcc(distance: ArrayLike, score: ArrayLike) -> float:
+    """Return Pearson's correlation of the scores with those that a logistic curve makes of the distances, -1 to 1.
+
+    plcc = sign * pearson(Q(d), s),    sign = 1 where the fitted curve Q falls with the distance, -1 where it rises
+
+    A fitted curve never correlates negatively with what it was fitted to: the sign tells agreement from disagreement.
+    Near none at all the figure is the chance fit of four parameters, of either sign, and not zero.
+
+    Args:
+        distance: the metric's, (n,), lower is closer.
+        score: the observers', (n,), higher is closer.
+
+    Returns:
+        NaN for fewer than five rows, or where all distances or all scores are equal.
+
+    Raises:
+        ValueError: unequal lengths, or numbers that are not finite.
+
+    Reference:
+        `damlpips.evaluation.logistic.logistic_fit` has the curve and where it comes from.
+
+    Example:
+        >>> round(plcc([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [5.0, 4.6, 3.0, 2.9, 1.2, 1.0]), 3)
+        0.978
+    """
+    d, s = series(distance=distance, score=score)
+    if not _comparable(d, s, FEWEST_ON_CURVE):
+        return float("nan")
+    curve = logistic_fit(d, s)
+    return _pearson(curve(d), s) * (1.0 if curve.b1 >= curve.b2 else -1.0)
+
+
+def _comparable(d: Floats, s: Floats, fewest: int) -> bool:
+    return len(d) >= fewest and bool(np.ptp(d) > 0 and np.ptp(s) > 0)
+
+
+def _pearson(x: Floats, y: Floats) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    norms = np.sqrt((x @ x) * (y @ y))  # one root, so that equal ranks give 1 and not nearly 1
+    # nothing is left of a fitted curve that is flat, to a rounding step, where the distances are
+    return float(np.clip(x @ y / norms, -1, 1)) if norms > 0 else float("nan")

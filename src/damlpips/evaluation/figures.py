@@ -1,0 +1,239 @@
+"""All figures of agreement of a judged set: with intervals for the whole, without for its kinds and contents.
+
+Which figures a set has is a matter of what its observers were asked:
+
+    ratings         SRCC, KRCC, PLCC    (no human ceiling: mean scores do not tell how far observers agree)
+    choices         2AFC                (ceilings: "human", a single observer; "majority", an oracle)
+    same or not     mAP
+
+The first of each is its headline.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from damlpips.evaluation.bootstrap import Difference as Difference
+from damlpips.evaluation.bootstrap import Interval as Interval
+from damlpips.evaluation.bootstrap import Rows, interval, paired_difference
+from damlpips.evaluation.correlation import krcc, plcc, srcc
+from damlpips.evaluation.judgements import Choice, JudgedSet, Judgement, Rating, SameOrNot
+from damlpips.evaluation.logistic import Logistic as Logistic
+from damlpips.evaluation.logistic import logistic_fit as logistic_fit
+from damlpips.evaluation.series import Floats
+from damlpips.evaluation.votes import human_2afc, jnd_map, majority_2afc, two_afc
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """The figures of one kind of judgement.
+
+    Attributes:
+        distances: how many distances a judgement has.
+        opinions: the fields that hold what observers said.
+        figures: functions of the distances and the opinions, columns (n,); the headline is the first.
+        ceilings: functions of the opinions.
+    """
+
+    distances: int
+    opinions: tuple[str, ...]
+    figures: Mapping[str, Callable[..., float]]
+    ceilings: Mapping[str, Callable[..., float]] = field(default_factory=dict)
+
+
+FIGURES: Mapping[type[Judgement], _Figures] = {
+    Rating: _Figures(1, ("score",), {"SRCC": srcc, "KRCC": krcc, "PLCC": plcc}),
+    Choice: _Figures(2, ("votes_a", "votes_b"), {"2AFC": two_afc}, {"human": human_2afc, "majority": majority_2afc}),
+    SameOrNot: _Figures(1, ("same",), {"mAP": jnd_map}),
+}
+
+
+@dataclass(frozen=True)
+class SetFigures:
+    """How well a metric agrees with the observers of a set.
+
+    Attributes:
+        name: the set's.
+        judgements, contents: how many.
+        figures: by name, the headline first; of each the 95 % interval over contents.
+        ceilings: by name, what a human observer and an oracle reach; empty where votes do not tell.
+    """
+
+    name: str
+    judgements: int
+    contents: int
+    figures: Mapping[str, Interval]
+    ceilings: Mapping[str, float]
+
+    @property
+    def headline_name(self) -> str:
+        """The name of the figure that stands for the set: SRCC, 2AFC or mAP."""
+        return next(iter(self.figures))
+
+    @property
+    def headline(self) -> Interval:
+        """The figure that stands for the set."""
+        return self.figures[self.headline_name]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The figures of a part of a set; NaN where it is too small or too uniform for one."""
+
+    judgements: int
+    figures: Mapping[str, float]
+    ceilings: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """The figures of a set's kinds of distortion and of its contents, each in the order in which the set names them."""
+
+    by_kind: Mapping[str, Part]
+    by_content: Mapping[str, Part]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The judgements of a set as columns."""
+
+    of: _Figures
+    distances: list[Floats]
+    opinions: list[Floats]
+
+    def figure(self, name: str) -> Callable[[Rows], float]:
+        function = self.of.figures[name]
+        return lambda rows: function(*(column[rows] for column in (*self.distances, *self.opinions)))
+
+    def ceilings(self, rows: Rows) -> dict[str, float]:
+        opinions = [column[rows] for column in self.opinions]
+        return {name: function(*opinions) for name, function in self.of.ceilings.items()}
+
+    def part(self, rows: Rows) -> Part:
+        return Part(len(rows), {name: self.figure(name)(rows) for name in self.of.figures}, self.ceilings(rows))
+
+
+def evaluate(judged_set: JudgedSet, distances: ArrayLike, *, samples: int = 1000, seed: int = 0) -> SetFigures:
+    """Return a set's figures of agreement with their 95 % intervals over contents.
+
+    Args:
+        judged_set: judgements of one kind.
+        distances: the metric's, in the order of the judgements, lower is closer: (n,), or (n, 2) for choices, of a and
+            of b from the reference.
+        samples: bootstrap samples of each interval.
+        seed: the same seed draws the same samples.
+
+    Returns:
+        Figures that are not defined, as the correlation with a constant, are NaN.
+
+    Raises:
+        ValueError: a set without judgements, distances of another shape or not finite, or opinions that are none; the
+            message names the set.
+
+    Example:
+        >>> from pathlib import Path
+        >>> scores = [(1.0, "boat"), (3.0, "boat"), (2.0, "lake"), (4.0, "lake")]
+        >>> ratings = tuple(Rating(Path("r.png"), Path("d.png"), score, content) for score, content in scores)
+        >>> evaluate(JudgedSet("demo", ratings), [0.4, 0.2, 0.3, 0.1]).headline
+        Interval(value=1.0, low=1.0, high=1.0)
+    """
+    table = _table(judged_set, distances)
+    contents = [j.content for j in judged_set.judgements]
+    return SetFigures(
+        name=judged_set.name,
+        judgements=len(contents),
+        contents=len(set(contents)),
+        figures={name: interval(contents, table.figure(name), samples=samples, seed=seed) for name in table.of.figures},
+        ceilings=table.ceilings(np.arange(len(contents))),
+    )
+
+
+def breakdown(judged_set: JudgedSet, distances: ArrayLike) -> Breakdown:
+    """Return a set's figures for each kind of distortion and for each content.
+
+    A metric may be good at ordering the images of each kind and still put the kinds in a wrong order, or the other way
+    round: neither follows from the whole set's figure. Parts have no intervals: most are too small for one.
+
+    Args:
+        judged_set: judgements of one kind.
+        distances: as for `evaluate`.
+
+    Raises:
+        ValueError: as `evaluate`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> votes = [(3, 1, "blur"), (1, 3, "blur"), (4, 0, "noise")]
+        >>> paths = Path("r.png"), Path("a.png"), Path("b.png")
+        >>> choices = tuple(Choice(*paths, a, b, "boat", kind) for a, b, kind in votes)
+        >>> parts = breakdown(JudgedSet("demo", choices), [(0.1, 0.2), (0.1, 0.2), (0.1, 0.2)])
+        >>> {kind: part.figures["2AFC"] for kind, part in parts.by_kind.items()}
+        {'blur': 0.5, 'noise': 1.0}
+    """
+    table = _table(judged_set, distances)
+
+    def by(labels: Sequence[str]) -> dict[str, Part]:
+        column = np.array(labels)
+        return {label: table.part(np.flatnonzero(column == label)) for label in dict.fromkeys(labels)}
+
+    judgements = judged_set.judgements
+    return Breakdown(by([j.kind for j in judgements]), by([j.content for j in judgements]))
+
+
+def compare(
+    judged_set: JudgedSet, first: ArrayLike, second: ArrayLike, *, samples: int = 1000, seed: int = 0
+) -> dict[str, Difference]:
+    """Return how far the figures of a first metric exceed those of a second one on the same set, by name.
+
+    Args:
+        judged_set: judgements of one kind.
+        first, second: the distances of the two metrics, as for `evaluate`.
+        samples: bootstrap samples.
+        seed: the same seed draws the same samples.
+
+    Returns:
+        Each figure's difference with its 95 % interval and the p value of `paired_difference`.
+
+    Raises:
+        ValueError: as `evaluate`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> pairs = [(1.0, "boat"), (0.5, "boat"), (0.0, "lake"), (1.0, "lake")]
+        >>> same = tuple(SameOrNot(Path("a.png"), Path("b.png"), share, content) for share, content in pairs)
+        >>> found = compare(JudgedSet("demo", same), [0.1, 0.2, 0.3, 0.1], [0.1, 0.1, 0.1, 0.1])
+        >>> round(found["mAP"].value, 3)
+        0.342
+    """
+    tables = _table(judged_set, first), _table(judged_set, second)
+    contents = [j.content for j in judged_set.judgements]
+    return {
+        name: paired_difference(contents, *(table.figure(name) for table in tables), samples=samples, seed=seed)
+        for name in tables[0].of.figures
+    }
+
+
+def _table(judged_set: JudgedSet, distances: ArrayLike) -> _Table:
+    """Return a set as columns that all figures can be taken of."""
+    judgements: tuple[Any, ...] = judged_set.judgements
+    if not judgements:
+        raise ValueError(f"{judged_set.name}: expected judgements, got none")
+    of = FIGURES[judged_set.kind_of_judgement]
+    array = np.asarray(distances, dtype=np.float64)
+    shape = (len(judgements),) if of.distances == 1 else (len(judgements), of.distances)
+    if array.shape != shape:
+        kind = judged_set.kind_of_judgement.__name__
+        raise ValueError(f"{judged_set.name}: expected distances {shape} for judgements {kind}, got {array.shape}")
+    columns = list(array.reshape(len(judgements), of.distances).T)
+    opinions = [np.array([get(j) for j in judgements], dtype=np.float64) for get in map(attrgetter, of.opinions)]
+    table = _Table(of, columns, opinions)
+    try:
+        # before any resampling: the error's row is then the judgement's
+        table.figure(next(iter(of.figures)))(np.arange(len(judgements)))
+    except ValueError as error:
+        raise ValueError(f"{judged_set.name}: {error}") from error
+    return table
