@@ -1,14 +1,12 @@
 """The LIVE image quality database, release 2, whose scores are in MATLAB files."""
 
-import io
+import math
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from damlpips.evaluation.datasets.folders import Images
+from damlpips.evaluation.datasets.matlab import Values, read_matlab
 from damlpips.evaluation.datasets.rated import Listed, rated
-from damlpips.evaluation.datasets.tables import DatasetError, quoted, read_bytes
+from damlpips.evaluation.datasets.tables import DatasetError, quoted
 from damlpips.evaluation.judgements import JudgedSet, Rating
 
 # folders in the order of the scores, and how many each has: its images are img1.bmp, img2.bmp, ...
@@ -32,7 +30,7 @@ def read_live(path: Path) -> list[JudgedSet]:
         raise DatasetError(f"{path}: no scores, expected {' or '.join(SCORES)}")
     scores, originals = _numbers(path / table, SCORES[table]), _numbers(path / table, "orgs")
     # not from info.txt of each folder: its lines are in another order
-    names = _names(path / NAMES)
+    names = _names(path / NAMES, "refnames_all")
     references = Images(path / REFERENCES)
     ratings: list[Rating] = []
     start = 0
@@ -56,44 +54,34 @@ def read_live(path: Path) -> list[JudgedSet]:
     return [JudgedSet("live", tuple(ratings))]
 
 
-def _variable(path: Path, name: str) -> Any:
-    """Return a variable of a MATLAB file as a flat array, one element for each image."""
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise DatasetError(f"{path}: reading MATLAB files needs SciPy: pip install scipy") from error
-    content = read_bytes(path)
-    try:
-        variables = loadmat(io.BytesIO(content), variable_names=[name])
-    except Exception as error:  # SciPy's reader has many kinds of errors for a damaged file
-        raise DatasetError(f"{path}: not a MATLAB file that can be read ({type(error).__name__}: {error})") from error
+def _variable(path: Path, name: str) -> Values:
+    """Return a variable of a MATLAB file, one value for each image."""
+    variables = read_matlab(path)
     if name not in variables:
-        raise DatasetError(f"{path}: no variable {name!r}")
-    flat = np.asarray(variables[name]).reshape(-1)
-    if len(flat) != COUNT:
+        found = ", ".join(map(repr, variables)) or "none"
+        raise DatasetError(f"{path}: no variable {name!r} of numbers or texts, got {found}")
+    values = variables[name]
+    if len(values) != COUNT:
         per_folder = " + ".join(str(count) for count in FOLDERS.values())
-        raise DatasetError(f"{path}, variable {name!r}: {len(flat)} elements, expected {COUNT} ({per_folder})")
-    return flat
+        raise DatasetError(f"{path}, variable {name!r}: {len(values)} elements, expected {COUNT} ({per_folder})")
+    return values
 
 
 def _numbers(path: Path, name: str) -> list[float]:
-    flat = _variable(path, name)
-    if flat.dtype.kind not in "fiub":
-        raise DatasetError(f"{path}, variable {name!r}: expected numbers, got {flat.dtype}")
-    bad = np.flatnonzero(~np.isfinite(flat))
-    if len(bad):
-        where = f"{path}, variable {name!r}, element {bad[0] + 1}"
-        raise DatasetError(f"{where}: expected a finite number, got {flat[bad[0]]}")
-    return [float(value) for value in flat]
+    numbers = []
+    for k, value in enumerate(_variable(path, name), start=1):
+        if isinstance(value, str) or not math.isfinite(value):
+            where = f"{path}, variable {name!r}, element {k}"
+            raise DatasetError(f"{where}: expected a finite number, got {quoted(str(value))}")
+        numbers.append(value)
+    return numbers
 
 
-def _names(path: Path) -> list[str]:
+def _names(path: Path, name: str) -> list[str]:
     names = []
-    for k, cell in enumerate(_variable(path, "refnames_all"), start=1):
-        # a cell holds an array of one text
-        name = cell.item() if isinstance(cell, np.ndarray) and cell.size == 1 else cell
-        if not isinstance(name, str):
-            where = f"{path}, variable 'refnames_all', element {k}"
-            raise DatasetError(f"{where}: expected the name of a reference, got {quoted(str(name))}")
-        names.append(name)
+    for k, value in enumerate(_variable(path, name), start=1):
+        if not isinstance(value, str):
+            where = f"{path}, variable {name!r}, element {k}"
+            raise DatasetError(f"{where}: expected the name of a reference, got {value}")
+        names.append(value)
     return names
