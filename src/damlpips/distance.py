@@ -41,8 +41,8 @@ def unit(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
 
 
 def in_place(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Return the features as they are, at least in float32: place is compared with place."""
-    return working(a)
+    """Return the features as they are: place is compared with place."""
+    return a
 
 
 def averaged(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 1 1"]:
@@ -53,6 +53,7 @@ def averaged(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 1 1"]:
 def ranked(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c p 1"]:
     """Sort each channel over places, the lowest first, so that rank is compared with rank."""
     # stable: which of equal features, such as a rectifier's zeros, gets a rank's gradient is the same on every device
+    # in float32: not every device sorts half precision
     return working(a).flatten(2).sort(dim=2, stable=True).values[..., None]
 
 
