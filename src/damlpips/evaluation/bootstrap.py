@@ -64,15 +64,15 @@ def interval(contents: Sequence[str], figure: Figure, *, samples: int = 1000, se
         ValueError: no rows, or fewer than one sample.
 
     Reference:
-        Hesterberg, "What Teachers Should Know About the Bootstrap", Am. Statistician 69(4), 2015, section 5.3 (the
-        expanded percentile interval); Field & Welsh, "Bootstrapping Clustered Data", J. R. Statist. Soc. B 69(3), 2007.
+        Hesterberg, "What Teachers Should Know About the Bootstrap", Am. Statistician 69(4), 2015 (the expanded
+        percentile interval); Field & Welsh, "Bootstrapping Clustered Data", J. R. Statist. Soc. B 69(3), 2007.
 
     Example:
         >>> found = interval(["a", "a", "b", "b"], lambda rows: float(rows.mean()), samples=200)
         >>> found
         Interval(value=1.5, low=0.5, high=2.5)
     """
-    drawn = np.array([figure(rows) for rows in _draws(contents, samples, seed)])
+    drawn = np.array([figure(rows) for rows in draws(contents, samples, seed)])
     low, high = _ends(drawn, len(set(contents)))
     return Interval(figure(np.arange(len(contents))), low, high)
 
@@ -121,24 +121,27 @@ def paired_difference(
     def difference(rows: Rows) -> float:
         return figure_of_first(rows) - figure_of_second(rows)
 
-    drawn = np.array([difference(rows) for rows in _draws(contents, samples, seed)])
+    drawn = np.array([difference(rows) for rows in draws(contents, samples, seed)])
     k = len(set(contents))
     low, high = _ends(drawn, k)
     p = float("nan") if np.isnan(low) else _p_value(drawn, k)
     return Difference(difference(np.arange(len(contents))), low, high, p)
 
 
-def _draws(contents: Sequence[str], samples: int, seed: int) -> Iterator[Rows]:
+def draws(contents: Sequence[str], samples: int, seed: int) -> Iterator[Rows]:
     """Yield the rows of each bootstrap sample; none where there is one content, from which nothing can be drawn."""
     if samples < 1:
         raise ValueError(f"samples: expected 1 or more, got {samples}")
     if len(contents) == 0:
         raise ValueError("contents: expected at least one row, got none")
     names, which = np.unique(list(contents), return_inverse=True)
-    rows = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
+    order, sizes = np.argsort(which, kind="stable"), np.bincount(which)
+    starts = np.cumsum(sizes) - sizes  # of each content's rows in that order
     if len(names) > 1:
         for drawn in np.random.default_rng(seed).integers(len(names), size=(samples, len(names))):
-            yield np.concatenate([rows[c] for c in drawn])
+            ends = np.cumsum(sizes[drawn])
+            offsets = np.repeat(starts[drawn] - ends + sizes[drawn], sizes[drawn])
+            yield order[offsets + np.arange(ends[-1])]
 
 
 def _ends(drawn: Floats, k: int) -> tuple[float, float]:

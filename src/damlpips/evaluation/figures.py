@@ -17,15 +17,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from damlpips.evaluation.bootstrap import Difference as Difference
-from damlpips.evaluation.bootstrap import Interval as Interval
-from damlpips.evaluation.bootstrap import Rows, interval, paired_difference
+from damlpips.evaluation.bootstrap import Difference, Interval, Rows, interval, paired_difference
 from damlpips.evaluation.correlation import krcc, plcc, srcc
 from damlpips.evaluation.judgements import Choice, JudgedSet, Judgement, Rating, SameOrNot
-from damlpips.evaluation.logistic import Logistic as Logistic
-from damlpips.evaluation.logistic import logistic_fit as logistic_fit
+from damlpips.evaluation.logistic import Logistic, logistic_fit
 from damlpips.evaluation.series import Floats
 from damlpips.evaluation.votes import human_2afc, jnd_map, majority_2afc, two_afc
+
+__all__ = [
+    "Breakdown",
+    "Difference",
+    "Interval",
+    "Logistic",
+    "Part",
+    "SetFigures",
+    "breakdown",
+    "compare",
+    "evaluate",
+    "human_2afc",
+    "interval",
+    "jnd_map",
+    "krcc",
+    "logistic_fit",
+    "majority_2afc",
+    "paired_difference",
+    "plcc",
+    "srcc",
+    "two_afc",
+]
 
 
 @dataclass(frozen=True)
@@ -215,6 +234,20 @@ def compare(
         name: paired_difference(contents, *(table.figure(name) for table in tables), samples=samples, seed=seed)
         for name in tables[0].of.figures
     }
+
+
+def headline_of(judged_set: JudgedSet, distances: ArrayLike) -> Callable[[Rows], float]:
+    """Return what gives the figure that stands for a set, for any of its rows, which may repeat.
+
+    Args:
+        judged_set: judgements of one kind.
+        distances: as for `evaluate`.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    table = _table(judged_set, distances)
+    return table.figure(next(iter(table.of.figures)))
 
 
 def _table(judged_set: JudgedSet, distances: ArrayLike) -> _Table:

@@ -106,7 +106,7 @@ def jnd_map(distance: ArrayLike, same: ArrayLike) -> float:
 
     The released evaluation of BAPPS gives the same number where no two distances are equal. Where some are, it depends
     there on the order of the rows; here equal distances enter together. A metric that is blind gets the mean of `same`,
-    not one half.
+    and no metric gets less.
 
     Args:
         distance: the metric's, between the two images, (n,), lower is closer.
