@@ -20,6 +20,8 @@ from damlpips.models import Images
 
 # (reference, distorted)
 FilePair = tuple[Path, Path]
+# of a file to uint8 RGB (3, H, W)
+Reader = Callable[[Path], Tensor]
 # called with how many distinct pairs are done, and of how many
 Progress = Callable[[int, int], None]
 
@@ -73,10 +75,12 @@ def pair_distances(
     cache: DistanceCache | None = None,
     shorter_side: int | None = None,
     progress: Progress | None = None,
+    read: Reader = read_image,
 ) -> list[float]:
     """Return the metric's distance of each pair of files (reference, distorted), in order; lower is closer.
 
-    A pair that comes again is computed once. Arguments and errors are those of `distances`.
+    A pair that comes again is computed once. Arguments and errors are those of `distances`, and `read`: a function of a
+    module, by whose name what it read is kept apart in the cache.
     """
     if shorter_side is not None and shorter_side < 1:
         raise ValueError(f"shorter_side: expected at least 1 pixel, got {shorter_side}")
@@ -84,10 +88,10 @@ def pair_distances(
     # pairs of one reference after each other, so that it is read and encoded once
     first = {reference: k for k, (reference, _) in reversed(list(enumerate(pairs)))}
     distinct = sorted(dict.fromkeys(pairs), key=lambda pair: first[pair[0]])
-    keys = _keys(metric, distinct, cache, shorter_side)
+    keys = _keys(metric, distinct, cache, shorter_side, read)
     try:
         for reference, run in groupby(distinct, key=lambda pair: pair[0]):
-            against = _Reference(metric, reference, shorter_side)
+            against = _Reference(metric, reference, shorter_side, read)
             for pair in run:
                 value = cache.get(keys[pair]) if cache is not None else None
                 if value is None:
@@ -112,29 +116,34 @@ def _pairs(judgement: Judgement) -> tuple[FilePair, ...]:
 
 
 def _keys(
-    metric: NamedMetric, pairs: Iterable[FilePair], cache: DistanceCache | None, shorter_side: int | None
+    metric: NamedMetric,
+    pairs: Iterable[FilePair],
+    cache: DistanceCache | None,
+    shorter_side: int | None,
+    read: Reader,
 ) -> dict[FilePair, bytes]:
     """Return what each pair's distance is kept under."""
     if cache is None:
         return {}
     # how a file becomes the pixels that a metric sees
-    view = json.dumps({"pillow": version("pillow"), "shorter_side": shorter_side, "filter": "bilinear, antialiased"})
+    reading = {"read": f"{read.__module__}.{read.__qualname__}", "pillow": version("pillow")}
+    view = json.dumps({**reading, "shorter_side": shorter_side, "filter": "bilinear, antialiased"})
     return {(r, d): key(metric.identity, view, cache.content(r), cache.content(d)) for r, d in pairs}
 
 
 class _Reference:
     """A reference image, read and encoded when the first distance to it is asked for."""
 
-    def __init__(self, metric: NamedMetric, path: Path, shorter_side: int | None) -> None:
-        self.metric, self.path, self.shorter_side = metric, path, shorter_side
+    def __init__(self, metric: NamedMetric, path: Path, shorter_side: int | None, read: Reader) -> None:
+        self.metric, self.path, self.shorter_side, self.read = metric, path, shorter_side, read
         self._image: Tensor | None = None
         self._encoded: Images | None = None
 
     def distance(self, distorted: Path) -> float:
         """Return the distance of a file to this reference."""
         if self._image is None:
-            self._image = read_image(self.path)
-        image = read_image(distorted)
+            self._image = self.read(self.path)
+        image = self.read(distorted)
         if image.shape != self._image.shape:
             sizes = [f"{height} x {width}" for _, height, width in (image.shape, self._image.shape)]
             raise ScoringError(

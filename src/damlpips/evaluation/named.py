@@ -31,8 +31,8 @@ OWN = "damlpips"
 
 # Modules and folders that the score of a pair does not go through. A change to any other may change scores.
 BESIDE_SCORES = (
-    *("__init__", "__main__", "adapters", "aggregation", "calibration", "cli", "evaluation", "exact", "files", "forks"),
-    *("functional", "images", "metrics", "pairs", "report", "reuse", "scoring", "states"),
+    *("__init__", "__main__", "adapters", "aggregation", "calibration", "cli", "evaluation", "exact", "functional"),
+    *("images", "metrics", "pairs", "report", "reuse", "scoring", "states"),
 )
 
 MOST_SUGGESTED = 5

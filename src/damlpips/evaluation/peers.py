@@ -30,12 +30,14 @@ class Peer:
         lower_is_closer: whether its score is a distance.
         options: of the function, or of the class.
         grey: whether it takes images of one channel only.
+        white: the largest value of an image.
     """
 
     place: str
     lower_is_closer: bool
     options: Mapping[str, Any] = field(default_factory=dict)
     grey: bool = False
+    white: float = 1.0
 
 
 class Built(NamedTuple):
@@ -107,10 +109,11 @@ TORCHMETRICS = {
         False,
         {
             "uqi": "universal_image_quality_index",
-            "vif": "visual_information_fidelity",
             "scc": "spatial_correlation_coefficient",
         },
     ),
+    # its constant, the variance of the noise of an eye, is for this range
+    "vif": Peer(f"{_FUNCTIONAL}visual_information_fidelity", False, white=255.0),
     **_table(
         _FUNCTIONAL,
         True,
@@ -139,8 +142,9 @@ def _luma(x: Tensor) -> Tensor:
     return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
-def _of_grey(function: Callable[[Tensor, Tensor], Any], distorted: Tensor, reference: Tensor) -> Any:
-    return function(_luma(distorted), _luma(reference))
+def _of_prepared(function: Callable[[Tensor, Tensor], Any], peer: Peer, distorted: Tensor, reference: Tensor) -> Any:
+    x, y = (peer.white * (_luma(image) if peer.grey else image) for image in (distorted, reference))
+    return function(x, y)
 
 
 def _build_peer(table: Mapping[str, Peer], name: str, device: torch.device) -> Built:
@@ -152,10 +156,9 @@ def _build_peer(table: Mapping[str, Peer], name: str, device: torch.device) -> B
         function = member(**peer.options).to(device).eval()
     else:
         function = partial(member, **peer.options)
-    if peer.grey:
-        function = partial(_of_grey, function)
-    options = {"call": peer.place, "grey": peer.grey, **peer.options}
-    return Built(partial(_pair_by_pair, function), peer.lower_is_closer, options)
+    options = {"call": peer.place, "grey": peer.grey, "white": peer.white, **peer.options}
+    score = partial(_pair_by_pair, partial(_of_prepared, function, peer))
+    return Built(score, peer.lower_is_closer, options)
 
 
 def _pyiqa_configurations() -> dict[str, dict[str, Any]]:
