@@ -14,7 +14,7 @@ from reference import Tiny
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from damlpips import LPIPS, Backbone, LPIPSMetric, functional
+from damlpips import LPIPS, Backbone, LPIPSMetric, distance, functional
 
 COMPARISONS = ("spatial", "mean", "sort", "spatial+mean", "spatial+sort")
 SUMS = ("spatial+mean", "spatial+sort")
@@ -251,6 +251,17 @@ def test_half_precision_does_not_overflow(variant) -> None:
     assert metric.encode(x.half()).features[0].dtype == torch.float16
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, scores, rtol=0.02, atol=1e-4)
+
+
+def test_half_precision_features_are_averaged_and_sorted_in_float32() -> None:
+    """A mean rounded to eleven bits would be another before it is normalised."""
+    a = torch.rand(2, 3, 16, 16).half()
+    for arranged, expected in (
+        (distance.averaged(a), a.double().mean((2, 3), keepdim=True)),
+        (distance.ranked(a), a.double().flatten(2).sort().values[..., None]),
+    ):
+        assert arranged.dtype == torch.float32
+        torch.testing.assert_close(arranged.double(), expected, rtol=1e-6, atol=0)
 
 
 def test_nothing_waits_for_values_on_a_device(variant) -> None:
