@@ -66,9 +66,14 @@ def damlpips(
 
 def fail(message: str) -> NoReturn:
     """Say on stderr what is wrong, and exit."""
+    complain(message)
+    raise typer.Exit(BAD_INPUT)
+
+
+def complain(message: str) -> None:
+    """Say on stderr what is wrong, and go on."""
     # the names of files are others' text: it must not steer a terminal
     typer.echo(printable(f"damlpips: {message}", kept="\n"), err=True)
-    raise typer.Exit(BAD_INPUT)
 
 
 def printable(text: str, kept: str = "") -> str:

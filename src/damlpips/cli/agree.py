@@ -1,0 +1,320 @@
+"""`damlpips agree`: judged image sets in, a table of how well metrics agree with people out."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from enum import Enum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from damlpips.cli.options import check_outputs, find_device, to_standard_output, write
+from damlpips.cli.program import app, complain, fail, printable
+
+if TYPE_CHECKING:
+    import torch
+
+    from damlpips.evaluation import tables
+    from damlpips.evaluation.agreement import Agreement
+    from damlpips.evaluation.cache import DistanceCache
+    from damlpips.evaluation.judgements import JudgedSet
+    from damlpips.evaluation.named import NamedMetric
+
+# Something is missing from the tables.
+INCOMPLETE = 3
+NEEDED = ("scipy", "numpy")
+
+
+class Rows(str, Enum):
+    """What the tables of all figures have rows for."""
+
+    SET = "set"
+    KIND = "kind"
+    CONTENT = "content"
+
+
+class Format(str, Enum):
+    """The formats of plots."""
+
+    PDF = "pdf"
+    SVG = "svg"
+    PNG = "png"
+
+
+EXAMPLES = """[bold]Examples[/bold]
+
+[cyan]damlpips agree tid2013/ kadid10k/ --metric damlpips --metric lpips-alex[/cyan]
+
+[cyan]damlpips agree my_scores.csv --metric damlpips --metric piq:ssim --baseline piq:ssim[/cyan]
+
+[cyan]damlpips agree tid2013/ --shorter-side 256 --by kind --csv figures.csv --plot plots/[/cyan]
+
+[cyan]damlpips agree --challenge challenge/ --metric damlpips --metric lpips-squeeze[/cyan]
+
+[cyan]damlpips agree --list[/cyan]
+
+Exit status: 0; 2 for bad input, or when no metric could be computed; 3 when some could not, each named on standard
+error, and the tables hold the others; 130 when interrupted: the cache keeps what was computed."""
+
+
+@app.command(epilog=EXAMPLES)
+def agree(
+    sets: Annotated[
+        list[Path] | None, typer.Argument(metavar="SET...", help="Judged sets: folders as published, or CSV files.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A metric, see --list; repeat it for more. Default: damlpips, and lpips-alex where its weights are.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Also print how much better each metric is than this one, with p values."),
+    ] = None,
+    layout: Annotated[str, typer.Option(metavar="NAME", help="How the sets lie on disk. Default: auto.")] = "auto",
+    shorter_side: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="PIXELS", help="Average larger images down to this shorter side first. Default: as they are."
+        ),
+    ] = None,
+    by: Annotated[
+        Rows | None, typer.Option(help="Also print all figures, a row for each set, kind of distortion or content.")
+    ] = None,
+    challenge: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Also, or only, count the cases that metrics pass in a challenge set."),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write all figures as CSV; '-' for standard output.")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write all figures as JSON; '-' for standard output.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Draw a plot of each set into a folder.")] = None,
+    plot_format: Annotated[Format, typer.Option(help="The format of the plots.")] = Format.PDF,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where distances are kept between runs. Default: in the user's cache."),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no distances, use none kept before.")] = False,
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="auto (CUDA if there is one), cpu, cuda or cuda:N.")
+    ] = "auto",
+    samples: Annotated[int, typer.Option(min=1, help="Bootstrap samples behind each interval.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Which samples: the same seed gives the same intervals.")] = 0,
+    list_names: Annotated[bool, typer.Option("--list", help="List the metrics by name, and exit.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no table and no progress bar.")] = False,
+) -> None:
+    """Measure how well metrics agree with people: on mean opinion scores, choices between two (2AFC), and JND."""
+    files = {"--csv": csv, "--json": json}
+    check_outputs(files)
+    _check_installed(*NEEDED, *(["matplotlib"] if plot is not None else []))
+    if list_names:
+        _print_names()
+        return
+    if not sets and challenge is None:
+        fail("expected a judged set, or --challenge FOLDER (see damlpips agree --help)")
+    if cache is not None and no_cache:
+        fail("--cache and --no-cache: expected one of them")
+    if plot is not None and plot.exists() and not plot.is_dir():
+        fail(f"--plot {plot}: is a file, expected a folder")
+    part = by.value if by is not None else None
+    with _bad_input():
+        from damlpips.evaluation import agreement
+        from damlpips.evaluation import challenge as challenges
+        from damlpips.evaluation import tables as texts
+
+        judged = _load(sets or [], layout)
+        cases = challenges.load(challenge) if challenge is not None else []
+        place = find_device(device)
+        names = list(dict.fromkeys([*(metric or _default_metrics()), *([baseline] if baseline else [])]))
+        metrics = _build(names, place)
+        with _cache(cache, unused=no_cache) as kept, _progress(shown=not quiet) as progress:
+            found = agreement.agree(
+                *(metrics, judged, cases),
+                baseline=baseline,
+                cache=kept,
+                shorter_side=shorter_side,
+                samples=samples,
+                seed=seed,
+                progress=progress,
+            )
+        for failure in found.failures:
+            complain(f"{failure.metric} is left out of {failure.judged_set}: {failure.reason}")
+        if not (found.results or found.challenge):
+            fail("no metric could be computed")
+        for option, as_text in {"--csv": texts.as_csv, "--json": texts.as_json}.items():
+            if (file := files[option]) is not None:
+                write(option, file, as_text(found, by=part))
+        if plot is not None:
+            _draw(found, plot, plot_format.value)
+        if not quiet and not to_standard_output(files):
+            for table in texts.all_tables(found, by=part):
+                _print(table)
+    if len(metrics) < len(names) or found.failures:
+        raise typer.Exit(INCOMPLETE)
+
+
+@contextmanager
+def _bad_input() -> Iterator[None]:
+    """Turn what the package raises for a user's input into one message and status 2."""
+    from damlpips.evaluation.cache import CacheError
+    from damlpips.evaluation.datasets import DatasetError
+    from damlpips.images import ScoringError
+
+    try:
+        yield
+    except (ScoringError, DatasetError, CacheError) as error:
+        fail(str(error))
+
+
+def _check_installed(*packages: str) -> None:
+    if any(find_spec(package) is None for package in packages):
+        fail("agree needs: pip install 'damlpips[agree]'")
+
+
+def _print_names() -> None:
+    from damlpips.evaluation.named import names
+
+    for name in names():
+        typer.echo(name.name)
+
+
+def _load(paths: Sequence[Path], layout: str) -> "list[JudgedSet]":
+    """Return the sets of all paths, with names that tell them apart."""
+    from damlpips.evaluation.datasets import LAYOUTS, load
+
+    if layout not in ("auto", *LAYOUTS):
+        fail(f"--layout {layout}: expected auto, {', '.join(LAYOUTS)}")
+    found = [(path, judged) for path in dict.fromkeys(paths) for judged in load(path, layout)]
+    named = Counter(judged.name for _, judged in found)
+    return [
+        judged if named[judged.name] == 1 else replace(judged, name=f"{path}: {judged.name}") for path, judged in found
+    ]
+
+
+def _default_metrics() -> list[str]:
+    from damlpips.weights import find_backbone
+
+    return ["damlpips", *(["lpips-alex"] if find_backbone("alex") is not None else [])]
+
+
+def _build(names: Sequence[str], device: "torch.device") -> "list[NamedMetric]":
+    """Return the metrics that can be built; say of the others why they cannot."""
+    from damlpips.evaluation.named import UnavailableMetricError, UnknownMetricError, build
+
+    metrics = []
+    for name in names:
+        try:
+            metrics.append(build(name, device=device))
+        except UnknownMetricError as error:
+            fail(f"{error} (see damlpips agree --list)")
+        except UnavailableMetricError as error:
+            complain(f"left out: {error}")
+    if not metrics:
+        fail("no metric could be built")
+    return metrics
+
+
+def _cache(file: Path | None, *, unused: bool) -> "DistanceCache | nullcontext[None]":
+    from damlpips.evaluation.cache import DistanceCache
+
+    return nullcontext() if unused else DistanceCache(file)
+
+
+@contextmanager
+def _progress(*, shown: bool) -> Iterator[Callable[[str, str, int, int], None]]:
+    """Yield what moves a bar on stderr: the metric, the set, and how many pairs of images are done."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
+        tasks: dict[tuple[str, str], Any] = {}
+
+        def move(metric: str, judged: str, done: int, total: int) -> None:
+            if (metric, judged) not in tasks:
+                # one line is enough: the one before is full
+                for task in tasks.values():
+                    bar.update(task, visible=False)
+                tasks[metric, judged] = bar.add_task(printable(f"{metric} on {judged}"), total=total)
+            bar.update(tasks[metric, judged], completed=done)
+
+        yield move
+
+
+def _draw(found: "Agreement", folder: Path, suffix: str) -> None:
+    """Write one plot a set, under the set's name."""
+    from damlpips.evaluation.plots import render
+
+    taken: set[str] = set()
+    for judged in found.sets:
+        results = [r for (_, name), r in found.results.items() if name == judged.name]
+        if not results:
+            continue
+        stem = re.sub(r"[^\w.-]+", "-", judged.name).strip(".-") or "set"
+        while stem in taken:
+            stem += "_"
+        taken.add(stem)
+        file = folder / f"{stem}.{suffix}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(render(results, suffix=suffix))
+        except OSError as error:
+            fail(f"--plot {file}: {error.strerror}")
+
+
+def _print(table: "tables.Table") -> None:
+    """Print a table: on a terminal in as many parts as its width asks for, else as Markdown."""
+    from damlpips.evaluation.tables import as_markdown
+
+    console = Console()
+    if not console.is_terminal:
+        typer.echo(printable(as_markdown(table), kept="\n"))
+        return
+    for part in _fitting(table, console):
+        console.print(part)
+
+
+def _fitting(table: "tables.Table", console: Console) -> list[Table]:
+    """Return the table in the fewest parts, side by side in the wide one, that the terminal has room for."""
+    numbers = range(table.labels, len(table.columns))
+    for count in range(len(numbers), 0, -1):
+        parts = [_rich(table, numbers[k : k + count]) for k in range(0, len(numbers), count)]
+        unlimited = console.options.update(width=10_000)
+        if all(Measurement.get(console, unlimited, part).maximum <= console.width for part in parts):
+            break
+    return parts
+
+
+def _rich(table: "tables.Table", numbers: Sequence[int]) -> Table:
+    """Return the labels and some of the numbers of a table."""
+    kept = [*range(table.labels), *numbers]
+    part = Table(title=Text(printable(table.title)), title_justify="left", box=box.SIMPLE)
+    for k in kept:
+        is_label = k < table.labels
+        part.add_column(
+            Text(printable(table.columns[k])),
+            justify="left" if is_label else "right",
+            overflow="fold",
+            no_wrap=not is_label,
+        )
+    for row in table.rows:
+        part.add_row(*(Text(printable(row[k])) for k in kept))
+    return part

@@ -1,0 +1,221 @@
+"""Metrics against people: every metric on every judged set, its distances and its figures of agreement."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from damlpips.evaluation.bootstrap import Difference, Interval
+from damlpips.evaluation.cache import DistanceCache
+from damlpips.evaluation.challenge import Case, Rate, rates, successes
+from damlpips.evaluation.distances import distances
+from damlpips.evaluation.figures import SetFigures, compare, evaluate
+from damlpips.evaluation.judgements import JudgedSet
+from damlpips.evaluation.means import compare_means, mean_figure
+from damlpips.evaluation.named import NamedMetric
+from damlpips.images import ScoringError
+
+# called with the metric, the set, how many pairs of images are done, and of how many
+Progress = Callable[[str, str, int, int], None]
+
+# by metric and set
+Distances = Mapping[tuple[str | None, str], NDArray[np.float64]]
+
+CHALLENGE = "challenge"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a metric gives for a set: a distance, or two of a choice, a judgement, and how well they agree with people.
+
+    Attributes:
+        metric: the name.
+        lower_is_closer: whether the library's score is a distance; `distances` are, whatever this says.
+        distances: (n,), or (n, 2) for choices; lower is closer.
+        differences: how far the figures exceed the baseline's, by name; empty for the baseline, and without one.
+    """
+
+    metric: str
+    lower_is_closer: bool
+    judged_set: JudgedSet
+    distances: NDArray[np.float64]
+    figures: SetFigures
+    differences: dict[str, Difference]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A metric's mean headline figure over all sets, and how far it exceeds the baseline's."""
+
+    figure: Interval
+    difference: Difference | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A metric that could not be computed on a set, and why."""
+
+    metric: str
+    judged_set: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The results of metrics on sets, by the names of both.
+
+    Attributes:
+        metrics: their identities by name, in the order of the rows.
+        sets: in the order of the columns; each name once.
+        results: by metric and set; none where a metric failed.
+        means: by metric; none where it failed on a set, and none at all with fewer than two sets.
+        challenge: the rates of success by metric and kind of case; empty where there is no challenge set.
+        failures: what is missing, and why.
+        baseline: the metric that differences are to.
+        samples, seed: of the intervals.
+        shorter_side: what larger images were averaged down to, in pixels; None for as they are.
+    """
+
+    metrics: dict[str, str]
+    sets: tuple[JudgedSet, ...]
+    results: dict[tuple[str, str], Result]
+    means: dict[str, Mean]
+    challenge: dict[str, dict[str, Rate]]
+    failures: tuple[Failure, ...]
+    baseline: str | None
+    samples: int
+    seed: int
+    shorter_side: int | None
+
+
+def agree(
+    metrics: Sequence[NamedMetric],
+    sets: Sequence[JudgedSet],
+    cases: Sequence[Case] = (),
+    *,
+    baseline: str | None = None,
+    cache: DistanceCache | None = None,
+    shorter_side: int | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Agreement:
+    """Return how well metrics agree with the observers of judged sets, and which cases of a challenge set they pass.
+
+    Args:
+        metrics, sets: each name once.
+        cases: of `damlpips.evaluation.challenge.load`.
+        baseline: the name of the metric that the others are compared with; without it nothing is compared.
+        cache, shorter_side: as for `damlpips.evaluation.distances.distances`.
+        samples, seed: of the intervals, as for `damlpips.evaluation.figures.evaluate`.
+        progress: called after every pair of images.
+
+    Returns:
+        The results; where a metric cannot be computed on a set, a failure in place of one.
+
+    Raises:
+        CacheError: the cache is damaged or cannot be written.
+        ValueError: two metrics or two sets of one name, a set without judgements or with opinions that are none.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from damlpips.evaluation.judgements import Rating
+        >>> from damlpips.evaluation.named import build
+        >>> reference, folder = Path("docs/demo/pebbles.png"), Path("docs/demo/pebbles")
+        >>> scores = {"noise_5.png": 5.0, "noise_15.png": 4.0, "noise_40.png": 2.0}
+        >>> ratings = tuple(Rating(reference, folder / name, score, "pebbles") for name, score in scores.items())
+        >>> found = agree([build("mse")], [JudgedSet("demo", ratings)])
+        >>> found.results["mse", "demo"].figures.headline.value
+        1.0
+    """
+    for what, names in (("metrics", [m.name for m in metrics]), ("sets", [s.name for s in sets])):
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{what}: expected each name once, got more of {', '.join(twice)}")
+    found: dict[tuple[str | None, str], NDArray[np.float64]] = {}
+    passed: dict[str, dict[str, Rate]] = {}
+    failures: list[Failure] = []
+    for metric in metrics:
+        for judged in sets:
+            tell = _tell(progress, metric.name, judged.name)
+            try:
+                values = distances(metric, judged, cache=cache, shorter_side=shorter_side, progress=tell)
+                found[metric.name, judged.name] = _finite(values)
+            except ScoringError as error:
+                failures.append(Failure(metric.name, judged.name, str(error)))
+        if cases:
+            tell = _tell(progress, metric.name, CHALLENGE)
+            try:
+                succeeded = successes(metric, cases, cache=cache, shorter_side=shorter_side, progress=tell)
+                passed[metric.name] = rates(cases, succeeded)
+            except ScoringError as error:
+                failures.append(Failure(metric.name, CHALLENGE, str(error)))
+    drawn = {"samples": samples, "seed": seed}
+    return Agreement(
+        metrics={metric.name: metric.identity for metric in metrics},
+        sets=tuple(sets),
+        results={
+            (metric.name, judged.name): _result(metric, judged, found, baseline, drawn)
+            for metric in metrics
+            for judged in sets
+            if (metric.name, judged.name) in found
+        },
+        means=_means([metric.name for metric in metrics], sets, found, baseline, drawn),
+        challenge=passed,
+        failures=tuple(failures),
+        baseline=baseline,
+        shorter_side=shorter_side,
+        **drawn,
+    )
+
+
+def _tell(progress: Progress | None, metric: str, judged: str) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(metric, judged, done, total)
+
+
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    bad = values[~np.isfinite(values)]
+    if len(bad):
+        # the PSNR of two equal images, for one
+        raise ScoringError(f"{len(bad)} of its {values.size} distances are {bad[0]}, of which there are no figures")
+    return values
+
+
+def _result(
+    metric: NamedMetric,
+    judged: JudgedSet,
+    found: Distances,
+    baseline: str | None,
+    drawn: Mapping[str, int],
+) -> Result:
+    values = found[metric.name, judged.name]
+    others = found.get((baseline, judged.name)) if baseline not in (None, metric.name) else None
+    return Result(
+        metric=metric.name,
+        lower_is_closer=metric.lower_is_closer,
+        judged_set=judged,
+        distances=values,
+        figures=evaluate(judged, values, **drawn),
+        differences={} if others is None else compare(judged, values, others, **drawn),
+    )
+
+
+def _means(
+    metrics: Sequence[str], sets: Sequence[JudgedSet], found: Distances, baseline: str | None, drawn: Mapping[str, int]
+) -> dict[str, Mean]:
+    # the mean of one set says nothing new
+    on_all = {
+        metric: [found[metric, judged.name] for judged in sets]
+        for metric in metrics
+        if len(sets) > 1 and all((metric, judged.name) in found for judged in sets)
+    }
+    others = {metric: on_all.get(baseline) if baseline not in (None, metric) else None for metric in on_all}
+    return {
+        metric: Mean(
+            mean_figure(sets, values, **drawn),
+            None if (other := others[metric]) is None else compare_means(sets, values, other, **drawn),
+        )
+        for metric, values in on_all.items()
+    }

@@ -1,0 +1,129 @@
+"""One figure for several judged sets: the mean of their headline figures, each set counting the same.
+
+    mean = 1/K sum_k figure_k
+    se^2 = 1/K^2 sum_k v_k,    v_k = n_k / (n_k - 1) var(figure_k over bootstrap samples of its n_k contents)
+    low, high = mean -+ t_f(0.975) se,    f = (sum_k v_k)^2 / sum_k (v_k^2 / (n_k - 1))
+
+Sets were judged apart, so their errors add up as independent ones do; Welch and Satterthwaite's f says how much can be
+known of se from a handful of contents. A mean over figures of several kinds (SRCC and 2AFC, say) orders metrics, and
+means nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import stdtr, stdtrit
+
+from damlpips.evaluation.bootstrap import LEVEL, Difference, Interval, Rows, draws
+from damlpips.evaluation.figures import headline_of
+from damlpips.evaluation.judgements import JudgedSet
+from damlpips.evaluation.series import Floats
+
+# of the samples, the share that may have no figure
+MOST_LOST = 1 - LEVEL
+
+
+def mean_figure(
+    sets: Sequence[JudgedSet], distances: Sequence[ArrayLike], *, samples: int = 1000, seed: int = 0
+) -> Interval:
+    """Return the mean of a metric's headline figures over sets, and its 95 % interval.
+
+    Args:
+        sets: at least one.
+        distances: the metric's on each set, as for `damlpips.evaluation.figures.evaluate`.
+        samples: bootstrap samples of each set.
+        seed: the same seed draws the same samples.
+
+    Returns:
+        The interval is NaN where a set has a single content, or a figure is not defined.
+
+    Raises:
+        ValueError: no sets, or what `evaluate` raises.
+
+    Reference:
+        Satterthwaite, "An Approximate Distribution of Estimates of Variance Components", Biometrics Bulletin 2(6),
+        1946.
+    """
+    figures = [headline_of(*each) for each in zip(sets, distances, strict=True)]
+    mean, error, freedom = _combined(*_spread(sets, figures, samples, seed))
+    reach = _reach(error, freedom)
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def compare_means(
+    sets: Sequence[JudgedSet],
+    first: Sequence[ArrayLike],
+    second: Sequence[ArrayLike],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Difference:
+    """Return how far the mean figure of a first metric exceeds that of a second one, on the same sets.
+
+    p = max(2 T_f(-|difference| / se), 2^(1 - sum_k n_k))
+
+    Both metrics are given the same rows of each sample, as in `damlpips.evaluation.bootstrap.paired_difference`, which
+    says where the least p comes from.
+
+    Args:
+        first, second: the distances of the two metrics on each set; the rest as for `mean_figure`.
+
+    Returns:
+        The interval and p are NaN where a set has a single content, or a figure is not defined.
+
+    Raises:
+        ValueError: as `mean_figure`.
+    """
+    figures = [_difference(*each) for each in zip(sets, first, second, strict=True)]
+    values, variances, counts = _spread(sets, figures, samples, seed)
+    mean, error, freedom = _combined(values, variances, counts)
+    reach = _reach(error, freedom)
+    return Difference(mean, mean - reach, mean + reach, _p_value(mean, error, freedom, counts.sum()))
+
+
+def _difference(judged: JudgedSet, first: ArrayLike, second: ArrayLike) -> Callable[[Rows], float]:
+    one, other = headline_of(judged, first), headline_of(judged, second)
+    return lambda rows: one(rows) - other(rows)
+
+
+def _spread(
+    sets: Sequence[JudgedSet], figures: Sequence[Callable[[Rows], float]], samples: int, seed: int
+) -> tuple[Floats, Floats, Floats]:
+    """Return for each set the figure, its variance as far as contents tell it, and the number of contents."""
+    if not sets:
+        raise ValueError("sets: expected at least one, got none")
+    values, variances, counts = [], [], []
+    # a seed for each set: with one for all, sets of as many contents would draw the same places
+    seeds = np.random.SeedSequence(seed).generate_state(len(sets))
+    for judged, figure, of_set in zip(sets, figures, seeds, strict=True):
+        contents = [j.content for j in judged.judgements]
+        k = len(set(contents))
+        drawn = np.array([figure(rows) for rows in draws(contents, samples, int(of_set))])
+        told = drawn[~np.isnan(drawn)]
+        enough = len(told) > 1 and len(told) >= (1 - MOST_LOST) * len(drawn)
+        values.append(figure(np.arange(len(contents))))
+        variances.append(float(told.var(ddof=1)) * k / (k - 1) if enough else float("nan"))
+        counts.append(k)
+    return np.array(values), np.array(variances), np.array(counts, dtype=np.float64)
+
+
+def _combined(values: Floats, variances: Floats, counts: Floats) -> tuple[float, float, float]:
+    """Return the mean, its standard error, and the degrees of freedom of that."""
+    total = float(variances.sum())
+    freedom = total**2 / float((variances**2 / (counts - 1)).sum()) if total > 0 else float("nan")
+    return float(values.mean()), float(np.sqrt(total)) / len(values), freedom
+
+
+def _reach(error: float, freedom: float) -> float:
+    """Return how far the interval reaches to either side: nowhere if no sample differs, NaN if none can be told."""
+    return float(stdtrit(freedom, (1 + LEVEL) / 2)) * error if error > 0 else error
+
+
+def _p_value(mean: float, error: float, freedom: float, contents: float) -> float:
+    if np.isnan(error):
+        return float("nan")
+    if mean == 0:
+        return 1.0
+    share = float(stdtr(freedom, -abs(mean) / error)) if error > 0 else 0.0
+    return max(2 * share, float(2.0 ** (1 - contents)))

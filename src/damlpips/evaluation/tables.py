@@ -1,0 +1,277 @@
+"""Results as text: tables of cells for people, CSV and JSON in full precision for programs."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from damlpips import __version__
+from damlpips.checks import one_of
+from damlpips.evaluation.agreement import CHALLENGE, Agreement, Result
+from damlpips.evaluation.bootstrap import Difference, Interval
+from damlpips.evaluation.figures import FIGURES, Part, breakdown
+from damlpips.evaluation.judgements import JudgedSet
+
+NOTHING = "-"
+# what a set's ceilings are called as rows
+CEILINGS = {"human": "one observer", "majority": "most observers"}
+# what the tables of all figures can have rows for
+PARTS = ("set", "kind", "content")
+
+CSV_COLUMNS = (
+    *("metric", "set", "by", "part", "judgements", "figure", "value", "low", "high"),
+    *("baseline", "difference", "difference_low", "difference_high", "p"),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of cells; the first column, or as many as `labels`, says what the row is, the others hold numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    labels: int = 1
+
+
+def all_tables(agreement: Agreement, *, by: str | None = None) -> list[Table]:
+    """Return the tables that there is something for.
+
+    Args:
+        by: one of `PARTS` to have all figures, too.
+    """
+    found = []
+    if agreement.sets:
+        found.append(main_table(agreement))
+        if agreement.baseline is not None:
+            found.append(difference_table(agreement))
+        if by is not None:
+            found += part_tables(agreement, by)
+    if agreement.challenge:
+        found.append(challenge_table(agreement))
+    return found
+
+
+def main_table(agreement: Agreement) -> Table:
+    """Return the headline figures: a row a metric, then the ceilings; a column a set, then their mean."""
+    rows = []
+    for metric in agreement.metrics:
+        results = [agreement.results.get((metric, judged.name)) for judged in agreement.sets]
+        cells = [_interval(r.figures.headline) if r else NOTHING for r in results]
+        mean = agreement.means.get(metric)
+        rows.append((metric, *cells, _interval(mean.figure) if mean else NOTHING))
+    ceilings = [_ceilings(agreement, judged) for judged in agreement.sets]
+    for name, label in CEILINGS.items():
+        if any(name in of_set for of_set in ceilings):
+            cells = [_number(of_set[name]) if name in of_set else NOTHING for of_set in ceilings]
+            rows.append((label, *cells, NOTHING))
+    return _over_sets(agreement, "Agreement with people (95 % interval); higher is better", rows)
+
+
+def difference_table(agreement: Agreement) -> Table:
+    """Return how far each metric's headline figures exceed the baseline's, with p values."""
+    rows = []
+    for metric in agreement.metrics:
+        if metric == agreement.baseline:
+            continue
+        results = [agreement.results.get((metric, judged.name)) for judged in agreement.sets]
+        cells = [
+            _difference(r.differences[r.figures.headline_name]) if r and r.differences else NOTHING for r in results
+        ]
+        mean = agreement.means.get(metric)
+        rows.append((metric, *cells, _difference(mean.difference) if mean and mean.difference else NOTHING))
+    title = f"Difference to {agreement.baseline} (95 % interval), two-sided p; above 0 is better"
+    return _over_sets(agreement, title, rows)
+
+
+def _over_sets(agreement: Agreement, title: str, rows: list[tuple[str, ...]]) -> Table:
+    """Return a table with a column a set, and the mean unless there is none."""
+    columns = ("metric", *(f"{s.name} ({_headline(s)})" for s in agreement.sets), "mean")
+    kept = len(columns) if agreement.means else len(columns) - 1
+    return Table(title, columns[:kept], tuple(row[:kept] for row in rows))
+
+
+def part_tables(agreement: Agreement, by: str) -> list[Table]:
+    """Return a table of all figures for each set.
+
+    Args:
+        by: `set` for a row a metric, with intervals; `kind` or `content` for a row a metric and kind of distortion or
+            content, without.
+
+    Raises:
+        ValueError: `by` is none of them.
+    """
+    one_of("by", by, PARTS)
+    tables = []
+    for judged in agreement.sets:
+        results = [r for (_, name), r in agreement.results.items() if name == judged.name]
+        names = tuple(FIGURES[judged.kind_of_judgement].figures)
+        if by == "set":
+            rows = [(r.metric, *(_interval(r.figures.figures[name]) for name in names)) for r in results]
+            columns: tuple[str, ...] = ("metric", *names)
+        else:
+            rows = [
+                (r.metric, label or NOTHING, str(part.judgements), *(_number(part.figures[name]) for name in names))
+                for r in results
+                for label, part in _parts(r, by).items()
+            ]
+            columns = ("metric", by, "n", *names)
+        contents = len({j.content for j in judged.judgements})
+        title = f"{judged.name}: {_count(len(judged.judgements), 'judgement')} of {_count(contents, 'content')}"
+        tables.append(Table(title, columns, tuple(rows), labels=1 if by == "set" else 2))
+    return tables
+
+
+def challenge_table(agreement: Agreement) -> Table:
+    """Return how many cases of the challenge set each metric passes, a column a kind of case."""
+    kinds = list(dict.fromkeys(kind for rates in agreement.challenge.values() for kind in rates))
+    rows = [
+        (metric, *(f"{rates[kind].successes} of {rates[kind].cases}" for kind in kinds))
+        for metric, rates in agreement.challenge.items()
+    ]
+    return Table("Challenge: cases in which the metric finds closer what people do", ("metric", *kinds), tuple(rows))
+
+
+def as_markdown(table: Table) -> str:
+    """Return a table as Markdown, its columns aligned."""
+    header = tuple(_cell(column) for column in table.columns)
+    rows = [tuple(_cell(cell) for cell in row) for row in table.rows]
+    widths = [max(3, *(len(row[k]) for row in (header, *rows))) for k in range(len(header))]
+    rule = tuple("-" * w if k < table.labels else "-" * (w - 1) + ":" for k, w in enumerate(widths))
+
+    def line(cells: tuple[str, ...]) -> str:
+        padded = [
+            c.ljust(w) if k < table.labels else c.rjust(w) for k, (c, w) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return f"| {' | '.join(padded)} |\n"
+
+    return f"{table.title}\n\n{''.join(map(line, (header, rule, *rows)))}"
+
+
+def as_csv(agreement: Agreement, *, by: str | None = None) -> str:
+    """Return a CSV table with a header, one row a figure, in full precision; empty where there is none.
+
+    Args:
+        by: `kind` or `content` to have the figures of each, too.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in _records(agreement, by):
+        writer.writerow({column: _exact(value) for column, value in row.items()})
+    return text.getvalue()
+
+
+def as_json(agreement: Agreement, *, by: str | None = None) -> str:
+    """Return a JSON object with everything that a figure depends on, and the rows of `as_csv` as objects.
+
+    Args:
+        by: `kind` or `content` to have the figures of each, too.
+    """
+    sets = [
+        {
+            "name": judged.name,
+            "figure": _headline(judged),
+            "judgements": len(judged.judgements),
+            "contents": len({j.content for j in judged.judgements}),
+            "ceilings": _ceilings(agreement, judged),
+        }
+        for judged in agreement.sets
+    ]
+    found = {
+        "version": __version__,
+        "samples": agreement.samples,
+        "seed": agreement.seed,
+        "shorter_side": agreement.shorter_side,
+        "metrics": [{"name": name, "identity": identity} for name, identity in agreement.metrics.items()],
+        "sets": sets,
+        "figures": [{key: _or_null(value) for key, value in row.items()} for row in _records(agreement, by)],
+        "failures": [{"metric": f.metric, "set": f.judged_set, "reason": f.reason} for f in agreement.failures],
+    }
+    return json.dumps(found, indent=2, allow_nan=False) + "\n"
+
+
+def _records(agreement: Agreement, by: str | None) -> Iterator[dict[str, Any]]:
+    """Yield one row of the CSV table after another."""
+    for (metric, judged), result in agreement.results.items():
+        of_set = {"metric": metric, "set": judged, "by": "set", "part": "", "judgements": result.figures.judgements}
+        for name, figure in result.figures.figures.items():
+            differences = _difference_columns(agreement.baseline, result.differences.get(name))
+            yield {**of_set, "figure": name, **_interval_columns(figure), **differences}
+        for label, part in (_parts(result, by) if by in ("kind", "content") else {}).items():
+            of_part = {**of_set, "by": by, "part": label, "judgements": part.judgements}
+            for name, value in part.figures.items():
+                yield {**of_part, "figure": name, "value": value}
+    for metric, mean in agreement.means.items():
+        of_mean = {"metric": metric, "set": "", "by": "mean", "figure": "mean", **_interval_columns(mean.figure)}
+        yield {**of_mean, **_difference_columns(agreement.baseline, mean.difference)}
+    for metric, rates in agreement.challenge.items():
+        for kind, rate in rates.items():
+            of_case = {"metric": metric, "set": CHALLENGE, "by": "kind", "part": kind, "judgements": rate.cases}
+            yield {**of_case, "figure": "success", "value": rate.share}
+
+
+def _interval_columns(figure: Interval) -> dict[str, float]:
+    return {"value": figure.value, "low": figure.low, "high": figure.high}
+
+
+def _difference_columns(baseline: str | None, difference: Difference | None) -> dict[str, Any]:
+    if difference is None:
+        return {}
+    ends = {"difference_low": difference.low, "difference_high": difference.high}
+    return {"baseline": baseline, "difference": difference.value, **ends, "p": difference.p}
+
+
+def _parts(result: Result, by: str) -> Mapping[str, Part]:
+    parts = breakdown(result.judged_set, result.distances)
+    return {"kind": parts.by_kind, "content": parts.by_content}[by]
+
+
+def _headline(judged: JudgedSet) -> str:
+    return next(iter(FIGURES[judged.kind_of_judgement].figures))
+
+
+def _ceilings(agreement: Agreement, judged: JudgedSet) -> Mapping[str, float]:
+    """Return a set's ceilings, which every result on it has."""
+    results = (agreement.results.get((metric, judged.name)) for metric in agreement.metrics)
+    return next((r.figures.ceilings for r in results if r is not None), {})
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _number(value: float) -> str:
+    return NOTHING if math.isnan(value) else f"{value:.3f}"
+
+
+def _interval(figure: Interval) -> str:
+    ends = "" if math.isnan(figure.low) else f" ({figure.low:.2f} to {figure.high:.2f})"
+    return f"{_number(figure.value)}{ends}"
+
+
+def _difference(difference: Difference) -> str:
+    if math.isnan(difference.value):
+        return NOTHING
+    if math.isnan(difference.low):
+        return f"{difference.value:+.3f}"
+    p = "p < 0.001" if difference.p < 0.001 else f"p {difference.p:.3f}"
+    return f"{difference.value:+.3f} ({difference.low:+.2f} to {difference.high:+.2f}), {p}"
+
+
+def _cell(text: str) -> str:
+    """Return a text that ends no cell and no row."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _exact(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else repr(value)
+
+
+def _or_null(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
