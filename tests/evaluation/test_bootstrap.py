@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from damlpips.evaluation.bootstrap import Difference, Interval, Rows, interval, paired_difference
 
@@ -129,6 +130,11 @@ class TestPairedDifference:
         found = paired_difference(names(k), lambda rows: 1.0, lambda rows: 0.0, samples=10_000)
         assert found.low == found.high == 1.0
         assert found.p == p
+
+    def test_is_never_zero(self) -> None:
+        # none of 99 samples beyond zero: the share is 1 in 100, whose normal quantile is read off Student's t
+        found = paired_difference(names(50), lambda rows: 1.0, lambda rows: 0.0, samples=99)
+        assert found.p == pytest.approx(2 * stats.t.cdf(stats.norm.ppf(0.01) * np.sqrt(49 / 50), df=49))
 
     @pytest.mark.parametrize("k", [4, 8, 30])
     def test_false_alarms(self, k: int) -> None:

@@ -26,6 +26,7 @@ from damlpips.evaluation.figures import (
     two_afc,
 )
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating, SameOrNot
+from damlpips.evaluation.logistic import _loss
 
 CORRELATIONS = [srcc, krcc, plcc]
 PICTURES = Path("r.png"), Path("a.png"), Path("b.png")
@@ -116,6 +117,28 @@ class TestCurve:
         value = plcc(distance, score)
         assert plcc(1e-9 * distance, 1e4 * score - 7) == pytest.approx(value, abs=1e-6)
         assert plcc(1e6 * distance + 1e7, score) == pytest.approx(value, abs=1e-6)
+
+    def test_many_equal_distances(self) -> None:
+        # more than half of them: the quartiles are equal
+        distance, score = [1.0] * 6 + [2.0, 3.0], [5.0] * 6 + [3.0, 1.0]
+        assert plcc(distance, score) == pytest.approx(1, abs=1e-6)
+
+    def test_its_slopes_are_those_of_its_loss(self) -> None:
+        distance, score = random(0, 40)
+        x, y = distance / np.ptp(distance), (score - score.mean()) / np.linalg.norm(score - score.mean())
+        for point in np.array([(0.1, -1.0), (0.5, -3.0), (-0.5, 0.5), (0.2, 4.0)]):
+            _, slopes = _loss(point, x, y)
+            steps = 1e-6 * np.eye(2)
+            numeric = [(_loss(point + step, x, y)[0] - _loss(point - step, x, y)[0]) / 2e-6 for step in steps]
+            assert slopes == pytest.approx(numeric, rel=1e-4, abs=1e-7)
+
+    def test_rounding_errors_are_no_curve(self) -> None:
+        # far out a curve has no digits left, which once correlated with anything by more than 1
+        distance, score = random(0, 40)
+        x, y = distance / np.ptp(distance), (score - score.mean()) / np.linalg.norm(score - score.mean())
+        for centre in np.linspace(-10, 11, 85):
+            for width in np.geomspace(1e-3, 1e3, 60):
+                assert -1 - 1e-9 <= _loss(np.array([centre, np.log(width)]), x, y)[0] <= 0
 
     def test_needs_different_distances(self) -> None:
         with pytest.raises(ValueError, match=r"distance: expected at least two different values .* got 4 equal ones"):
