@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SHARED ?= ../shared
 JOBS ?= 2
 
-.PHONY: setup demo test fuzz lint docs bench clean
+.PHONY: setup demo test fuzz lint docs bench agree clean
 
 setup: $(READY)
 
@@ -41,6 +41,20 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/published.py $(SHARED)
 	$(BIN)/python benchmarks/speed.py
+
+# This package's metrics, and those of others that need no download.
+AGREE := damlpips damlpips-alex damlpips-squeeze lpips-alex lpips-squeeze \
+	pyiqa:psnr pyiqa:ssim pyiqa:ms_ssim pyiqa:cw_ssim pyiqa:fsim pyiqa:vif pyiqa:vsi pyiqa:gmsd pyiqa:mad pyiqa:nlpd \
+	piq:psnr piq:ssim piq:multi_scale_ssim piq:fsim piq:vsi piq:gmsd piq:multi_scale_gmsd piq:mdsi piq:haarpsi
+# The challenge's images have 96 x 96 pixels.
+TOO_SMALL_FOR := pyiqa:ms_ssim piq:multi_scale_ssim
+RUN_AGREE = DAMLPIPS_WEIGHTS_DIR=$(SHARED)/weights $(BIN)/damlpips agree
+
+agree: $(READY)
+	@test -d $(SHARED)/human || { echo "no judged sets at $(SHARED)/human: make agree SHARED=FOLDER" >&2; exit 2; }
+	$(RUN_AGREE) $(SHARED)/human $(AGREE:%=--metric %)
+	$(RUN_AGREE) $(SHARED)/human --shorter-side 256 $(AGREE:%=--metric %)
+	$(RUN_AGREE) --challenge $(SHARED)/challenge $(patsubst %,--metric %,$(filter-out $(TOO_SMALL_FOR),$(AGREE)))
 
 clean:
 	rm -rf $(VENV) docs/_build dist build

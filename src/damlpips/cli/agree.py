@@ -8,13 +8,13 @@ from dataclasses import replace
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -236,25 +236,20 @@ def _cache(file: Path | None, *, unused: bool) -> "DistanceCache | nullcontext[N
 
 
 @contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[str, str, int, int], None]]:
-    """Yield what moves a bar on stderr: the metric, the set, and how many pairs of images are done."""
+def _progress(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield what moves a bar on stderr: what is being done, how many steps of it are, and of how many."""
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
-        tasks: dict[tuple[str, str], Any] = {}
+        tasks: dict[str, TaskID] = {}
 
-        def move(metric: str, judged: str, done: int, total: int) -> None:
-            if (metric, judged) not in tasks:
+        def move(doing: str, done: int, total: int) -> None:
+            if doing not in tasks:
                 # one line is enough: the one before is full
                 for task in tasks.values():
                     bar.update(task, visible=False)
-                tasks[metric, judged] = bar.add_task(printable(f"{metric} on {judged}"), total=total)
-            bar.update(tasks[metric, judged], completed=done)
+                tasks[doing] = bar.add_task(printable(doing), total=total)
+            bar.update(tasks[doing], completed=done)
 
         yield move
 

@@ -16,8 +16,8 @@ from damlpips.evaluation.means import compare_means, mean_figure
 from damlpips.evaluation.named import NamedMetric
 from damlpips.images import ScoringError
 
-# called with the metric, the set, how many pairs of images are done, and of how many
-Progress = Callable[[str, str, int, int], None]
+# called with what is being done, how many steps of it are, and of how many
+Progress = Callable[[str, int, int], None]
 
 # by metric and set
 Distances = Mapping[tuple[str | None, str], NDArray[np.float64]]
@@ -109,7 +109,7 @@ def agree(
         baseline: the name of the metric that the others are compared with; without it nothing is compared.
         cache, shorter_side: as for `damlpips.evaluation.distances.distances`.
         samples, seed: of the intervals, as for `damlpips.evaluation.figures.evaluate`.
-        progress: called after every pair of images.
+        progress: called after every pair of images, and after the figures of every metric and set.
 
     Returns:
         The results; where a metric cannot be computed on a set, a failure in place of one.
@@ -151,15 +151,18 @@ def agree(
             except ScoringError as error:
                 failures.append(Failure(metric.name, CHALLENGE, str(error)))
     drawn = {"samples": samples, "seed": seed}
+    results: dict[tuple[str, str], Result] = {}
+    for metric in metrics:
+        for judged in sets:
+            if (metric.name, judged.name) not in found:
+                continue
+            results[metric.name, judged.name] = _result(metric, judged, found, baseline, drawn)
+            if progress is not None:
+                progress("figures and their intervals", len(results), len(found))
     return Agreement(
         metrics={metric.name: metric.identity for metric in metrics},
         sets=tuple(sets),
-        results={
-            (metric.name, judged.name): _result(metric, judged, found, baseline, drawn)
-            for metric in metrics
-            for judged in sets
-            if (metric.name, judged.name) in found
-        },
+        results=results,
         means=_means([metric.name for metric in metrics], sets, found, baseline, drawn),
         challenge=passed,
         failures=tuple(failures),
@@ -172,7 +175,7 @@ def agree(
 def _tell(progress: Progress | None, metric: str, judged: str) -> Callable[[int, int], None] | None:
     if progress is None:
         return None
-    return lambda done, total: progress(metric, judged, done, total)
+    return lambda done, total: progress(f"{metric} on {judged}", done, total)
 
 
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
