@@ -100,7 +100,7 @@ def _search(x: Floats, score: Floats) -> tuple[float, float]:
     y = score - score.mean()
     y = y / (np.linalg.norm(y) or 1.0)
     lower, upper = np.quantile(x, (0.25, 0.75))
-    spread = float(upper - lower) or 1.0  # none where more than half of the distances are equal
+    spread = float(upper - lower) or 1.0  # none where most of the distances are equal
     narrowest = np.log(spread * NARROWEST)
     bounds = [(x.min() - FARTHEST, x.max() + FARTHEST), (narrowest, np.log(WIDEST))]
 
