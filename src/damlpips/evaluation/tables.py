@@ -206,7 +206,14 @@ def _records(agreement: Agreement, by: str | None) -> Iterator[dict[str, Any]]:
             for name, value in part.figures.items():
                 yield {**of_part, "figure": name, "value": value}
     for metric, mean in agreement.means.items():
-        of_mean = {"metric": metric, "set": "", "by": "mean", "figure": "mean", **_interval_columns(mean.figure)}
+        of_mean = {
+            "metric": metric,
+            "set": "",
+            "by": "mean",
+            "part": "",
+            "figure": "mean",
+            **_interval_columns(mean.figure),
+        }
         yield {**of_mean, **_difference_columns(agreement.baseline, mean.difference)}
     for metric, rates in agreement.challenge.items():
         for kind, rate in rates.items():
