@@ -1,0 +1,345 @@
+"""`damlpips agree`: what it prints, writes and refuses."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from damlpips.cli import app
+from damlpips.cli.agree import _fitting, _progress
+from damlpips.evaluation import agreement, distances
+from damlpips.evaluation.tables import Table
+
+STRENGTHS = (5, 15, 40)
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """A folder with a set of ratings, of four contents and three strengths of noise, and a set of choices."""
+    folder = tmp_path / "judged"
+    folder.mkdir()
+    ratings, choices = ["set,ref,dist,score,group,kind"], ["set,ref,a,b,votes_a,votes_b,group"]
+    for content in range(4):
+        base = np.random.default_rng(content).integers(60, 190, (36, 36, 3))
+        Image.fromarray(base.astype(np.uint8)).save(folder / f"{content}.png")
+        for k, strength in enumerate(STRENGTHS):
+            noise = np.random.default_rng(9).integers(-strength, strength + 1, base.shape)
+            Image.fromarray((base + noise).astype(np.uint8)).save(folder / f"{content}_{k}.png")
+            ratings.append(f"noisy,{content}.png,{content}_{k}.png,{5 - k},{content},{'weak' if k < 2 else 'strong'}")
+        choices.append(f"pairs,{content}.png,{content}_0.png,{content}_2.png,{5 + content},1,{content}")
+    (folder / "mos.csv").write_text("\n".join(ratings) + "\n")
+    (folder / "pairs.csv").write_text("\n".join(choices) + "\n")
+    return folder
+
+
+@pytest.fixture
+def challenge(tmp_path: Path) -> Path:
+    """The least challenge set: one image of each kind."""
+    folder = tmp_path / "challenge"
+    names = [f"ref/ref_{c}" for c in ("black", "blue", "gray", "green", "random", "red", "white")]
+    names += ["invert/dog", "invert/dog_invert", "translate/dog", "translate/dog_translate"]
+    names += ["rotate/dog", *(f"rotate/dog_{k}" for k in (22, 45, 67, 90, 180))]
+    names += ["color_stain/dog", "color_stain/dog_ref", "color_stain/dog_stain"]
+    for k, name in enumerate(names):
+        file = folder / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(k).integers(0, 256, (36, 36, 3), np.uint8)).save(file)
+    return folder
+
+
+class Views:
+    """The sizes of the images that metrics were shown, and when Ctrl-C is pressed."""
+
+    def __init__(self) -> None:
+        self.sizes: list[tuple[int, ...]] = []
+        self.interrupted_after: int | None = None
+
+
+@pytest.fixture
+def views(monkeypatch: pytest.MonkeyPatch) -> Views:
+    seen, scaled_down = Views(), distances.scaled_down
+
+    def view(x: torch.Tensor, shorter_side: int | None) -> torch.Tensor:
+        if seen.interrupted_after == len(seen.sizes):
+            seen.interrupted_after = None
+            raise KeyboardInterrupt
+        seen.sizes.append(tuple(scaled_down(x, shorter_side).shape[2:]))
+        return scaled_down(x, shorter_side)
+
+    monkeypatch.setattr(distances, "scaled_down", view)
+    return seen
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["agree", *(str(a) for a in arguments)])
+
+
+def refused(message: str, *arguments: object) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    assert result.stderr.splitlines()[-1].startswith("damlpips: ")
+    assert re.search(message, result.stderr), result.stderr
+
+
+class TestTables:
+    def test_a_row_a_metric_and_a_column_a_set(self, judged: Path) -> None:
+        result = run(judged, "--metric", "mse", "--metric", "damlpips", "--samples", 50)
+        assert (result.exit_code, result.stderr) == (0, "")
+        lines = result.stdout.splitlines()
+        assert re.fullmatch(r"\| metric +\| +noisy \(SRCC\) \| +pairs \(2AFC\) \| +mean \|", lines[2])
+        assert re.match(r"\| mse +\| +0\.\d{3} \(0\.\d\d to [01]\.\d\d\) \|", lines[4])
+        assert [line.split("|")[1].strip() for line in lines[4:8]] == [
+            *("mse", "damlpips", "one observer", "most observers"),
+        ]
+
+    def test_the_figures_are_right(self, judged: Path) -> None:
+        read = json.loads(run(judged, "--metric", "mse", "--samples", 20, "--json", "-").stdout)
+        values = {(row["set"], row["figure"]): row["value"] for row in read["figures"]}
+        # each content's order is right, and noise of one strength is as far from every image
+        assert values["noisy", "SRCC"] == pytest.approx(1, abs=0.06)
+        # the least noisy image is nearer; 5/6, 6/7, 7/8 and 8/9 of the votes are for it
+        assert values["pairs", "2AFC"] == pytest.approx(np.mean([5 / 6, 6 / 7, 7 / 8, 8 / 9]))
+
+    def test_the_baseline_is_one_of_the_metrics(self, judged: Path) -> None:
+        result = run(judged, "--metric", "damlpips", "--baseline", "mse", "--samples", 20)
+        assert "Difference to mse" in result.stdout
+        assert re.search(r"^\| damlpips +\| +[+-]\d\.\d{3} \(.* to .*\), p [01]\.\d{3} \|", result.stdout, re.M)
+        assert re.search(r"^\| mse ", result.stdout, re.M)
+
+    def test_all_figures_by_kind(self, judged: Path, tmp_path: Path) -> None:
+        file = tmp_path / "f.csv"
+        result = run(judged / "mos.csv", "--metric", "mse", "--samples", 20, "--by", "kind", "--csv", file)
+        assert "noisy: 12 judgements of 4 contents" in result.stdout
+        assert re.search(r"^\| mse +\| weak +\| +8 \|", result.stdout, re.M)
+        parts = {row["part"] for row in csv.DictReader(io.StringIO(file.read_text()))}
+        assert parts == {"", "weak", "strong"}
+
+    def test_sets_of_one_name_are_told_apart(self, judged: Path, tmp_path: Path) -> None:
+        other = tmp_path / "judged" / "again.csv"
+        other.write_text((judged / "mos.csv").read_text())
+        result = run(judged / "mos.csv", other, "--metric", "mse", "--samples", 5)
+        assert "mos.csv: noisy (SRCC)" in result.stdout
+        assert "again.csv: noisy (SRCC)" in result.stdout
+
+    def test_the_challenge_alone(self, challenge: Path) -> None:
+        result = run("--challenge", challenge, "--metric", "mse")
+        assert result.exit_code == 0
+        assert re.search(
+            r"^\| mse +\| +\d of 1 \| +\d of 5 \| +\d of 1 \| +\d of 1 \| +\d of 8 \|", result.stdout, re.M
+        )
+        assert "Agreement with people" not in result.stdout
+
+    def test_shorter_side_is_what_metrics_see(self, judged: Path, views: Views) -> None:
+        run(judged, "--metric", "mse", "--samples", 5, "--shorter-side", 18)
+        assert set(views.sizes) == {(18, 18)}
+
+    def test_default_metrics(self, judged: Path, random_alex_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def names() -> list[str]:
+            found = json.loads(run(judged, "--samples", 5, "--json", "-").stdout)
+            return [metric["name"] for metric in found["metrics"]]
+
+        assert names() == ["damlpips"]
+        folder = random_alex_weights.parent / "named"
+        folder.mkdir(exist_ok=True)
+        link = folder / "alexnet-owt-7be5be79.pth"
+        if not link.exists():
+            link.symlink_to(random_alex_weights)
+        monkeypatch.setenv("DAMLPIPS_WEIGHTS_DIR", str(folder))
+        result = run(judged, "--samples", 5)
+        # other weights under the name of the published ones are found, and refused
+        assert result.exit_code == 3
+        assert re.search("left out: lpips-alex: cannot be built", result.stderr)
+
+    def test_names_are_listed(self) -> None:
+        names = run("--list").stdout.splitlines()
+        assert {"mse", "damlpips", "lpips-alex", "torchmetrics:psnr"} <= set(names)
+        assert len(names) == len(set(names))
+
+    def test_help(self) -> None:
+        text = run("--help").stdout
+        assert "damlpips agree tid2013/" in text
+        assert "130 when interrupted" in " ".join(re.sub(r"[^\w]+", " ", text).split())
+
+
+class TestFiles:
+    def test_quiet_writes_files_only(self, judged: Path, tmp_path: Path) -> None:
+        out = tmp_path / "figures.csv", tmp_path / "figures.json"
+        result = run(judged, "--metric", "mse", "--samples", 5, "-q", "--csv", out[0], "--json", out[1])
+        assert (result.exit_code, result.output) == (0, "")
+        assert len(list(csv.DictReader(io.StringIO(out[0].read_text())))) == len(
+            json.loads(out[1].read_text())["figures"]
+        )
+
+    def test_plots(self, judged: Path, tmp_path: Path) -> None:
+        result = run(judged, "--metric", "mse", "--samples", 5, "--plot", tmp_path / "a/b", "--plot-format", "svg")
+        assert result.exit_code == 0, result.output
+        assert sorted(file.name for file in (tmp_path / "a/b").iterdir()) == ["noisy.svg", "pairs.svg"]
+
+    def test_names_of_sets_cannot_lead_out_of_the_folder(self, judged: Path, tmp_path: Path) -> None:
+        file = judged / "mos.csv"
+        file.write_text(file.read_text().replace("noisy,", "../../x y,"))
+        run(file, "--metric", "mse", "--samples", 5, "--plot", tmp_path / "plots")
+        assert [f.name for f in (tmp_path / "plots").iterdir()] == ["x-y.pdf"]
+
+    def test_distances_are_kept(self, judged: Path, tmp_path: Path, views: Views) -> None:
+        first = run(judged, "--metric", "mse", "--samples", 5, "--cache", tmp_path / "kept")
+        # four references and twelve distorted images; the choices are between images that have been seen
+        assert len(views.sizes) == 16
+        second = run(judged, "--metric", "mse", "--samples", 5, "--cache", tmp_path / "kept")
+        assert (second.exit_code, second.stdout) == (0, first.stdout)
+        assert len(views.sizes) == 16
+        run(judged / "mos.csv", "--metric", "mse", "--samples", 5, "--no-cache")
+        assert len(views.sizes) == 32
+
+    def test_the_cache_is_the_users(self, judged: Path, tmp_path: Path) -> None:
+        run(judged, "--metric", "mse", "--samples", 5, "--no-cache")
+        assert not (tmp_path / "cache").exists()
+        run(judged, "--metric", "mse", "--samples", 5)
+        assert (tmp_path / "cache" / "damlpips").is_dir()
+
+    def test_an_interrupted_run_keeps_what_it_has(self, judged: Path, tmp_path: Path, views: Views) -> None:
+        arguments = (judged, "--metric", "mse", "--samples", 5, "--cache", tmp_path / "kept")
+        # in the middle of the third content
+        views.interrupted_after = 10
+        assert run(*arguments, "--csv", tmp_path / "f.csv").exit_code == 130
+        assert not (tmp_path / "f.csv").exists()
+        views.sizes.clear()
+        assert run(*arguments).exit_code == 0
+        assert len(views.sizes) == (1 + 2) + (1 + 3)
+
+
+class TestRefusals:
+    def test_what_cannot_be_built_is_left_out(self, judged: Path) -> None:
+        result = run(judged, "--metric", "lpips-alex", "--metric", "mse", "--samples", 5)
+        assert result.exit_code == 3
+        assert result.stderr.startswith("damlpips: left out: lpips-alex: cannot be built")
+        assert "| mse" in result.stdout
+        assert "lpips-alex" not in result.stdout
+
+    def test_what_cannot_be_computed_is_left_out(self, judged: Path) -> None:
+        result = run(judged, "--metric", "torchmetrics:ms-ssim", "--metric", "mse", "--samples", 5)
+        assert result.exit_code == 3
+        assert re.search(r"torchmetrics:ms-ssim is left out of noisy: .*0_0\.png against", result.stderr)
+        assert re.search(r"^\| torchmetrics:ms-ssim +\| +- \| +- \| +- \|", result.stdout, re.M)
+
+    def test_nothing_left(self, judged: Path) -> None:
+        refused("no metric could be built", judged, "--metric", "lpips-alex")
+        refused("no metric could be computed", judged, "--metric", "torchmetrics:ms-ssim")
+
+    def test_a_library_that_is_not_installed(self, judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from damlpips.evaluation import named
+
+        monkeypatch.setattr(named, "find_spec", lambda name: None)
+        refused(r"piq:ssim: piq is not installed: pip install 'damlpips\[piq\]'", judged, "--metric", "piq:ssim")
+
+    def test_options(self, judged: Path, tmp_path: Path) -> None:
+        refused("expected a judged set, or --challenge", "--metric", "mse")
+        refused(r"unknown metric 'damlpip': did you mean damlpips", judged, "--metric", "damlpip")
+        refused("--layout tid: expected auto, bapps-2afc", judged, "--layout", "tid")
+        refused("--cache and --no-cache", judged, "--cache", tmp_path / "c", "--no-cache")
+        refused("--plot .*mos.csv: is a file", judged, "--plot", judged / "mos.csv")
+        refused("--csv .*: is a folder", judged, "--csv", tmp_path)
+        refused("--device tpu", judged, "--device", "tpu")
+        refused("Invalid value for '--by'", judged, "--by", "colour")
+
+    def test_sets(self, judged: Path, tmp_path: Path) -> None:
+        refused("gone: No such file", tmp_path / "gone", "--metric", "mse")
+        (judged / "0_1.png").unlink()
+        refused(r"0_1\.png", judged, "--metric", "mse")
+
+    def test_a_damaged_cache(self, judged: Path, tmp_path: Path) -> None:
+        (tmp_path / "c").write_bytes(b"not a database" * 100)
+        refused(r"c: a damaged cache", judged, "--metric", "mse", "--cache", tmp_path / "c")
+
+    @pytest.mark.parametrize("missing", ["scipy", "matplotlib"])
+    def test_a_missing_package_is_named_by_its_extra(self, judged: Path, missing: str, tmp_path: Path) -> None:
+        code = f"import sys; sys.modules[{missing!r}] = None; from damlpips.__main__ import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, "agree", judged, "--metric", "mse", "--plot", tmp_path / "p"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ},
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "damlpips: agree needs: pip install 'damlpips[agree]'\n"
+
+
+class TestTerminal:
+    def test_help_loads_nothing_heavy(self) -> None:
+        code = (
+            "import sys; from damlpips.__main__ import main\n"
+            "sys.argv = ['damlpips', 'agree', '--help']\n"
+            "try: main()\n"
+            "except SystemExit as exit: assert not exit.code\n"
+            "heavy = {'torch', 'numpy', 'scipy', 'PIL', 'matplotlib'} & set(sys.modules)\n"
+            "sys.exit(f'loaded {heavy}' if heavy else 0)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+
+    def test_a_wide_table_comes_in_parts_that_fit(self) -> None:
+        from rich.console import Console
+
+        columns = ("metric", *(f"set number {k}" for k in range(6)))
+        table = Table("Title", columns, (("damlpips", *("0.544 (0.45 to 0.63)",) * 6),))
+        for width, parts in ((200, 1), (100, 2), (40, 6)):
+            console = Console(width=width, file=io.StringIO(), force_terminal=True)
+            found = _fitting(table, console)
+            assert len(found) == parts
+            for part in found:
+                console.print(part)
+            text = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())
+            assert max(map(len, text.splitlines())) <= width
+            assert text.count("0.544 (0.45 to 0.63)") == 6
+
+    def test_names_are_text(self) -> None:
+        from rich.console import Console
+
+        table = Table("[bold]T", ("metric", "[red]set"), (("a\x1b[31mb", "1"),))
+        console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
+        console.print(*_fitting(table, console))
+        assert "[bold]T" in console.file.getvalue()
+        assert "[red]set" in console.file.getvalue()
+        assert "a\ufffd[31mb" in console.file.getvalue()
+
+    def test_the_bar_is_for_terminals_only(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from rich.console import Console
+
+        from damlpips.cli import agree
+
+        def shown(terminal: bool, wanted: bool) -> str:
+            monkeypatch.setattr(agree, "Console", lambda **_: Console(file=sys.stderr, force_terminal=terminal))
+            with _progress(shown=wanted) as move:
+                for k in range(1, 4):
+                    move("mse on noisy", k, 3)
+            return capsys.readouterr().err
+
+        assert "mse on noisy" in shown(True, True)
+        assert shown(False, True) == ""
+        assert shown(True, False) == ""
+
+
+def test_a_fault_of_the_program_is_not_hidden(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(agreement, "evaluate", fault)
+    assert isinstance(run(judged, "--metric", "mse").exception, RuntimeError)
