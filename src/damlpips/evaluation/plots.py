@@ -40,6 +40,7 @@ LINES = ("-", "--", "-.", ":")
 # Three panels fill the width of a page.
 PANELS_A_ROW = 3
 PANEL_INCHES = 2.35
+LINE_INCHES = 0.17
 # Above a panel of choices: where the metric's distances lie.
 MARGINAL_SHARE = 0.22
 # More than these make a vector file slow to open: points become pixels, text and lines do not.
@@ -145,7 +146,8 @@ def _choices(results: "Sequence[Result]") -> "Figure":
 def _same_or_not(results: "Sequence[Result]") -> "Figure":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.5 * PANEL_INCHES, 1.5 * PANEL_INCHES), layout="constrained")
+    side = 1.5 * PANEL_INCHES
+    figure = Figure(figsize=(side, side + LINE_INCHES * len(results)), layout="constrained")
     panel = figure.subplots()
     same = _column(results[0], "same")
     panel.axhline(same.mean(), color="0.8", linewidth=0.6, zorder=0)
@@ -237,6 +239,8 @@ def _legend(figure: "Figure", handles: Sequence[Any], groups: Sequence[str], tit
     width = figure.get_figwidth() / PANEL_INCHES
     # a line of a panel's width holds about this many letters
     columns = max(1, min(len(labels), int(width * 36 / (max(map(len, labels)) + 6))))
+    # below the panels, not at their cost; a line for the title
+    figure.set_figheight(figure.get_figheight() + LINE_INCHES * (1 + ceil(len(labels) / columns)))
     figure.legend(
         handles, labels, title=title, loc="outside lower center", ncols=columns, frameon=False, handletextpad=0.2
     )
