@@ -2,7 +2,7 @@
 
     mean = 1/K sum_k figure_k
     se^2 = 1/K^2 sum_k v_k,    v_k = n_k / (n_k - 1) var(figure_k over bootstrap samples of its n_k contents)
-    low, high = mean -+ t_f(0.975) se,    f = (sum_k v_k)^2 / sum_k (v_k^2 / (n_k - 1))
+    low, high = mean -+ t_f(0.975) se, within -1 to 1,    f = (sum_k v_k)^2 / sum_k (v_k^2 / (n_k - 1))
 
 Sets were judged apart, so their errors add up as independent ones do; Welch and Satterthwaite's f says how much can be
 known of se from a handful of contents. A mean over figures of several kinds (SRCC and 2AFC, say) orders metrics, and
@@ -48,7 +48,9 @@ def mean_figure(
     figures = [headline_of(*each) for each in zip(sets, distances, strict=True)]
     mean, error, freedom = _combined(*_spread(sets, figures, samples, seed))
     reach = _reach(error, freedom)
-    return Interval(mean, mean - reach, mean + reach)
+    # no figure is beyond 1, nor below -1
+    low, high = np.clip([mean - reach, mean + reach], -1.0, 1.0)
+    return Interval(mean, float(low), float(high))
 
 
 def compare_means(
