@@ -4,6 +4,7 @@ Feature maps come in whatever precision the backbone ran in; every function work
 of squares of half-precision features cannot overflow.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,6 +21,14 @@ ENERGY_EPS = 1e-10
 CHANNEL_FLOOR = 1e-3
 # DAMLPIPS: where the fusion turns from linear to logarithmic, d = 1/20.
 FUSION_GAIN = 20.0
+# DAMLPIPS: between 1, the mean of a map, and infinity, its maximum.
+PEAK_POWER = 1.5
+# DAMLPIPS: how much the statistics of a layer count beside its places.
+TEXTURE_SHARE = 0.2
+# DAMLPIPS: how much the image itself counts beside the network.
+IMAGE_SHARE = 0.5
+# DAMLPIPS: the least variance of a channel, as a share of its power; float32 rounds at a tenth of it.
+SPREAD_FLOOR = 1e-6
 
 
 def working(a: Tensor) -> Tensor:
@@ -119,6 +128,15 @@ def adaptive_weights(
     return place, channel
 
 
+def fixed_weights(
+    a: Float[Tensor, "n c h w"], energy: float
+) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c"]]:
+    """Return the same weights of every place and channel: 1 / energy, and 1."""
+    n, c, h, w = a.shape
+    one = torch.ones((), device=a.device, dtype=working(a).dtype)
+    return (one / energy).expand(n, 1, h, w), one.expand(n, c)
+
+
 def adaptive_map(
     a: Float[Tensor, "n c h w"],
     b: Float[Tensor, "n c h w"],
@@ -130,16 +148,75 @@ def adaptive_map(
     return place * (difference * channel[:, :, None, None]).sum(1, keepdim=True)
 
 
-def fuse(d: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
-    """Return what each layer adds to DAMLPIPS, log(1 + 20 d): a layer that shouts is compressed."""
-    return torch.log1p(FUSION_GAIN * d)
+def peak_pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
+    """Pool a map over its places with Minkowski's mean, (mean_p d_p^q)^(1/q), q = 1.5: a strong spot counts more.
+
+    It lies between the mean and the maximum. Where the map is zero everywhere, so are its value and its gradient.
+    """
+    highest = d.detach().amax((1, 2, 3), keepdim=True)
+    scale = torch.where(highest > 0, highest, 1.0)  # powers of tiny distances would underflow
+    mean = (d / scale).pow(PEAK_POWER).mean((1, 2, 3))
+    empty = mean == 0
+    root = torch.where(empty, 1.0, mean).pow(1 / PEAK_POWER)
+    return scale[:, 0, 0, 0] * torch.where(empty, 0.0, root)
 
 
-def fusion_weight(d: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
-    """Return log(1 + 20 d) / d, the weight that fusion gives to each layer's distance; its limit 20 at d = 0."""
-    tiny = d < 1e-8  # below it log(1 + 20 d) / d is 20 to float32's precision
-    safe = torch.where(tiny, 1.0, d)
-    return torch.where(tiny, FUSION_GAIN, fuse(safe) / safe)
+def peak_weight(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
+    """Return w with mean_p w_p d_p = peak_pool(d): (d_p / peak_pool(d))^0.5, and 1 where the map is zero everywhere."""
+    pooled = peak_pool(d)[:, None, None, None]
+    safe = torch.where(pooled > 0, pooled, 1.0)
+    return torch.where(pooled > 0, (d / safe) ** (PEAK_POWER - 1), 1.0)
+
+
+def texture_distance(
+    a: Float[Tensor, "n c h w"],
+    b: Float[Tensor, "n c h w"],
+    place: Float[Tensor, "n 1 h w"],
+    channel: Float[Tensor, "n c"],
+) -> Float[Tensor, " n"]:
+    """Compare what is left of two feature maps when places are forgotten, the mean and spread of each channel.
+
+    ::
+
+        s sum_c g_c [ (mean_p a_c - mean_p b_c)^2 + (std_p a_c - std_p b_c)^2 ],   1 / s = mean_p 1 / s_p
+
+    The bracket is the squared 2-Wasserstein distance of two normal distributions with these means and spreads.
+    """
+    (mean_a, spread_a), (mean_b, spread_b) = _mean_and_spread(a), _mean_and_spread(b)
+    apart = (mean_a - mean_b).square() + (spread_a - spread_b).square()
+    return (apart * channel).sum(1) / place.reciprocal().mean((1, 2, 3))
+
+
+def _mean_and_spread(a: Tensor) -> tuple[Tensor, Tensor]:
+    a = working(a)
+    mean, power = a.mean((2, 3)), a.square().mean((2, 3))
+    # the root has no derivative at 0; and below a millionth of the power the difference of the two is rounding
+    return mean, ((power - mean.square()).clamp(min=0) + SPREAD_FLOOR * power + ENERGY_EPS**2).sqrt()
+
+
+def share(d: Tensor) -> Tensor:
+    """Return log(1 + 20 d) / log(21): 1 where d = 1, compressed above, so that nothing shouts."""
+    return torch.log1p(FUSION_GAIN * d) / math.log1p(FUSION_GAIN)
+
+
+def fuse(structure: Float[Tensor, "n l"], texture: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
+    """Return what each layer adds to DAMLPIPS; the first layer is the image itself, the others are the network's.
+
+    ::
+
+        w_l [ (1 - kappa) share(structure_l) + kappa share(texture_l) ],   w_0 = lambda, w_l = (1 - lambda) / (L - 1)
+    """
+    layers = structure.shape[1]
+    mixed = (1 - TEXTURE_SHARE) * share(structure) + TEXTURE_SHARE * share(texture)
+    image, network = mixed.split([1, layers - 1], dim=1)
+    return torch.cat([IMAGE_SHARE * image, (1 - IMAGE_SHARE) / (layers - 1) * network], 1)
+
+
+def fusion_weight(structure: Float[Tensor, "n l"], added: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
+    """Return added / structure, the weight that fusion gave to each layer's distance; near 0 its limit there."""
+    tiny = structure < 1e-8  # below it log(1 + 20 d) / d is 20 to float32's precision
+    slope = fuse(torch.full_like(structure, 1e-8), torch.zeros_like(structure)) / 1e-8
+    return torch.where(tiny, slope, added / torch.where(tiny, 1.0, structure))
 
 
 def reduce(scores: Float[Tensor, " n"], reduction: str) -> Tensor:

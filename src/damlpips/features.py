@@ -310,11 +310,24 @@ class Encoded:
         features: one (N, C_l, H_l, W_l) a layer.
         size: height and width of the images, in pixels.
         origin: what made it; only a module with the same backbone, weights and scaling can use it.
+        seen: the images as the network saw them (N, 3, h, w), scaled down where they were large; in `value_range`, or
+            uint8.
+        value_range: of the images where they are floats.
     """
 
     features: tuple[Tensor, ...]
     size: tuple[int, int]
     origin: Hashable
+    seen: Tensor
+    value_range: ValueRange
+
+    def pixels(self, dtype: torch.dtype) -> Tensor:
+        """Return the images as the network saw them, in [0, 1]."""
+        low, high = (0.0, 255.0) if self.seen.dtype == torch.uint8 else self.value_range
+        return (self.seen.to(dtype) - low) / (high - low)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Encoded":
+        return replace(self, features=tuple(change(f) for f in self.features), seen=change(self.seen))
 
     def __len__(self) -> int:
         return self.features[0].shape[0]
@@ -323,13 +336,13 @@ class Encoded:
         """Return some of the images, by slice."""
         if not isinstance(index, slice):
             raise TypeError(f"Encoded: expected a slice, as in encoded[2:3], got {type(index).__name__}")
-        return replace(self, features=tuple(f[index] for f in self.features))
+        return self._each(lambda t: t[index])
 
     def expand(self, n: int) -> "Encoded":
         """Return one image standing in for `n` of it, without copying its maps."""
         if len(self) != 1:
             raise ValueError(f"Encoded: only one image can be expanded, got {len(self)}")
-        return replace(self, features=tuple(f.expand(n, -1, -1, -1) for f in self.features))
+        return self._each(lambda t: t.expand(n, -1, -1, -1))
 
     @property
     def device(self) -> torch.device:
@@ -338,11 +351,11 @@ class Encoded:
 
     def detach(self) -> "Encoded":
         """Return the same without the graph."""
-        return replace(self, features=tuple(f.detach() for f in self.features))
+        return self._each(Tensor.detach)
 
     def to(self, device: torch.device | str) -> "Encoded":
         """Return the same on another device."""
-        return replace(self, features=tuple(f.to(device) for f in self.features))
+        return self._each(lambda t: t.to(device))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 from damlpips import checks
 from damlpips.aggregation import PerceptualMetric
 from damlpips.features import Backbone
-from damlpips.models import DAMLPIPS, DEFAULT_BACKBONE, LPIPS
+from damlpips.models import DAMLPIPS, DEFAULT_BACKBONE, LPIPS, VIEWING_SIDE
 
 _OPTIONS = """
     Args:
@@ -73,7 +73,7 @@ class LPIPSMetric(PerceptualMetric):
 class DAMLPIPSMetric(PerceptualMetric):
     __doc__ = f"""DAMLPIPS, accumulated over batches and processes; see `damlpips.DAMLPIPS` for the equation.
     {_OPTIONS}
-        rho, gamma: as for `DAMLPIPS`.
+        rho, gamma, viewing_side: as for `DAMLPIPS`.
 
     Example:
         >>> import torch
@@ -98,6 +98,7 @@ class DAMLPIPSMetric(PerceptualMetric):
         on_error: str = "raise",
         rho: float = 0.25,
         gamma: float = 0.5,
+        viewing_side: int | None = VIEWING_SIDE,
         **kwargs: Any,
     ) -> None:
         model = DAMLPIPS(
@@ -110,5 +111,6 @@ class DAMLPIPSMetric(PerceptualMetric):
             deterministic=deterministic,
             rho=rho,
             gamma=gamma,
+            viewing_side=viewing_side,
         )
         super().__init__(model, reduction=reduction, on_error=on_error, check_values=check_values, **kwargs)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from damlpips import checks, distance
+from damlpips import checks, colour, distance
 from damlpips.features import BACKBONES, SYMMETRIC, Backbone, Encoded, Scaling
 from damlpips.forks import without_lost_threads
 from damlpips.reproducible import one_order
@@ -18,6 +18,8 @@ from damlpips.sharing import Source
 from damlpips.weights import head_names, load_heads
 
 DEFAULT_BACKBONE = "gabor"
+# The shorter side at which DAMLPIPS looks at larger images: agreement with observers is highest near it.
+VIEWING_SIDE = 256
 
 Images = Tensor | Encoded
 
@@ -25,12 +27,13 @@ Images = Tensor | Encoded
 class PerceptualDistance(nn.Module):
     """What LPIPS and DAMLPIPS share: inputs checked, run through the backbone, compared layer by layer, fused.
 
-    A subclass says how two feature maps compare (`_layer_maps`) and what each layer adds (`_contributions`).
+    A subclass says what each layer adds (`_per_layer`), and at what size it looks at images (`viewing_side`).
     Nothing is registered, neither parameter nor buffer, so there is nothing that a `state_dict` would hold or that DDP
     and FSDP would send around or shard; the backbone follows `.to()`, `.double()` and the like.
     """
 
     _scaling: Scaling | None = None
+    viewing_side: int | None = None
 
     def __init__(
         self,
@@ -114,7 +117,7 @@ class PerceptualDistance(nn.Module):
             return torch.cat([self._per_layer(a, b) for a, b in pairs])
 
     def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
-        return self._contributions(torch.stack([distance.pool(d) for d in self._layer_maps(x, y)], 1))
+        raise NotImplementedError
 
     def encode(self, x: Tensor) -> Encoded:
         """Run images through the backbone once; the result stands in for them in either place of later calls.
@@ -167,6 +170,11 @@ class PerceptualDistance(nn.Module):
                     f"{what}: was encoded by another backbone, weights or heads version than this module's"
                     f" ({self.source.name!r})"
                 )
+            if checks.size_of(x.seen) != self._seen_size(x.size):
+                raise ValueError(
+                    f"{what}: was encoded at {_spelled_size(checks.size_of(x.seen))} pixels, this module looks at"
+                    f" {_spelled_size(self._seen_size(x.size))}: encode it with this module"
+                )
             checks.same_device(x.features[0], self.anchor.device, what=what, owner="the module")
             return x
         checks.image_batch(x, what=what, grey=self.grey)
@@ -187,7 +195,23 @@ class PerceptualDistance(nn.Module):
     def _encoded(self, x: Images) -> Encoded:
         if isinstance(x, Encoded):
             return x
-        return Encoded(tuple(self._maps(x)), checks.size_of(x), self.origin)
+        seen = self._seen(x)
+        return Encoded(tuple(self._maps(seen)), checks.size_of(x), self.origin, seen, self.value_range)
+
+    def _seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size at which images of a size are looked at: no shorter side above `viewing_side`."""
+        if self.viewing_side is None or min(size) <= self.viewing_side:
+            return size
+        return _target_size(size, self.viewing_side)
+
+    def _seen(self, x: Tensor) -> Tensor:
+        size = self._seen_size(checks.size_of(x))
+        if size == checks.size_of(x):
+            return x
+        if x.dtype == torch.uint8:  # averages of bytes are not rounded to bytes
+            low, high = self.value_range
+            x = low + x.float() * ((high - low) / 255)
+        return _resized(distance.working(x), size)
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         run = functools.partial(self.backbone, value_range=self.value_range, scaling=self._scaling)
@@ -197,18 +221,18 @@ class PerceptualDistance(nn.Module):
         with one_order(self.anchor.device):
             return [torch.cat(layer) for layer in zip(*map(run, x.split(1)), strict=True)]
 
-    def _layer_maps(self, x: Encoded, y: Encoded) -> list[Tensor]:
-        raise NotImplementedError
+    def encoding_key(self, size: tuple[int, int]) -> Hashable:
+        """Return what two modules must agree in for the feature maps of one to serve the other.
 
-    def _contributions(self, d: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
-        raise NotImplementedError
-
-    def encoding_key(self) -> Hashable:
-        """Return what two modules must agree in for the feature maps of one to serve the other."""
+        Args:
+            size: height and width of the second images of the pairs.
+        """
         device = self.anchor.device
+        if self.resize is not None and self.resize != "reference":
+            size = _target_size(size, self.resize)
         autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
         return (
-            *(self.source, self._scaling, device, self.anchor.dtype),
+            *(self.source, self._scaling, device, self.anchor.dtype, self._seen_size(size)),
             *(self.value_range, self.grey, self.resize, self.check_values, self.deterministic),
             torch.get_autocast_dtype(device.type) if autocast else None,
         )
@@ -230,6 +254,10 @@ class PerceptualDistance(nn.Module):
 
 def _size_of(x: Images) -> tuple[int, int]:
     return x.size if isinstance(x, Encoded) else checks.size_of(x)
+
+
+def _spelled_size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def _target_size(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:
@@ -375,15 +403,12 @@ class LPIPS(PerceptualDistance):
     def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
         parts = [self._layer_maps(x, y, arrange) for arrange in distance.COMPARISONS[self.comparison]]
         layers = [torch.stack([distance.pool(d) for d in maps], 1) for maps in parts]
-        return self._contributions(torch.stack(layers).sum(0))
+        return torch.stack(layers).sum(0)
 
     def _layer_maps(self, x: Encoded, y: Encoded, arrange: distance.Arrangement = distance.in_place) -> list[Tensor]:
         compare = functools.partial(distance.lpips_map, arrange=arrange, channel_norm=self.channel_norm)
         heads = self._heads if self._heads is not None else [None] * len(x.features)
         return [compare(a, b, w) for a, b, w in zip(x.features, y.features, heads, strict=True)]
-
-    def _contributions(self, d: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
-        return d
 
     def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
         """Return where the images differ: (N, 1, H, W), the layers' maps brought to the image's size and summed.
@@ -417,14 +442,14 @@ class LPIPS(PerceptualDistance):
 
 
 class AdaptiveWeights(NamedTuple):
-    """The weights that DAMLPIPS gave to a pair.
+    """The weights that DAMLPIPS gave to a pair, the image first, then the network's layers.
 
     D = sum_l layer_l * mean_p [ place_lp * sum_c channel_lc (a_lcp - b_lcp)^2 ].
 
     Attributes:
         place: one (N, 1, H_l, W_l) a layer, in 1 / feature^2.
         channel: one (N, C_l) a layer.
-        layer: (N, L).
+        layer: (N, 1 + L).
     """
 
     place: list[Tensor]
@@ -432,33 +457,50 @@ class AdaptiveWeights(NamedTuple):
     layer: Tensor
 
 
+class _Comparison(NamedTuple):
+    """How two feature maps of one layer compare: weights, the map of distances, and both distances pooled from it."""
+
+    place: Tensor
+    channel: Tensor
+    map: Tensor
+    structure: Tensor
+    texture: Tensor
+
+
 class DAMLPIPS(PerceptualDistance):
-    """Differentiable Adaptive Multi-Layer LPIPS, version 0; lower is closer, 0 for identical images.
+    """Differentiable Adaptive Multi-Layer LPIPS, version 1; lower is closer, 0 for identical images.
 
     The pair itself decides how much each place, channel and layer counts; nothing is fitted to anyone's judgement::
 
         e_lp = (|a_lp|^2 + |b_lp|^2) / 2,  E_l = mean_p e_lp,  E_lc = mean_p (a_lcp^2 + b_lcp^2) / 2
-        s_lp = rho e_lp + (1 - rho) E_l
+        s_lp = rho e_lp + (1 - rho) E_l + eps
         g_lc = (mean_c E_lc / (E_lc + 0.001 mean_c E_lc))^gamma
-        d_l  = mean_p [ sum_c g_lc (a_lcp - b_lcp)^2 / (s_lp + eps) ]
-        D    = sum_l log(1 + 20 d_l)
+        d_lp = sum_c g_lc (a_lcp - b_lcp)^2 / s_lp,  S_l = (mean_p d_lp^1.5)^(1/1.5)
+        T_l  = sum_c g_lc [ (mean_p a_lcp - mean_p b_lcp)^2 + (std_p a_lcp - std_p b_lcp)^2 ] / (E_l + eps)
+        D    = sum_l w_l [ 0.8 u(S_l) + 0.2 u(T_l) ],  u(d) = log(1 + 20 d) / log 21
 
-    a, b are the feature maps of x and y at layer l, c counts channels, p places. Symmetric, non-negative, and
-    differentiable everywhere, also where features are zero. rho = 1, gamma = 0 and a plain sum would give LPIPS
-    without learned weights, but for the norms.
+    a, b are the feature maps of x and y at layer l, c counts channels, p places. Layer 0 is the image itself, in Oklab
+    with three quarters of its mean colour taken off, g = 1 and s the energy of photographs, w_0 = 1/2; the L layers of
+    the network share the other half. Images whose shorter side is above 256 pixels are averaged down to it first.
+    Symmetric, non-negative, and differentiable everywhere, also where features are zero.
 
     Args:
         backbone: a name of the table (`"gabor"`, embedded, needs no weights) or a `Backbone`.
         weights, value_range, reduction, grey, resize, check_values, deterministic: as for `LPIPS`.
         rho: the share of a place's own energy in its normalisation, 0 to 1; the rest is the mean over the image.
         gamma: how much a channel's weight falls with its energy, at least 0.
+        viewing_side: images are looked at with this shorter side in pixels where theirs is longer, so that scores of
+            different sizes compare; None: as they are.
 
     Shapes:
-        x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`),
-        unbounded, in practice below 4 a layer.
+        x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`), about 1
+        for unrelated photographs.
 
     Raises:
         ValueError, TypeError: bad options or images. WeightsError: weights missing, damaged or of another network.
+
+    Reference:
+        The definition, its reasons and its agreement with observers are in the documentation, "What the scores are".
 
     Example:
         >>> import torch
@@ -484,6 +526,7 @@ class DAMLPIPS(PerceptualDistance):
         deterministic: bool = False,
         rho: float = 0.25,
         gamma: float = 0.5,
+        viewing_side: int | None = VIEWING_SIDE,
     ) -> None:
         super().__init__(
             backbone,
@@ -500,43 +543,73 @@ class DAMLPIPS(PerceptualDistance):
         if not 0 <= gamma < float("inf"):
             raise ValueError(f"gamma: expected a finite exponent of at least 0, got {gamma!r}")
         self.rho, self.gamma = float(rho), float(gamma)
+        least = self.source.min_size
+        if viewing_side is not None and (isinstance(viewing_side, bool) or not isinstance(viewing_side, int)):
+            raise TypeError(f"viewing_side: expected None or a number of pixels, got {viewing_side!r}")
+        if viewing_side is not None and viewing_side < least:
+            raise ValueError(
+                f"viewing_side: expected None or at least {least} pixels, the least that backbone"
+                f" {self.source.name!r} takes, got {viewing_side}"
+            )
+        self.viewing_side = viewing_side
         if self.source.is_here:
             self.load()
 
-    def _layer_maps(self, x: Encoded, y: Encoded) -> list[Tensor]:
-        pairs = zip(x.features, y.features, strict=True)
-        return [distance.adaptive_map(a, b, *distance.adaptive_weights(a, b, self.rho, self.gamma)) for a, b in pairs]
+    def layers(self, x: Images) -> list[Tensor]:
+        """Return what DAMLPIPS compares: (N, C_l, H_l, W_l), the image in adapted colours, then the feature maps."""
+        x = x if isinstance(x, Encoded) else self.encode(x)
+        exact = distance.working(x.features[0]).dtype
+        return [colour.adapted(colour.oklab(x.pixels(exact))), *x.features]
 
-    def _contributions(self, d: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
-        return distance.fuse(d)
+    def _comparisons(self, x: Encoded, y: Encoded) -> list[_Comparison]:
+        found = []
+        for number, (a, b) in enumerate(zip(self.layers(x), self.layers(y), strict=True)):
+            if number == 0:
+                place, channel = distance.fixed_weights(a, colour.PHOTOGRAPH_ENERGY)
+            else:
+                place, channel = distance.adaptive_weights(a, b, self.rho, self.gamma)
+            d = distance.adaptive_map(a, b, place, channel)
+            texture = distance.texture_distance(a, b, place, channel)
+            found.append(_Comparison(place, channel, d, distance.peak_pool(d), texture))
+        return found
+
+    def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
+        return _fused(self._comparisons(x, y))
 
     def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
         """Return where the images differ: (N, 1, H, W), whose mean is the score.
 
-        Each layer's map, enlarged bilinearly, is scaled so that its mean is what the layer adds to the score.
+        Each layer's map, to the power that pools it, is enlarged bilinearly and scaled so that its mean is what the
+        layer adds to the score.
         """
         encoded_x, encoded_y = self.compare(x, y)
-        maps = self._layer_maps(encoded_x, encoded_y)
-        shares = self._contributions(torch.stack([distance.pool(d) for d in maps], 1))
-        total = torch.zeros_like(distance.upsample(maps[0], encoded_x.size))
-        for d, share in zip(maps, shares.unbind(1), strict=True):
-            enlarged = distance.upsample(d, encoded_x.size)
-            mean = distance.pool(enlarged)
-            factor = torch.where(mean > 0, share / torch.where(mean > 0, mean, 1.0), 0.0)
-            total = total + factor[:, None, None, None] * enlarged
-        return total
+        compared = self._comparisons(encoded_x, encoded_y)
+        enlarged = [distance.upsample(distance.peak_weight(c.map) * c.map, encoded_x.size) for c in compared]
+        mean = torch.stack([distance.pool(d) for d in enlarged], 1)
+        factor = torch.where(mean > 0, _fused(compared) / torch.where(mean > 0, mean, 1.0), 0.0)
+        return torch.stack([d * f[:, None, None, None] for d, f in zip(enlarged, factor.unbind(1), strict=True)]).sum(0)
 
     def weights_for(self, x: Images, y: Images) -> AdaptiveWeights:
-        """Return the weights of place, channel and layer that the score of each pair was made with."""
-        encoded_x, encoded_y = self.compare(x, y)
-        pairs = list(zip(encoded_x.features, encoded_y.features, strict=True))
-        weights = [distance.adaptive_weights(a, b, self.rho, self.gamma) for a, b in pairs]
-        maps = [distance.adaptive_map(a, b, *w) for (a, b), w in zip(pairs, weights, strict=True)]
-        layer = distance.fusion_weight(torch.stack([distance.pool(d) for d in maps], 1))
-        return AdaptiveWeights([place for place, _ in weights], [channel for _, channel in weights], layer)
+        """Return the weights of place, channel and layer that the score of each pair was made with.
+
+        They belong to the maps that `layers` returns.
+        """
+        compared = self._comparisons(*self.compare(x, y))
+        structure = torch.stack([c.structure for c in compared], 1)
+        return AdaptiveWeights(
+            [c.place * distance.peak_weight(c.map) for c in compared],
+            [c.channel for c in compared],
+            distance.fusion_weight(structure, _fused(compared)),
+        )
 
     def configuration(self) -> dict[str, Any]:
-        return {**super().configuration(), "rho": self.rho, "gamma": self.gamma}
+        options = {"version": 1, "rho": self.rho, "gamma": self.gamma, "viewing_side": self.viewing_side}
+        return {**super().configuration(), **options}
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, rho={self.rho}, gamma={self.gamma}"
+        options = f"rho={self.rho}, gamma={self.gamma}, viewing_side={self.viewing_side}"
+        return f"{super().extra_repr()}, {options}"
+
+
+def _fused(compared: list[_Comparison]) -> Float[Tensor, "n l"]:
+    return distance.fuse(torch.stack([c.structure for c in compared], 1), torch.stack([c.texture for c in compared], 1))

@@ -11,6 +11,7 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
+from damlpips import checks
 from damlpips.checks import is_optimised
 from damlpips.features import Encoded
 from damlpips.forks import Lock
@@ -81,9 +82,11 @@ def _can_be_kept(x: object) -> bool:
 
 def encoded_pair(model: PerceptualDistance, x: Tensor, y: Tensor) -> tuple[Encoded, Encoded]:
     """Return `model.compare(x, y)`, from the last pass where another metric has just run these images through it."""
-    key = model.encoding_key()
-    shared = any(other.encoding_key() == key for other in _others(model))
-    if not shared or not (_can_be_kept(x) and _can_be_kept(y)):
+    if not (_can_be_kept(x) and _can_be_kept(y)) or y.ndim != 4:
+        return model.compare(x, y)
+    size = checks.size_of(y)
+    key = model.encoding_key(size)
+    if not any(other.encoding_key(size) == key for other in _others(model)):
         return model.compare(x, y)
     # one graph for two metrics could be walked back only once
     if is_optimised(x) or is_optimised(y):
