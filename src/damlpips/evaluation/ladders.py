@@ -1,0 +1,262 @@
+"""Distortion ladders: a photograph, and it again distorted more and more. A distance should grow at every rung.
+
+Nobody has to be asked what is closer here: of two rungs of one ladder, the lower one is.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from damlpips.evaluation.peers import LUMA
+from damlpips.images import ScoringError
+
+WHITE = 255
+# the farthest shift, in pixels: so much of an image is kept aside for every rung to have something to move in
+FARTHEST = 4
+# of a Gaussian kernel, in standard deviations: 0.01 % of it lies outside
+REACH = 4
+
+# (reference, distorted), each (N, 3, H, W) in [0, 1], to N distances
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """One kind of distortion in growing strength.
+
+    Attributes:
+        name: of the kind.
+        unit: of a level.
+        levels: from weak to strong; neighbours can be told apart by eye.
+        bounds: the least and the largest level that there can be.
+        change: (image, level, seed) to the distorted image; the image (3, H, W), floats in [0, 1].
+        whole: whether a level is a whole number.
+        margin: pixels at the right and the bottom that rung 0 leaves out, and other rungs move into.
+    """
+
+    name: str
+    unit: str
+    levels: tuple[float, ...]
+    bounds: tuple[float, float]
+    change: Callable[[Tensor, float, int], Tensor]
+    whole: bool = False
+    margin: int = 0
+
+    def first(self, image: Tensor) -> Tensor:
+        """Return rung 0, to which the others are compared: the image itself, less the margin.
+
+        Raises:
+            TypeError, ValueError: as `apply`.
+        """
+        self._check_image(image)
+        return image[:, : image.shape[1] - self.margin, : image.shape[2] - self.margin]
+
+    def apply(self, image: Tensor, level: float, *, seed: int = 0) -> Tensor:
+        """Return the image distorted to a level, in the size of rung 0 and the dtype of the image.
+
+        Args:
+            image: (3, H, W), uint8, or floats in [0, 1].
+            level: in the ladder's unit, any within its bounds.
+            seed: of random distortions; one seed draws one pattern, which a level only scales.
+
+        Raises:
+            TypeError: not a tensor of uint8 or floats.
+            ValueError: not (3, H, W), too small for the margin, values outside [0, 1], or a level out of bounds.
+            ScoringError: JPEG without Pillow.
+
+        Example:
+            >>> import torch
+            >>> from damlpips.evaluation.ladders import LADDERS
+            >>> LADDERS["contrast"].apply(torch.tensor([0.0, 1.0]).expand(3, 2, 2), 0.5)[0]
+            tensor([[0.2500, 0.7500],
+                    [0.2500, 0.7500]])
+        """
+        self._check_image(image)
+        self._check_level(level)
+        if image.dtype == torch.uint8:
+            return _bytes(self.change(image.float() / WHITE, level, seed))
+        # noise leaves the range; so may a rounding step
+        working = torch.promote_types(image.dtype, torch.float32)
+        return self.change(image.to(working), level, seed).clamp(0, 1).to(image.dtype)
+
+    def rungs(self, image: Tensor, *, seed: int = 0) -> Tensor:
+        """Return rung 0 and the image at each level, (1 + levels, 3, H, W) without the margin, in the image's dtype.
+
+        Raises:
+            TypeError, ValueError, ScoringError: as `apply`.
+        """
+        return torch.stack([self.first(image), *(self.apply(image, level, seed=seed) for level in self.levels)])
+
+    def _check_image(self, image: Any) -> None:
+        if not isinstance(image, Tensor):
+            raise TypeError(f"image: expected a torch.Tensor (3, H, W), got {type(image).__name__}")
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise ValueError(f"image: expected (3, H, W), got {tuple(image.shape)}")
+        if min(image.shape[1:]) <= self.margin:
+            raise ValueError(
+                f"image: {self.name} needs more than {self.margin} pixels a side, got {tuple(image.shape[1:])}"
+            )
+        if image.dtype == torch.uint8:
+            return
+        if not image.is_floating_point():
+            raise TypeError(f"image: expected uint8 or floats in [0, 1], got {image.dtype}")
+        low, high = (float(v) for v in torch.aminmax(image))
+        if not (low >= 0 and high <= 1):  # nor NaN
+            raise ValueError(f"image: expected floats in [0, 1], got {low:.6g} to {high:.6g}")
+
+    def _check_level(self, level: float) -> None:
+        low, high = self.bounds
+        # an infinite level is none, even without an upper bound
+        if low <= level <= high and math.isfinite(level) and (level == int(level) or not self.whole):
+            return
+        kind = "a whole level" if self.whole else "a finite level"
+        raise ValueError(f"{self.name}: expected {kind} from {low:g} to {high:g} ({self.unit}), got {level!r}")
+
+
+@dataclass(frozen=True)
+class Violations:
+    """In how many pairs of neighbouring rungs a distance does not grow.
+
+    Attributes:
+        neighbours: how many pairs there are.
+        violated: in how many of them the distance to rung 0 does not grow.
+    """
+
+    neighbours: int
+    violated: int
+
+    @property
+    def share(self) -> float:
+        """The share of violated pairs, 0 to 1; NaN where there are none."""
+        return self.violated / self.neighbours if self.neighbours else math.nan
+
+
+def violations(metric: Distance, images: Iterable[Tensor], ladder: Ladder, *, seed: int = 0) -> Violations:
+    """Count the neighbouring rungs of a ladder whose distances are in the wrong order, or equal::
+
+        violated = #{ (x, k) : d(x_0, x_k+1) <= d(x_0, x_k) },    k = 0, 1, ..., levels - 1
+
+    x_0 is the image, x_1 the weakest rung; d(x_0, x_0) is 0 for a distance, and -s(x_0, x_0) for a similarity s that
+    was turned into one. Neighbours that are equal in 8 bits are not counted: a grey image has no saturation to lose.
+
+    Args:
+        metric: (references, distorted) to distances, (N,), lower is closer. Both are (N, 3, H, W), floats in [0, 1];
+            the references are N times rung 0, the distorted images are all rungs of one image.
+        images: each (3, H, W), uint8, or floats in [0, 1]; of any sizes.
+        seed: image k draws its noise by `seed + k`.
+
+    Raises:
+        TypeError, ValueError, ScoringError: as `Ladder.apply`; no images; a metric that does not return one number for
+            each rung.
+
+    Example:
+        >>> import torch
+        >>> from damlpips.evaluation.ladders import LADDERS, violations
+        >>> def mse(x, y):
+        ...     return (x - y).square().mean((1, 2, 3))
+        >>> violations(mse, [torch.rand(3, 32, 32)], LADDERS["noise"])
+        Violations(neighbours=6, violated=0)
+    """
+    neighbours = violated = 0
+    k = -1
+    for k, image in enumerate(images):
+        rungs = ladder.rungs(image, seed=seed + k)
+        distances = _distances(metric, rungs, where=f"image {k}, {ladder.name}")
+        eight_bits = _bytes(rungs)
+        differ = (eight_bits[1:] != eight_bits[:-1]).flatten(1).any(1).cpu()
+        neighbours += int(differ.sum())
+        violated += int((differ & (distances[1:] <= distances[:-1])).sum())
+    if k < 0:
+        raise ValueError("images: expected at least one, got none")
+    return Violations(neighbours, violated)
+
+
+def _distances(metric: Distance, rungs: Tensor, *, where: str) -> Tensor:
+    """Return the distance of each rung to rung 0, on the CPU."""
+    images = rungs.float() / WHITE if rungs.dtype == torch.uint8 else rungs
+    distances = torch.as_tensor(metric(images[:1].expand_as(images), images)).detach().cpu()
+    if distances.shape != (len(rungs),):
+        raise ValueError(f"{where}: expected {len(rungs)} distances, ({len(rungs)},), got {tuple(distances.shape)}")
+    if distances.isnan().any():
+        raise ValueError(f"{where}: the metric gives NaN, not a number")
+    return distances
+
+
+def _bytes(x: Tensor) -> Tensor:
+    """Return floats in [0, 1], or a step outside, as uint8."""
+    return x if x.dtype == torch.uint8 else (x.clamp(0, 1) * WHITE).round().to(torch.uint8)
+
+
+def _luma(x: Tensor) -> Tensor:
+    return (x * x.new_tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
+
+
+def _noisy(x: Tensor, sigma: float, seed: int) -> Tensor:
+    """Return the image with white Gaussian noise: one pattern a seed, scaled."""
+    # drawn on the CPU: a GPU draws other numbers by the same seed
+    pattern = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+    return x + sigma / WHITE * pattern.to(x)
+
+
+def _blurred(x: Tensor, sigma: float, seed: int) -> Tensor:
+    """Return the image under a Gaussian kernel."""
+    radius = math.ceil(REACH * sigma)
+    places = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.softmax(-(places**2) / (2 * sigma**2), 0)
+    # repeated edges, unlike mirrored ones, are there for a kernel that is larger than the image
+    padded = F.pad(x[:, None], (radius,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel[None, None, None, :]), kernel[None, None, :, None])[:, 0]
+
+
+def _compressed(x: Tensor, quality: float, seed: int) -> Tensor:
+    """Return the image, rounded to 8 bits, as JPEG keeps it."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ScoringError("JPEG needs Pillow: pip install 'damlpips[cli]'") from error
+    _, height, width = x.shape
+    file = io.BytesIO()
+    pixels = _bytes(x).cpu().permute(1, 2, 0).contiguous().numpy().tobytes()
+    # half the resolution for colour, as most cameras and programs have it
+    Image.frombytes("RGB", (width, height), pixels).save(file, "JPEG", quality=int(quality), subsampling="4:2:0")
+    with Image.open(file) as image:
+        decoded = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return decoded.reshape(height, width, 3).permute(2, 0, 1).to(x) / WHITE
+
+
+def _flattened(x: Tensor, contrast: float, seed: int) -> Tensor:
+    """Return the image with its contrast lost towards its mean luma."""
+    mean = _luma(x).mean()
+    return mean + contrast * (x - mean)
+
+
+def _faded(x: Tensor, saturation: float, seed: int) -> Tensor:
+    """Return the image with its colours lost towards each pixel's luma."""
+    grey = _luma(x)
+    return grey + saturation * (x - grey)
+
+
+def _shifted(x: Tensor, pixels: float, seed: int) -> Tensor:
+    """Return what lies as many pixels to the right of rung 0, and below it: both are full of picture, to the edges."""
+    _, height, width = x.shape
+    start = int(pixels)
+    return x[:, start : height - FARTHEST + start, start : width - FARTHEST + start]
+
+
+LADDERS = {
+    ladder.name: ladder
+    for ladder in (
+        Ladder("noise", "sigma, of 255", (2, 5, 10, 20, 35, 60), (0, math.inf), _noisy),
+        Ladder("blur", "sigma, px", (0.5, 1, 1.5, 2.5, 4, 6), (0.1, math.inf), _blurred),
+        Ladder("jpeg", "quality", (80, 60, 40, 25, 15, 8), (1, 100), _compressed, whole=True),
+        Ladder("contrast", "share kept", (0.9, 0.75, 0.6, 0.45, 0.3), (0, 1), _flattened),
+        Ladder("saturation", "share kept", (0.8, 0.6, 0.4, 0.2, 0), (0, 1), _faded),
+        Ladder("shift", "px", (1, 2, 3, 4), (0, FARTHEST), _shifted, whole=True, margin=FARTHEST),
+    )
+}
