@@ -161,7 +161,7 @@ def plain(root: Path, draw: Draw = Path.touch) -> Path:
     """Ratings of two sets, and choices without a set, in two files."""
     put(root / "x", ["r.png", "d1.png", "d2.png"], draw)
     (root / "mos.csv").write_text(
-        "set,ref,dist,score,group\none,x/r.png,x/d1.png,0.5,c1\ntwo,x/r.png,x/d1.png,-1e-3,\none,x/r.png,x/d2.png,2,c2\n"
+        "set,ref,dist,score,content\none,x/r.png,x/d1.png,0.5,c1\ntwo,x/r.png,x/d1.png,-1e-3,\none,x/r.png,x/d2.png,2,c2\n"
     )
     (root / "pairs.csv").write_text("ref,a,b,votes_a,votes_b,kind\nx/r.png,x/d1.png,x/d2.png,1,30,blur\n")
     return root

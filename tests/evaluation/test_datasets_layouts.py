@@ -217,6 +217,33 @@ class TestPlain:
         (judged,) = load(tmp_path)
         assert [r.content for r in judged.judgements] == ["a", "b"]
 
+    def kinds(self, folder: Path, *rows: str) -> list[str]:
+        layouts.put(folder, ["r.png", "s.png", "d.png"])
+        (folder / "m.csv").write_text("\n".join(rows) + "\n")
+        (judged,) = load(folder)
+        assert [r.content for r in judged.judgements] == [r.reference.name for r in judged.judgements]
+        return [r.kind for r in judged.judgements]
+
+    def test_groups_are_kinds(self, tmp_path: Path) -> None:
+        rows = ("ref,dist,score,group", "r.png,d.png,1,blur", "s.png,d.png,1,blur", "s.png,d.png,2,noise")
+        assert self.kinds(tmp_path, *rows) == ["blur", "blur", "noise"]
+
+    def test_groups_that_are_contents_are_no_kinds(self, tmp_path: Path) -> None:
+        rows = ("ref,dist,score,group", "r.png,d.png,1,old/r.bmp", "s.png,d.png,1,old/s.bmp", "r.png,d.png,2,old/r.bmp")
+        assert self.kinds(tmp_path, *rows) == ["", "", ""]
+
+    def test_a_kind_is_one_beside_groups_and_contents(self, tmp_path: Path) -> None:
+        rows = ("ref,dist,score,group,kind", "r.png,d.png,1,a,blur", "s.png,d.png,1,b,noise")
+        assert self.kinds(tmp_path, *rows) == ["blur", "noise"]
+
+    def test_groups_of_a_set_in_several_files(self, tmp_path: Path) -> None:
+        layouts.put(tmp_path, ["r.png", "s.png", "d.png"])
+        for group in ("blur", "noise"):
+            rows = "".join(f"s,{r}.png,d.png,1,{group}\n" for r in "rs")
+            (tmp_path / f"{group}.csv").write_text(f"set,ref,dist,score,group\n{rows}")
+        (judged,) = load(tmp_path)
+        assert [r.kind for r in judged.judgements] == ["blur", "blur", "noise", "noise"]
+
     def test_other_columns_blank_lines_and_a_mark_of_order(self, tmp_path: Path) -> None:
         layouts.put(tmp_path, ["é.png", "d,1.png"])
         text = '\ufeffnote,dist,ref,score\r\n\r\nx,"d,1.png",é.png,1\r\n'
@@ -238,6 +265,11 @@ class TestPlain:
         sets = {s.name: s for s in load(folder)}
         expected = {"recolour": 325, "jpeg10": 50, "tid_resynth": 143, "gan_restoration": 123}
         assert {name: len(s.judgements) for name, s in sets.items()} == expected
+        counts = {
+            name: [len({getattr(j, of) for j in s.judgements}) for of in ("content", "kind")]
+            for name, s in sets.items()
+        }
+        assert counts == {"recolour": [10, 1], "jpeg10": [5, 1], "tid_resynth": [6, 5], "gan_restoration": [4, 1]}
         first = sets["gan_restoration"].judgements[0]
         assert isinstance(first, Choice)
         assert (first.votes_a, first.votes_b) == (1, 30)

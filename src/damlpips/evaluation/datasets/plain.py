@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from damlpips.evaluation.datasets.folders import Tree, file_names
 from damlpips.evaluation.datasets.tables import DatasetError, Row, quoted, rows_with_header
@@ -10,8 +9,6 @@ from damlpips.evaluation.judgements import Choice, JudgedSet, Rating
 
 RATING = ("ref", "dist", "score")
 CHOICE = ("ref", "a", "b", "votes_a", "votes_b")
-
-Judged = TypeVar("Judged", Rating, Choice)
 
 
 def is_plain(path: Path) -> bool:
@@ -25,22 +22,17 @@ def read_plain(path: Path) -> list[JudgedSet]:
     if not tables:
         raise DatasetError(f"{path}: expected a CSV file, or a folder with some")
     tree = Tree(path if path.is_dir() else path.parent)
-    ratings: dict[str, list[Rating]] = {}
-    choices: dict[str, list[Choice]] = {}
+    # by set, over all files
+    ratings: dict[str, list[Row]] = {}
+    choices: dict[str, list[Row]] = {}
     for table in tables:
         rows = rows_with_header(table)
-        columns = set(rows[0].fields)
-        if columns.issuperset(RATING):
-            _add(ratings, rows, _ratings(rows, tree), table)
-        elif columns.issuperset(CHOICE):
-            _add(choices, rows, _choices(rows, tree), table)
-        else:
-            expected = f"{','.join(RATING)} or {','.join(CHOICE)}"
-            got = quoted(",".join(rows[0].fields))
-            raise DatasetError(f"{table}, line 1: expected the columns {expected}, got {got}")
+        of_kind = ratings if _holds_ratings(rows[0], table) else choices
+        for row in rows:
+            of_kind.setdefault(row.fields.get("set") or table.stem, []).append(row)
     return [
-        *(JudgedSet(name, tuple(judged)) for name, judged in ratings.items()),
-        *(JudgedSet(name, tuple(judged)) for name, judged in choices.items()),
+        *(JudgedSet(name, tuple(_ratings(rows, tree))) for name, rows in ratings.items()),
+        *(JudgedSet(name, tuple(_choices(rows, tree))) for name, rows in choices.items()),
     ]
 
 
@@ -50,24 +42,29 @@ def _tables(path: Path) -> list[Path]:
     return [path] if path.suffix.lower() == ".csv" else []
 
 
-def _add(sets: dict[str, list[Judged]], rows: Sequence[Row], judged: Sequence[Judged], table: Path) -> None:
-    for row, one in zip(rows, judged, strict=True):
-        sets.setdefault(row.fields.get("set") or table.stem, []).append(one)
+def _holds_ratings(first: Row, table: Path) -> bool:
+    """Return whether a table holds ratings; otherwise it holds choices."""
+    for columns in (RATING, CHOICE):
+        if first.fields.keys() >= set(columns):
+            return columns == RATING
+    expected = f"{','.join(RATING)} or {','.join(CHOICE)}"
+    got = quoted(",".join(first.fields))
+    raise DatasetError(f"{table}, line 1: expected the columns {expected}, got {got}")
 
 
 def _ratings(rows: Sequence[Row], tree: Tree) -> list[Rating]:
     references, distorted = (_files(rows, column, tree) for column in ("ref", "dist"))
     return [
-        Rating(r, d, row.number("score"), _content(row), row.fields.get("kind", ""))
-        for row, r, d in zip(rows, references, distorted, strict=True)
+        Rating(r, d, row.number("score"), _content(row), kind)
+        for row, r, d, kind in zip(rows, references, distorted, _kinds(rows), strict=True)
     ]
 
 
 def _choices(rows: Sequence[Row], tree: Tree) -> list[Choice]:
     references, ones, others = (_files(rows, column, tree) for column in ("ref", "a", "b"))
     return [
-        Choice(r, a, b, *_votes(row), _content(row), row.fields.get("kind", ""))
-        for row, r, a, b in zip(rows, references, ones, others, strict=True)
+        Choice(r, a, b, *_votes(row), _content(row), kind)
+        for row, r, a, b, kind in zip(rows, references, ones, others, _kinds(rows), strict=True)
     ]
 
 
@@ -84,4 +81,16 @@ def _votes(row: Row) -> tuple[float, float]:
 
 def _content(row: Row) -> str:
     """Return what the row says about its content, or else that each reference is one."""
-    return row.fields.get("content") or row.fields.get("group") or row.fields["ref"]
+    return row.fields.get("content") or row.fields["ref"]
+
+
+def _kinds(rows: Sequence[Row]) -> list[str]:
+    """Return the kind of distortion of each row of a set: its `kind`, or its `group` where there is no such column.
+
+    Groups that are the contents under other names say nothing about kinds.
+    """
+    kinds = [row.fields.get("kind", row.fields.get("group", "")) for row in rows]
+    of_contents = {(kind, _content(row)) for kind, row in zip(kinds, rows, strict=True)}
+    one_to_one = len(of_contents) == len({kind for kind, _ in of_contents}) == len({c for _, c in of_contents})
+    named = any("kind" in row.fields for row in rows)
+    return [""] * len(rows) if one_to_one and not named else kinds
