@@ -1,10 +1,13 @@
-"""Open files whose names come from others: the name may stand for a folder, a pipe or a device."""
+"""Files whose names and contents come from others: a name may stand for a folder, a pipe or a device, or lead elsewhere."""
 
 import errno
 import os
 import stat
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
+
+# characters of a field that an error quotes
+MOST_SHOWN = 200
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -48,6 +51,39 @@ def shown(text: str, most: int) -> str:
 def is_plain_name(name: object) -> bool:
     """Return whether `name` is the name of a file in a folder, on any system: no separator, drive, `..` or NUL."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")
+
+
+def path_within(folder: Path, name: str) -> Path:
+    """Return the path of `name` in a folder, whatever system wrote the name; it may still be, or lead through, a link.
+
+    Raises:
+        ValueError: an absolute path, or one with `..`.
+    """
+    # as Windows reads it, too: a table means one thing everywhere
+    as_windows = PureWindowsPath(name)
+    if PurePosixPath(name).is_absolute() or as_windows.drive or as_windows.root:
+        raise ValueError(f"{shown(name, MOST_SHOWN)} is an absolute path, expected one within {folder}")
+    if ".." in as_windows.parts:
+        raise ValueError(f"{shown(name, MOST_SHOWN)} leads out of {folder} with '..'")
+    return folder / name
+
+
+def as_text(content: bytes, path: Path) -> str:
+    """Return what a file in UTF-8 holds, without a mark of the order of bytes.
+
+    Raises:
+        ValueError: other bytes, or a NUL; names the file and the line.
+    """
+    if (nul := content.find(0)) >= 0:
+        raise ValueError(f"{path}, line {_line(content, nul)}: a NUL byte, not text")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}, line {_line(content, error.start)}: not UTF-8 ({error.reason})") from error
+
+
+def _line(content: bytes, place: int) -> int:
+    return content.count(b"\n", 0, place) + 1
 
 
 def size(file: BinaryIO) -> int:

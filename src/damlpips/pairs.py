@@ -8,14 +8,12 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
-from damlpips.files import open_regular, reason, shown, size
+from damlpips.files import MOST_SHOWN, as_text, open_regular, path_within, reason, shown, size
 from damlpips.images import SUFFIXES, ScoringError
 
 COLUMNS = ("reference", "distorted")
-# characters of a field that an error quotes
-MOST_SHOWN = 200
 # a million rows of long names
 LARGEST_MANIFEST = 1 << 26
 
@@ -161,26 +159,20 @@ def _text(manifest: Path) -> str:
             content = file.read(LARGEST_MANIFEST)
     except OSError as error:
         raise ScoringError(f"{manifest}: {reason(error)}") from error
-    if (nul := content.find(0)) >= 0:
-        raise ScoringError(f"{manifest}, line {content.count(10, 0, nul) + 1}: a NUL byte, not text")
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(10, 0, error.start) + 1
-        raise ScoringError(f"{manifest}, line {line}: not UTF-8 ({error.reason})") from error
+        return as_text(content, manifest)
+    except ValueError as error:
+        raise ScoringError(str(error)) from error
 
 
 def _within(folder: Path, root: Path, name: str, where: str) -> Path:
     """Return the regular file `name` of a folder, if it is in there by whatever links; `root` has none of them."""
     if name == "":
         raise ScoringError(f"{where}: an empty path")
-    # as Windows reads it, too: a manifest means one thing everywhere
-    as_windows = PureWindowsPath(name)
-    if PurePosixPath(name).is_absolute() or as_windows.drive or as_windows.root:
-        raise ScoringError(f"{where}: {shown(name, MOST_SHOWN)} is an absolute path, expected one within {folder}")
-    if ".." in as_windows.parts:
-        raise ScoringError(f"{where}: {shown(name, MOST_SHOWN)} leads out of {folder} with '..'")
-    path = folder / name
+    try:
+        path = path_within(folder, name)
+    except ValueError as error:
+        raise ScoringError(f"{where}: {error}") from error
     try:
         with open_regular(path):
             inside = path.resolve().is_relative_to(root)

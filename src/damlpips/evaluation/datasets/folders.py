@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from damlpips.evaluation.datasets.tables import DatasetError, quoted
-from damlpips.files import reason
+from damlpips.files import path_within, reason
 from damlpips.images import SUFFIXES
 
 # where a table names an image, and the name
@@ -84,13 +84,10 @@ class Tree:
     def _path(self, where: str, name: str) -> Path | None:
         if name == "":
             raise DatasetError(f"{where}: an empty path, expected one within {self.root}")
-        # as Windows reads it, too: a table means one thing everywhere
-        as_windows = PureWindowsPath(name)
-        if PurePosixPath(name).is_absolute() or as_windows.drive or as_windows.root:
-            raise DatasetError(f"{where}: {quoted(name)} is an absolute path, expected one within {self.root}")
-        if ".." in as_windows.parts:
-            raise DatasetError(f"{where}: {quoted(name)} leads out of {self.root} with '..'")
-        path = self.root / name
+        try:
+            path = path_within(self.root, name)
+        except ValueError as error:
+            raise DatasetError(f"{where}: {error}") from error
         is_link = self._files(path.parent, where).get(path.name)
         if is_link and not path.resolve().is_relative_to(self.resolved):
             raise DatasetError(f"{where}: {quoted(name)} leads out of {self.root} by a symbolic link")

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from damlpips.files import open_regular, reason, shown, size
+from damlpips.files import MOST_SHOWN, as_text, open_regular, reason, shown, size
 
-# characters of a field that an error quotes
-MOST_SHOWN = 200
 # a million rows of long names; the largest published table has 10,125
 LARGEST_TABLE = 1 << 26
 
@@ -69,13 +67,10 @@ def read_text(path: Path) -> str:
         DatasetError: as `read_bytes`, or not UTF-8, or with a NUL; names the line.
     """
     content = read_bytes(path)
-    if (nul := content.find(0)) >= 0:
-        raise DatasetError(f"{path}, line {content.count(10, 0, nul) + 1}: a NUL byte, not text")
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(10, 0, error.start) + 1
-        raise DatasetError(f"{path}, line {line}: not UTF-8 ({error.reason})") from error
+        return as_text(content, path)
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
 
 
 def rows_without_header(path: Path, columns: Sequence[str], separator: str | None = None) -> list[Row]:
