@@ -1,4 +1,4 @@
-"""Files whose names and contents come from others: a name may stand for a folder, a pipe or a device, or lead elsewhere."""
+"""Files whose names and contents come from others: a name may be a folder, a pipe or a device, or lead elsewhere."""
 
 import errno
 import os
