@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 from scipy.stats import spearmanr, t
 
+from damlpips.evaluation import agreement
 from damlpips.evaluation.agreement import CHALLENGE, agree
 from damlpips.evaluation.bootstrap import draws
 from damlpips.evaluation.challenge import Case
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating, SameOrNot
 from damlpips.evaluation.means import compare_means, mean_figure
 from damlpips.evaluation.named import NamedMetric, build
+from damlpips.images import read_image
 
 KINDS = ("noise", "blur")
 
@@ -115,6 +117,20 @@ class TestRun:
         assert "0_40.png" in failure.reason
         assert "too far apart" in failure.reason
         assert set(found.means) == {"mse"}
+
+    def test_each_image_is_read_once_for_all_metrics(
+        self, ratings: JudgedSet, choices: JudgedSet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[Path] = []
+
+        def counted(path: Path) -> torch.Tensor:
+            read.append(path)
+            return read_image(path)
+
+        monkeypatch.setattr(agreement, "read_image", counted)
+        agree([build("mse"), metric("blind", blind), build("damlpips")], [ratings, choices], samples=5)
+        # three references with four versions each; four references with two
+        assert len(read) == len(set(read)) == 3 * 5 + 4 * 3
 
     def test_infinite_distances_are_a_failure(self, ratings: JudgedSet) -> None:
         found = agree([metric("far", lambda x, y: blind(x, y) * float("inf"))], [ratings])

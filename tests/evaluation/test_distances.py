@@ -17,7 +17,7 @@ from torch import Tensor
 from damlpips import DAMLPIPS
 from damlpips.evaluation import distances as module
 from damlpips.evaluation.cache import DistanceCache
-from damlpips.evaluation.distances import distances, pair_distances, scaled_down
+from damlpips.evaluation.distances import distances, pair_distances
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating, SameOrNot
 from damlpips.evaluation.named import NamedMetric, build
 from damlpips.images import ScoringError, read_image
@@ -201,29 +201,6 @@ class TestCached:
 
 
 class TestScale:
-    def test_only_what_is_larger_is_scaled(self) -> None:
-        x = torch.rand(2, 3, 40, 60)
-        assert scaled_down(x, None) is x
-        assert scaled_down(x, 40) is x
-        assert scaled_down(x, 41) is x
-        assert scaled_down(x, 20).shape == (2, 3, 20, 30)
-        assert scaled_down(x.transpose(2, 3), 20).shape == (2, 3, 30, 20)
-
-    def test_halving_averages_with_a_triangle(self) -> None:
-        x = torch.zeros(1, 3, 1, 16)
-        x[..., 7] = 1
-        # a triangle of two pixels to each side; pixel 7 is 0.5 from the middle of new pixel 3, 1.5 from that of 4
-        found = scaled_down(x.expand(-1, -1, 16, -1), 8)[0, 0, 4]
-        assert found.tolist() == pytest.approx([0, 0, 0, 0.375, 0.125, 0, 0, 0])
-
-    @given(seed=st.integers(0, 999), height=st.integers(1, 40), width=st.integers(1, 40), side=st.integers(1, 40))
-    def test_the_range_is_kept(self, seed: int, height: int, width: int, side: int) -> None:
-        x = torch.randint(0, 2, (1, 3, height, width), generator=torch.Generator().manual_seed(seed)).float()
-        y = scaled_down(x, side)
-        assert y.min() >= 0
-        assert y.max() <= 1
-        assert min(y.shape[2:]) == min(side, height, width)
-
     def test_before_the_metric(self, files: list[Path]) -> None:
         shapes = []
 

@@ -1,6 +1,5 @@
 """Any metric by name: what each library says, turned so that lower is closer."""
 
-import ast
 import doctest
 import json
 import shutil
@@ -306,34 +305,37 @@ class TestIdentity:
         assert build("lpips-alex", weights=copy).identity == identity
         assert build("damlpips-alex", weights=random_alex_weights).identity != identity
 
+    @pytest.mark.parametrize("name", ["damlpips", "lpips-gabor:sort", "mse", "torchmetrics:ssim"])
     @pytest.mark.parametrize(
-        ("file", "matters"),
-        [("distance.py", True), ("models.py", True), ("new/folder.py", True), ("cli.py", False), ("cli/a.py", False)],
+        ("file", "matters_for"),
+        [
+            ("distance.py", "own"),
+            ("features.py", "own"),
+            ("models.py", "own"),
+            ("evaluation/named.py", "all"),
+            ("evaluation/peers.py", "peers"),
+            ("evaluation/plots.py", "none"),
+            ("evaluation/tables.py", "none"),
+            ("evaluation/figures.py", "none"),
+            ("evaluation/distances.py", "none"),
+            ("cli/agree.py", "none"),
+            ("metrics.py", "none"),
+        ],
     )
-    def test_code(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str, matters: bool) -> None:
-        package = Path(named.__file__).parents[1]
-        shutil.copytree(package, tmp_path / "damlpips", ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
-        monkeypatch.setattr(named, "__file__", str(tmp_path / "damlpips" / "evaluation" / "named.py"))
-        before = named._code.__wrapped__()
-        changed = tmp_path / "damlpips" / file
-        changed.parent.mkdir(exist_ok=True)
-        changed.write_text((changed.read_text() if changed.exists() else "") + "\n# another line\n")
-        assert (named._code.__wrapped__() != before) is matters
+    def test_code(
+        self, monkeypatch: pytest.MonkeyPatch, copied_package: Path, name: str, file: str, matters_for: str
+    ) -> None:
+        def identity() -> str:
+            named._code_of_models.cache_clear()
+            named._code_of_calls.cache_clear()
+            return build(name).identity
 
-    def test_no_score_goes_through_what_is_left_out(self) -> None:
-        package = Path(named.__file__).parents[1]
-        seen, waiting = set(), ["models"]
-        while waiting:
-            if (module := waiting.pop()) in seen:
-                continue
-            seen.add(module)
-            for node in ast.walk(ast.parse((package / f"{module}.py").read_text())):
-                if isinstance(node, ast.ImportFrom) and node.module == "damlpips":
-                    waiting += [alias.name for alias in node.names if (package / f"{alias.name}.py").exists()]
-                elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("damlpips."):
-                    waiting.append(str(node.module).removeprefix("damlpips."))
-        assert {"distance", "features", "weights"} <= seen
-        assert not seen & set(named.BESIDE_SCORES)
+        before = identity()
+        changed = copied_package / file
+        changed.write_text(changed.read_text() + "\n# another line\n")
+        by = {"all", "own"} if name in ("damlpips", "lpips-gabor:sort") else {"all", "peers"}
+        assert (identity() != before) is (matters_for in by)
+        assert identity() == identity()
 
 
 @pytest.mark.cuda

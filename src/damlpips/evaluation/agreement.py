@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,8 @@ from damlpips.evaluation.figures import SetFigures, compare, evaluate
 from damlpips.evaluation.judgements import JudgedSet
 from damlpips.evaluation.means import compare_means, mean_figure
 from damlpips.evaluation.named import NamedMetric
-from damlpips.images import ScoringError
+from damlpips.evaluation.views import KeptImages, read_without_alpha
+from damlpips.images import ScoringError, read_image
 
 # called with what is being done, how many steps of it are, and of how many
 Progress = Callable[[str, int, int], None]
@@ -135,18 +137,21 @@ def agree(
     found: dict[tuple[str | None, str], NDArray[np.float64]] = {}
     passed: dict[str, dict[str, Rate]] = {}
     failures: list[Failure] = []
+    viewed: dict[str, Any] = {"cache": cache, "shorter_side": shorter_side}
+    # all metrics see the same images: each is read for the first of them
+    read, read_case = KeptImages(read_image), KeptImages(read_without_alpha)
     for metric in metrics:
         for judged in sets:
             tell = _tell(progress, metric.name, judged.name)
             try:
-                values = distances(metric, judged, cache=cache, shorter_side=shorter_side, progress=tell)
+                values = distances(metric, judged, progress=tell, read=read, **viewed)
                 found[metric.name, judged.name] = _finite(values)
             except ScoringError as error:
                 failures.append(Failure(metric.name, judged.name, str(error)))
         if cases:
             tell = _tell(progress, metric.name, CHALLENGE)
             try:
-                succeeded = successes(metric, cases, cache=cache, shorter_side=shorter_side, progress=tell)
+                succeeded = successes(metric, cases, progress=tell, read=read_case, **viewed)
                 passed[metric.name] = rates(cases, succeeded)
             except ScoringError as error:
                 failures.append(Failure(metric.name, CHALLENGE, str(error)))

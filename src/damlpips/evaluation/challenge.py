@@ -8,14 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from damlpips.evaluation.cache import DistanceCache
 from damlpips.evaluation.distances import Progress, pair_distances
 from damlpips.evaluation.named import NamedMetric
-from damlpips.files import open_regular, reason
+from damlpips.evaluation.views import Reader, read_without_alpha
+from damlpips.files import reason
 from damlpips.images import SUFFIXES, ScoringError
 
 # what stands behind an image's name in the names of its changed versions, by folder
@@ -107,46 +104,25 @@ def successes(
     cache: DistanceCache | None = None,
     shorter_side: int | None = None,
     progress: Progress | None = None,
+    read: Reader = read_without_alpha,
 ) -> list[bool]:
     """Return for each case whether a metric d finds the closer image closer::
 
         d(image, closer) <= d(image, f) for every farther f    inverted, rotated, moved
         d(image, closer) <  d(image, farther)                  stained
 
-    Images are read as the study read them, without their alpha channels.
+    Images are read as the study read them, without their alpha channels, unless `read` is another function.
 
     Args:
-        cache, shorter_side, progress: as for `damlpips.evaluation.distances.distances`.
+        cache, shorter_side, progress, read: as for `damlpips.evaluation.distances.distances`.
 
     Raises:
         ScoringError, CacheError: as `damlpips.evaluation.distances.distances`.
     """
     pairs = [(case.image, other) for case in cases for other in (case.closer, *case.farther)]
-    values = pair_distances(
-        metric, pairs, cache=cache, shorter_side=shorter_side, progress=progress, read=read_without_alpha
-    )
+    values = pair_distances(metric, pairs, cache=cache, shorter_side=shorter_side, progress=progress, read=read)
     distance = dict(zip(pairs, values, strict=True))
     return [_succeeds(case, {f: distance[case.image, f] for f in (case.closer, *case.farther)}) for case in cases]
-
-
-def read_without_alpha(path: Path) -> Tensor:
-    """Return an image file's pixels as uint8 RGB (3, H, W), whatever its alpha channel says.
-
-    Some of the inverted images have edges that are transparent by a tenth; the study compared the colours there.
-
-    Raises:
-        ScoringError: the file cannot be read as an image; or Pillow is not installed.
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ScoringError("reading image files needs Pillow: pip install 'damlpips[cli]'") from error
-    try:
-        with open_regular(path) as file, Image.open(file) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except Exception as error:  # each of Pillow's readers has its own kinds of errors for a damaged file
-        what = reason(error) if isinstance(error, OSError) else f"damaged image ({error})"
-        raise ScoringError(f"{path}: {what}") from error
 
 
 def _succeeds(case: Case, distance: dict[Path, float]) -> bool:

@@ -1,27 +1,23 @@
 """Distances of judged images: every pair of files once, from the cache where it is known."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from damlpips.evaluation.cache import DistanceCache, key
 from damlpips.evaluation.judgements import Choice, JudgedSet, Judgement, Rating
 from damlpips.evaluation.named import NamedMetric
+from damlpips.evaluation.views import Reader, described, scaled_down
 from damlpips.images import ScoringError, read_image
 from damlpips.models import Images
 
 # (reference, distorted)
 FilePair = tuple[Path, Path]
-# of a file to uint8 RGB (3, H, W)
-Reader = Callable[[Path], Tensor]
 # called with how many distinct pairs are done, and of how many
 Progress = Callable[[int, int], None]
 
@@ -33,6 +29,7 @@ def distances(
     cache: DistanceCache | None = None,
     shorter_side: int | None = None,
     progress: Progress | None = None,
+    read: Reader = read_image,
 ) -> NDArray[np.float64]:
     """Return the metric's distance of each judgement's images; lower is closer.
 
@@ -41,6 +38,8 @@ def distances(
         shorter_side: in pixels; images with a longer one are averaged down to it first: the viewing scale. None
             leaves every image as it is.
         progress: called after every pair with how many are done, and of how many.
+        read: a function of a module, by whose name what it read is kept apart in the cache; or
+            `damlpips.evaluation.views.KeptImages` of one.
 
     Returns:
         (n,) in the order of the judgements; (n, 2) for choices, of a and of b. The first image of `SameOrNot` stands
@@ -63,7 +62,7 @@ def distances(
         (1,)
     """
     pairs = [pair for judgement in judged.judgements for pair in _pairs(judgement)]
-    values = pair_distances(metric, pairs, cache=cache, shorter_side=shorter_side, progress=progress)
+    values = pair_distances(metric, pairs, cache=cache, shorter_side=shorter_side, progress=progress, read=read)
     table = np.array(values, dtype=np.float64)
     return table.reshape(-1, 2) if judged.kind_of_judgement is Choice else table
 
@@ -79,8 +78,7 @@ def pair_distances(
 ) -> list[float]:
     """Return the metric's distance of each pair of files (reference, distorted), in order; lower is closer.
 
-    A pair that comes again is computed once. Arguments and errors are those of `distances`, and `read`: a function of a
-    module, by whose name what it read is kept apart in the cache.
+    A pair that comes again is computed once. Arguments and errors are those of `distances`.
     """
     if shorter_side is not None and shorter_side < 1:
         raise ValueError(f"shorter_side: expected at least 1 pixel, got {shorter_side}")
@@ -125,9 +123,7 @@ def _keys(
     """Return what each pair's distance is kept under."""
     if cache is None:
         return {}
-    # how a file becomes the pixels that a metric sees
-    reading = {"read": f"{read.__module__}.{read.__qualname__}", "pillow": version("pillow")}
-    view = json.dumps({**reading, "shorter_side": shorter_side, "filter": "bilinear, antialiased"})
+    view = described(read, shorter_side)
     return {(r, d): key(metric.identity, view, cache.content(r), cache.content(d)) for r, d in pairs}
 
 
@@ -162,13 +158,3 @@ class _Reference:
 
     def _viewed(self, image: Tensor) -> Tensor:
         return scaled_down(image[None].to(self.metric.device).float() / 255, self.shorter_side)
-
-
-def scaled_down(x: Tensor, shorter_side: int | None) -> Tensor:
-    """Return images (N, 3, H, W) in [0, 1] averaged down to a shorter side; those without a longer one as they are."""
-    if shorter_side is None or min(x.shape[2:]) <= shorter_side:
-        return x
-    factor = shorter_side / min(x.shape[2:])
-    size = [round(side * factor) for side in x.shape[2:]]
-    # rounding leaves values a step outside the range, which some metrics refuse
-    return F.interpolate(x, size, mode="bilinear", antialias=True).clamp(0, 1)

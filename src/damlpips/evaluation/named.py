@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,18 +21,13 @@ from torch import Tensor
 
 from damlpips import __version__
 from damlpips.distance import COMPARISONS
+from damlpips.evaluation import code
 from damlpips.evaluation.peers import LIBRARIES, Library
 from damlpips.features import BACKBONES
 from damlpips.models import DAMLPIPS, LPIPS, Images, PerceptualDistance
 from damlpips.weights import cards, weights_dir
 
 OWN = "damlpips"
-
-# Modules and folders that the score of a pair does not go through. A change to any other may change scores.
-BESIDE_SCORES = (
-    *("__init__", "__main__", "adapters", "aggregation", "calibration", "cli", "evaluation", "exact", "functional"),
-    *("images", "metrics", "pairs", "report", "reuse", "scoring", "states"),
-)
 
 MOST_SUGGESTED = 5
 
@@ -124,6 +118,7 @@ def build(
     with _unavailable(name), _stdout_kept_clean():
         _check_known(name, (f"{library.name}:{known}" for known in library.names()))
         score, lower_is_closer, options = library.build(of_library, device)
+    options = {**options, "code": _code_of_calls()}
     identity = _identity(library.name, of_library, version(library.name), device, options)
     return NamedMetric(name, lower_is_closer, identity, device, score, _unchanged)
 
@@ -178,13 +173,14 @@ def _build_own(name: str, device: torch.device, weights: str | os.PathLike[str] 
     if name == "mse":
         if weights is not None:
             raise UnavailableMetricError(f"{name}: takes no weights, got {os.fspath(weights)!r}")
-        return NamedMetric(name, True, _identity(OWN, name, __version__, device, {}), device, _mse, _unchanged)
+        identity = _identity(OWN, name, __version__, device, {"code": _code_of_calls()})
+        return NamedMetric(name, True, identity, device, _mse, _unchanged)
     # other libraries' are suggested, too, where they are known without importing them
     others = (f"{library.name}:{n}" for library in LIBRARIES.values() if library.is_light for n in library.names())
     _check_known(name, [*_own_models(), "mse", *others])
     with _unavailable(name):
         model = _own_models()[name](weights=weights).to(device).load()
-    options = {**model.configuration(), "code": _code(), "weights": _known_weights()}
+    options = {**model.configuration(), "code": _code_of_models(), "weights": _known_weights()}
     identity = _identity(OWN, type(model).__name__, __version__, device, options)
     return NamedMetric(name, True, identity, device, model, torch.no_grad()(model.encode))
 
@@ -205,15 +201,13 @@ def _identity(library: str, metric: str, release: str, device: torch.device, opt
 
 
 @lru_cache(maxsize=1)
-def _code() -> str:
-    """Return a digest of the code that scores go through: between two releases it changes, and scores with it."""
-    digest = hashlib.sha256()
-    package = Path(__file__).resolve().parents[1]
-    for path in sorted(package.rglob("*.py")):
-        place = path.relative_to(package)
-        if place.parts[0].removesuffix(".py") not in BESIDE_SCORES:
-            digest.update(place.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+def _code_of_models() -> str:
+    return code.digest("evaluation.named", *code.with_imports("models"))
+
+
+@lru_cache(maxsize=1)
+def _code_of_calls() -> str:
+    return code.digest("evaluation.named", "evaluation.peers")
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,108 @@
+"""What metrics see of an image file: its pixels, at the viewing scale."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache, update_wrapper
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from damlpips.evaluation import code
+from damlpips.files import identity, open_regular, reason
+from damlpips.images import ScoringError
+
+# of a file to uint8 RGB (3, H, W)
+Reader = Callable[[Path], Tensor]
+
+# bytes of pixels: a thousand images of 512 x 384
+MOST_KEPT = 600_000_000
+
+
+class KeptImages:
+    """A reader that remembers: what it read last, up to `most` bytes of pixels, it does not read again.
+
+    It has the name of the function that it reads with, as what it reads is the same. A file that has changed is read
+    again.
+
+    Args:
+        read: from a file to uint8 (3, H, W).
+        most: bytes.
+
+    Raises:
+        ScoringError: when called, as `read`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from damlpips.evaluation.views import KeptImages
+        >>> from damlpips.images import read_image
+        >>> read = KeptImages(read_image)
+        >>> read(Path("docs/demo/pebbles.png")) is read(Path("docs/demo/pebbles.png"))
+        True
+    """
+
+    def __init__(self, read: Reader, most: int = MOST_KEPT) -> None:
+        update_wrapper(self, read)
+        self.read, self.most = read, most
+        self._images: OrderedDict[tuple[Path, tuple[int, ...]], Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def __call__(self, path: Path) -> Tensor:
+        try:
+            key = path, identity(path)
+        except (OSError, ValueError):  # ValueError: a NUL in the name
+            return self.read(path)  # whose error says more
+        if key in self._images:
+            self._images.move_to_end(key)
+            return self._images[key]
+        self._images[key] = image = self.read(path)
+        self._bytes += image.nbytes
+        while self._bytes > self.most:
+            self._bytes -= self._images.popitem(last=False)[1].nbytes
+        return image
+
+
+def read_without_alpha(path: Path) -> Tensor:
+    """Return an image file's pixels as uint8 RGB (3, H, W), whatever its alpha channel says.
+
+    Some of the inverted images of the challenge set have edges that are transparent by a tenth; the study compared the
+    colours there.
+
+    Raises:
+        ScoringError: the file cannot be read as an image; or Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ScoringError("reading image files needs Pillow: pip install 'damlpips[cli]'") from error
+    try:
+        with open_regular(path) as file, Image.open(file) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except Exception as error:  # each of Pillow's readers has its own kinds of errors for a damaged file
+        what = reason(error) if isinstance(error, OSError) else f"damaged image ({error})"
+        raise ScoringError(f"{path}: {what}") from error
+
+
+def scaled_down(x: Tensor, shorter_side: int | None) -> Tensor:
+    """Return images (N, 3, H, W) in [0, 1] averaged down to a shorter side; those without a longer one as they are."""
+    if shorter_side is None or min(x.shape[2:]) <= shorter_side:
+        return x
+    factor = shorter_side / min(x.shape[2:])
+    size = [round(side * factor) for side in x.shape[2:]]
+    # rounding leaves values a step outside the range, which some metrics refuse
+    return F.interpolate(x, size, mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def described(read: Reader, shorter_side: int | None) -> str:
+    """Return a text of everything that the pixels which metrics see depend on besides the file."""
+    how = {"read": f"{read.__module__}.{read.__qualname__}", "pillow": version("pillow"), "code": _code()}
+    return json.dumps({**how, "shorter_side": shorter_side})
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    return code.digest("images", "evaluation.views")
