@@ -112,30 +112,82 @@ def lpips_reference(
 
 
 def damlpips_layers(
-    x: Sequence[Tensor], y: Sequence[Tensor], *, rho: float = 0.25, gamma: float = 0.5, eps: float = 1e-10
+    pixels: Sequence[Tensor],
+    x: Sequence[Tensor],
+    y: Sequence[Tensor],
+    *,
+    rho: float = 0.25,
+    gamma: float = 0.5,
+    eps: float = 1e-10,
 ) -> np.ndarray:
-    """Return DAMLPIPS's (N, L), in float64 and one place and channel at a time, from the feature maps of a pair.
+    """Return DAMLPIPS's (N, 1 + L), in float64 and one place and channel at a time.
+
+    Args:
+        pixels: the two batches as the network saw them, in [0, 1].
+        x, y: their feature maps.
 
     e_p = (|a_p|^2 + |b_p|^2) / 2,  E = mean_p e_p,  E_c = mean_p (a_cp^2 + b_cp^2) / 2
-    s_p = rho e_p + (1 - rho) E,  g_c = (mean_c E_c / (E_c + 0.001 mean_c E_c))^gamma
-    d = mean_p [ sum_c g_c (a_cp - b_cp)^2 / (s_p + eps) ],  contribution log(1 + 20 d)
+    s_p = rho e_p + (1 - rho) E + eps,  g_c = (mean_c E_c / (E_c + 0.001 mean_c E_c))^gamma
+    S = (mean_p [ sum_c g_c (a_cp - b_cp)^2 / s_p ]^1.5)^(2/3)
+    T = sum_c g_c [ (mean a_c - mean b_c)^2 + (std a_c - std b_c)^2 ] / (E + eps)
+    contribution w (0.8 u(S) + 0.2 u(T)), u(d) = log(1 + 20 d) / log 21, w = 1/2 for the image, 1/2L for a layer;
+    for the image s = 0.04 and g = 1, a and b in Oklab without three quarters of their means.
     """
-    scores = np.zeros((len(x[0]), len(x)))
-    for layer, (maps_a, maps_b) in enumerate(zip(x, y, strict=True)):
-        for n in range(len(maps_a)):
-            a, b = (m[n].double().flatten(1).numpy() for m in (maps_a, maps_b))
+    scores = np.zeros((len(x[0]), 1 + len(x)))
+    for n in range(len(scores)):
+        colours = [_adapted_oklab(p[n].double().flatten(1).numpy()) for p in pixels]
+        scores[n, 0] = _contribution(*colours, pool=0.04, gain=[1.0] * 3) / 2
+        for layer, maps in enumerate(zip(x, y, strict=True), 1):
+            a, b = (m[n].double().flatten(1).numpy() for m in maps)
             channels, places = a.shape
             energy = [sum(a[c, p] ** 2 + b[c, p] ** 2 for c in range(channels)) / 2 for p in range(places)]
             mean_energy = sum(energy) / places
+            pool = [rho * e + (1 - rho) * mean_energy + eps for e in energy]
             channel_energy = [float(a[c] @ a[c] + b[c] @ b[c]) / (2 * places) for c in range(channels)]
             mean_channel = sum(channel_energy) / channels
             gain = [((mean_channel + eps) / (e + 0.001 * mean_channel + eps)) ** gamma for e in channel_energy]
-            distance = 0.0
-            for p in range(places):
-                pool = rho * energy[p] + (1 - rho) * mean_energy
-                distance += sum(gain[c] * (a[c, p] - b[c, p]) ** 2 for c in range(channels)) / (pool + eps)
-            scores[n, layer] = math.log(1 + 20 * distance / places)
+            scores[n, layer] = _contribution(a, b, pool=pool, gain=gain) / (2 * len(x))
     return scores
+
+
+def _contribution(a: np.ndarray, b: np.ndarray, *, pool: float | list[float], gain: list[float]) -> float:
+    channels, places = a.shape
+    pool = [pool] * places if isinstance(pool, float) else pool
+    structure, texture = 0.0, 0.0
+    for p in range(places):
+        structure += (sum(gain[c] * (a[c, p] - b[c, p]) ** 2 for c in range(channels)) / pool[p]) ** 1.5
+    for c in range(channels):
+        spreads = []
+        for m in (a[c], b[c]):
+            mean, power = sum(m) / places, float(m @ m) / places
+            spreads.append(math.sqrt(max(power - mean**2, 0) + 1e-6 * power + 1e-20))
+        texture += gain[c] * ((sum(a[c]) / places - sum(b[c]) / places) ** 2 + (spreads[0] - spreads[1]) ** 2)
+    texture /= sum(pool) / places
+    structure = (structure / places) ** (2 / 3)
+    return (0.8 * math.log(1 + 20 * structure) + 0.2 * math.log(1 + 20 * texture)) / math.log(21)
+
+
+def _adapted_oklab(pixels: np.ndarray) -> np.ndarray:
+    """Return (3, P) of sRGB in Oklab, a pixel at a time, less three quarters of the mean."""
+    toe = (6 / 29) ** 3
+    lab = np.zeros_like(pixels)
+    for p, rgb in enumerate(pixels.T):
+        r, g, b = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in rgb)
+        cones = (
+            0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b,
+            0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b,
+            0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b,
+        )
+        # CIELAB's line: it meets the root at the toe with the same slope
+        long, middle, short = (
+            v ** (1 / 3) if v > toe else toe ** (1 / 3) + (v - toe) / (3 * toe ** (2 / 3)) for v in cones
+        )
+        lab[:, p] = (
+            0.2104542553 * long + 0.7936177850 * middle - 0.0040720468 * short,
+            1.9779984951 * long - 2.4285922050 * middle + 0.4505937099 * short,
+            0.0259040371 * long + 0.7827717662 * middle - 0.8086757660 * short,
+        )
+    return lab - 0.75 * lab.mean(1, keepdims=True)
 
 
 class Tiny(nn.Module):

@@ -20,7 +20,7 @@ OPPONENTS = (
 TOE = (6 / 29) ** 3
 # How much of an even tint the eye takes for the light and forgives.
 ADAPTATION = 0.75
-# The colours' mean squared deviation from their mean in photographs (1,483 of them, at a shorter side of 256 pixels).
+# The colours' mean squared deviation from their mean in photographs (0.039 in the mean over 494 of them).
 PHOTOGRAPH_ENERGY = 0.04
 
 

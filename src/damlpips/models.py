@@ -128,7 +128,8 @@ class PerceptualDistance(nn.Module):
         self._follow(x)
         x = self._prepared(x, what="images")
         self._check_size(x, what="images")
-        return self._encoded(x)
+        # copied: what is kept must not change when the caller's tensor does
+        return self._encoded(x.clone())
 
     def compare(self, x: Images, y: Images) -> tuple[Encoded, Encoded]:
         """Check a pair of batches and return both encoded, in one pass through the backbone where that is cheaper.
@@ -196,7 +197,10 @@ class PerceptualDistance(nn.Module):
         if isinstance(x, Encoded):
             return x
         seen = self._seen(x)
-        return Encoded(tuple(self._maps(seen)), checks.size_of(x), self.origin, seen, self.value_range)
+        maps = tuple(self._maps(seen))
+        if not torch.is_grad_enabled():
+            seen = seen.detach()
+        return Encoded(maps, checks.size_of(x), self.origin, seen, self.value_range)
 
     def _seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the size at which images of a size are looked at: no shorter side above `viewing_side`."""

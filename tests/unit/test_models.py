@@ -1,6 +1,7 @@
 """LPIPS and DAMLPIPS as modules: the equations, the options, encoded images, types."""
 
 import itertools
+import math
 
 import pytest
 import reference
@@ -38,12 +39,12 @@ def against_the_equations(metric: DAMLPIPS, size: int) -> None:
     rho, gamma = metric.rho, metric.gamma
     with torch.no_grad():
         maps = [metric.encode(image).features for image in (x, y)]
-        expected = torch.from_numpy(reference.damlpips_layers(*maps, rho=rho, gamma=gamma))
+        expected = torch.from_numpy(reference.damlpips_layers((x, y), *maps, rho=rho, gamma=gamma))
         rounded(metric.per_layer(x, y).double(), expected)
         metric = metric.double()
         x, y = x.double(), y.double()
         maps = [metric.encode(image).features for image in (x, y)]
-        expected = torch.from_numpy(reference.damlpips_layers(*maps, rho=rho, gamma=gamma))
+        expected = torch.from_numpy(reference.damlpips_layers((x, y), *maps, rho=rho, gamma=gamma))
         # float64: the order of the sums
         torch.testing.assert_close(metric.per_layer(x, y), expected, rtol=1e-11, atol=0)
         torch.testing.assert_close(metric(x, y), expected.sum(1), rtol=1e-11, atol=0)
@@ -63,9 +64,9 @@ def test_damlpips_of_alexnet_is_its_equations(alex_weights) -> None:
     against_the_equations(DAMLPIPS("alex", weights=alex_weights), size=40)
 
 
-def test_version_0_is_the_default() -> None:
+def test_defaults() -> None:
     metric = DAMLPIPS()
-    assert (metric.rho, metric.gamma) == (0.25, 0.5)
+    assert (metric.rho, metric.gamma, metric.viewing_side) == (0.25, 0.5, 256)
     assert metric.source.name == "gabor"
 
 
@@ -81,12 +82,18 @@ class Unit(nn.Module):
 
 
 def test_relation_to_lpips() -> None:
-    """rho = 1, gamma = 0 and a plain sum give LPIPS without learned weights, but for the norms: here they are one."""
+    """rho = 1, gamma = 0 compare places as LPIPS without learned weights does, but for the norms: here they are one."""
     x, y = reference.noise(2, 24, 24)
     backbone = Backbone(Unit())
     lpips = LPIPS(backbone, heads="uniform").per_layer(x, y)
-    damlpips = DAMLPIPS(backbone, rho=1.0, gamma=0.0).per_layer(x, y)
-    rounded(damlpips.expm1() / 20, lpips)
+    weights = DAMLPIPS(backbone, rho=1.0, gamma=0.0).weights_for(x, y)
+    a, b = backbone(x), backbone(y)
+    for k, (u, v) in enumerate(zip(a, b, strict=True)):
+        distances = (u - v).square().sum(1, keepdim=True)
+        # peaks: (d_p / S)^0.5 with S = (mean_p d_p^1.5)^(1/1.5)
+        pooled = distances.pow(1.5).mean((1, 2, 3), keepdim=True).pow(1 / 1.5)
+        rounded(weights.place[k + 1], (distances / pooled).sqrt())
+        rounded(distances.mean((1, 2, 3)), lpips[:, k])
 
 
 def test_lpips_is_its_equation(random_squeeze_weights) -> None:
@@ -110,7 +117,8 @@ def test_lpips_is_its_equation(random_squeeze_weights) -> None:
 def test_layers_sum_to_the_score(make) -> None:
     metric, (x, y) = make(), reference.noise(3, 32, 32)
     layers = metric.per_layer(x, y)
-    assert layers.shape == (3, len(metric.encode(x).features))
+    image = isinstance(metric, DAMLPIPS)
+    assert layers.shape == (3, image + len(metric.encode(x).features))
     assert (layers > 0).all()
     rounded(layers.sum(1), metric(x, y))
 
@@ -154,7 +162,7 @@ def test_weights_of_a_pair_reconstruct_its_score() -> None:
     for metric in (KINDS["damlpips"](), DAMLPIPS(), DAMLPIPS(rho=0.0, gamma=0.0)):
         x, y = reference.noise(3, 32, 40)
         weights = metric.weights_for(x, y)
-        a, b = metric.encode(x).features, metric.encode(y).features
+        a, b = metric.layers(x), metric.layers(metric.encode(y))
         total = torch.zeros(3)
         for k, (u, v) in enumerate(zip(a, b, strict=True)):
             n, c, h, w = u.shape
@@ -172,23 +180,32 @@ def test_weights_adapt_to_the_pair() -> None:
     smooth = F.avg_pool2d(x, 9, 1, 4)
     one, other = DAMLPIPS().weights_for(x, y), DAMLPIPS().weights_for(smooth, y)
     for name in ("place", "channel"):
-        assert all(not torch.allclose(a, b) for a, b in zip(getattr(one, name), getattr(other, name), strict=True))
+        network = zip(getattr(one, name)[1:], getattr(other, name)[1:], strict=True)
+        assert all(not torch.allclose(a, b) for a, b in network)
     assert not torch.allclose(one.layer, other.layer)
 
 
 def test_weights_of_identical_images_are_the_limit() -> None:
     x, _ = reference.noise(2, 32, 32)
     layer = DAMLPIPS().weights_for(x, x).layer
-    assert torch.equal(layer, torch.full_like(layer, 20.0))
+    limit = 0.8 * 20 / math.log(21)
+    expected = torch.tensor([limit / 2, *[limit / 10] * 5]).expand(2, 6)
+    torch.testing.assert_close(layer, expected, rtol=1e-6, atol=0)  # log(1 + 20 d) at d = 1e-8
 
 
 def test_weights_of_layers_near_the_limit_are_smooth() -> None:
     """log(1 + 20 d) / d on both sides of where its limit takes over."""
-    from damlpips.distance import fusion_weight
+    from damlpips.distance import fuse, fusion_weight
 
-    d = torch.logspace(-12, 0, 60, dtype=torch.float64)[None]
-    torch.testing.assert_close(fusion_weight(d), torch.log1p(20 * d) / d, rtol=2e-7, atol=0)  # d < 1e-8: 10 d
-    torch.testing.assert_close(fusion_weight(d.float()).double(), torch.log1p(20 * d) / d, rtol=1e-6, atol=0)
+    d = torch.logspace(-12, 0, 60, dtype=torch.float64)[:, None].repeat(1, 3)
+    for texture in (torch.zeros_like(d), d):
+        added = fuse(d, texture)
+        found = fusion_weight(d, added) * d
+        near_zero = d < 1e-8
+        torch.testing.assert_close(found[~near_zero], added[~near_zero], rtol=1e-12, atol=0)
+        # below the limit the texture's part of the slope is left out
+        assert (found[near_zero] <= added[near_zero] * (1 + 1e-6)).all()
+        assert (found[near_zero] >= 0.79 * added[near_zero]).all()
 
 
 # --- encoded images -------------------------------------------------------------------------------------------------
@@ -238,6 +255,14 @@ def test_encoding_carries_the_graph_or_not(make) -> None:
     with torch.no_grad():
         encoded = metric.encode(y)
     assert not metric(x, encoded).requires_grad
+
+
+def test_encoded_images_do_not_follow_the_tensor_they_came_from(make) -> None:
+    x, y = reference.noise(2, 32, 32)
+    metric = make()
+    expected, encoded = metric(x, y), metric.encode(y)
+    y.fill_(0.5)
+    rounded(metric(x, encoded), expected)
 
 
 def test_encoded_images_of_the_same_backbone_are_exchanged() -> None:
@@ -361,6 +386,7 @@ def test_configuration_names_every_option_that_counts() -> None:
     for options in (
         {"rho": 0.5},
         {"gamma": 1.0},
+        {"viewing_side": None},
         {"value_range": (-1.0, 1.0)},
         {"grey": "repeat"},
         {"resize": 64},
@@ -377,7 +403,7 @@ def test_repr_says_what_it_is() -> None:
     for part in ("LPIPS(", "backbone='alex'", "heads='v0.0'", "value_range=(-1.0, 1.0)", "reduction='sum'"):
         assert part in text
     text = repr(DAMLPIPS(Backbone(Tiny(), name="mine"), rho=0.5, gamma=0.25))
-    for part in ("DAMLPIPS(", "backbone='mine'", "rho=0.5", "gamma=0.25"):
+    for part in ("DAMLPIPS(", "backbone='mine'", "rho=0.5", "gamma=0.25", "viewing_side=256"):
         assert part in text
 
 
@@ -479,4 +505,4 @@ def test_every_backbone_scores_by_both_metrics(name, tmp_path) -> None:
         assert torch.isfinite(image.grad).all()
         assert image.grad.abs().max() > 0
     weights = DAMLPIPS(name, weights=file).weights_for(x, y)
-    assert [w.shape for w in weights.channel] == [(2, c) for c in BACKBONES[name].channels]
+    assert [w.shape for w in weights.channel] == [(2, c) for c in (3, *BACKBONES[name].channels)]

@@ -1,0 +1,154 @@
+"""What each part and each constant of DAMLPIPS is worth: agreement with observers, part by part.
+
+    DAMLPIPS_WEIGHTS_DIR=WEIGHTS python benchmarks/ablation.py SETS [--plot FILE] [--backbone NAME ...]
+
+SETS is what `damlpips agree` reads. Prints a Markdown table: DAMLPIPS as it is, each part off, each constant around its
+value; per set the headline figure (SRCC, 2AFC), and their mean. `--plot` draws the mean against each constant.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from damlpips import DAMLPIPS, colour, distance
+from damlpips.evaluation.datasets import load
+from damlpips.evaluation.figures import two_afc
+from damlpips.evaluation.correlation import srcc
+from damlpips.evaluation.judgements import Choice, JudgedSet, Rating
+from damlpips.images import read_image
+
+BATCH = 8
+
+# name of the constant: where it stands, values around its own
+CONSTANTS: dict[str, tuple[Any, tuple[float, ...]]] = {
+    "IMAGE_SHARE": (distance, (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75)),
+    "TEXTURE_SHARE": (distance, (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)),
+    "PEAK_POWER": (distance, (1.0, 1.25, 1.5, 1.75, 2.0, 3.0)),
+    "FUSION_GAIN": (distance, (5.0, 10.0, 20.0, 40.0, 80.0)),
+    "ADAPTATION": (colour, (0.0, 0.5, 0.75, 0.9, 1.0)),
+    "PHOTOGRAPH_ENERGY": (colour, (0.01, 0.02, 0.04, 0.08, 0.16)),
+    "rho": (None, (0.0, 0.125, 0.25, 0.5, 1.0)),
+    "gamma": (None, (0.0, 0.25, 0.5, 0.75, 1.0)),
+    "viewing_side": (None, (128, 192, 256, 320, 384, 0)),
+}
+OFF = {
+    "no image layer": {"IMAGE_SHARE": 0.0},
+    "no network": {"IMAGE_SHARE": 1.0},
+    "no texture": {"TEXTURE_SHARE": 0.0},
+    "mean, no peaks": {"PEAK_POWER": 1.0},
+    "no adaptation to tints": {"ADAPTATION": 0.0},
+    "channels alike": {"gamma": 0.0},
+    "normalised by the place alone": {"rho": 1.0},
+    "as large as they are": {"viewing_side": 0},
+}
+
+
+def variants() -> dict[str, dict[str, float]]:
+    around = {f"{name} = {value:g}": {name: value} for name, (_, values) in CONSTANTS.items() for value in values}
+    return {"DAMLPIPS": {}, **OFF, **around}
+
+
+def pairs_of(sets: list[JudgedSet]) -> list[tuple[Path, Path]]:
+    found = {}
+    for judged in sets:
+        for j in judged.judgements:
+            others = (j.a, j.b) if isinstance(j, Choice) else (j.distorted,)
+            found.update(dict.fromkeys((j.reference, other) for other in others))
+    return sorted(found)
+
+
+def distances(backbone: str, pairs: list[tuple[Path, Path]], changes: dict[str, dict[str, float]]) -> dict[str, dict]:
+    """Return the distance of each pair under each change; each image goes through the network once a viewing side."""
+    found: dict[str, dict] = {name: {} for name in changes}
+    for side in sorted({change.get("viewing_side", 256) for change in changes.values()}):
+        model = DAMLPIPS(backbone, viewing_side=int(side) or None)
+        mine = {name: change for name, change in changes.items() if change.get("viewing_side", 256) == side}
+        for reference, group in groupby(pairs, key=lambda pair: pair[0]):
+            x = model.encode(read_image(reference)[None])
+            for batch in batches([other for _, other in group]):
+                y = model.encode(torch.stack([read_image(other) for other in batch]))
+                for name, change in mine.items():
+                    with changed(model, change):
+                        scores = model(x.expand(len(batch)), y)
+                    found[name].update({(reference, o): float(s) for o, s in zip(batch, scores, strict=True)})
+    return found
+
+
+def batches(files: list[Path]) -> Iterator[list[Path]]:
+    for k in range(0, len(files), BATCH):
+        yield files[k : k + BATCH]
+
+
+def changed(model: DAMLPIPS, change: dict[str, float]) -> ExitStack:
+    stack = ExitStack()
+    for name, value in change.items():
+        where = CONSTANTS[name][0]
+        if name != "viewing_side":
+            stack.enter_context(mock.patch.object(model if where is None else where, name, value))
+    return stack
+
+
+def figure(judged: JudgedSet, d: dict[tuple[Path, Path], float]) -> float:
+    js = judged.judgements
+    if judged.kind_of_judgement is Rating:
+        return srcc(np.array([d[j.reference, j.distorted] for j in js]), np.array([j.score for j in js]))
+    a, b = (np.array([d[j.reference, getattr(j, side)] for j in js]) for side in "ab")
+    return two_afc(a, b, np.array([j.votes_a for j in js]), np.array([j.votes_b for j in js]))
+
+
+def draw(file: Path, results: dict[str, dict[str, list[float]]]) -> None:
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(3, 3, figsize=(10, 8), sharey=True, constrained_layout=True)
+    for axis, (name, (where, values)) in zip(axes.flat, CONSTANTS.items(), strict=True):
+        places = [v or 512 for v in values]
+        for (backbone, table), marker in zip(results.items(), "os^Dv", strict=False):
+            axis.plot(places, [table[f"{name} = {v:g}"][-1] for v in values], marker=marker, ms=4, label=backbone)
+        chosen = getattr(where, name) if where is not None else {"rho": 0.25, "gamma": 0.5, "viewing_side": 256}[name]
+        axis.axvline(chosen, color="0.6", lw=1, zorder=0)
+        if name in ("FUSION_GAIN", "PHOTOGRAPH_ENERGY"):
+            axis.set_xscale("log")
+        axis.set_title(name.lower().replace("_", " "), fontsize=10)
+        axis.grid(alpha=0.3)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("mean of the sets' figures")
+    axes[0, 0].legend(fontsize=9)
+    axes[2, 2].set_xticks([128, 192, 256, 320, 384, 512], ["128", "192", "256", "320", "384", "own"], fontsize=7)
+    figure.savefig(file)
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", type=Path)
+    parser.add_argument("--backbone", action="append")
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    sets = [judged for judged in load(options.sets) if judged.kind_of_judgement in (Rating, Choice)]
+    pairs, changes = pairs_of(sets), variants()
+    print(f"| backbone | variant | {' | '.join(s.name for s in sets)} | mean |\n|---|---|{'---|' * (len(sets) + 1)}")
+    results: dict[str, dict[str, list[float]]] = {}
+    for backbone in options.backbone or ["alex", "squeeze", "gabor"]:
+        results[backbone] = {}
+        for name, d in distances(backbone, pairs, changes).items():
+            cells = [figure(judged, d) for judged in sets]
+            results[backbone][name] = [*cells, math.fsum(cells) / len(cells)]
+            print(f"| {backbone} | {name} | {' | '.join(f'{c:.3f}' for c in results[backbone][name])} |", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+    if options.plot:
+        draw(options.plot, results)
+
+
+if __name__ == "__main__":
+    main()
