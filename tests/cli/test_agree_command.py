@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 from damlpips.cli import app
 from damlpips.cli.agree import _fitting, _progress
-from damlpips.evaluation import agreement, distances
+from damlpips.evaluation import agreement, distances, figures
+from damlpips.evaluation.figures import SetFigures
 from damlpips.evaluation.tables import Table
 
 STRENGTHS = (5, 15, 40)
@@ -128,6 +129,36 @@ class TestTables:
         assert re.search(r"^\| mse +\| weak +\| +8 \|", result.stdout, re.M)
         parts = {row["part"] for row in csv.DictReader(io.StringIO(file.read_text()))}
         assert parts == {"", "weak", "strong"}
+
+    @pytest.mark.parametrize(
+        ("options", "intervals"),
+        [
+            ((), {"2AFC", "SRCC"}),
+            (("--by", "kind"), {"2AFC", "SRCC"}),
+            (("--by", "set"), {"2AFC", "SRCC", "KRCC", "PLCC"}),
+            (("--csv", "f"), {"2AFC", "SRCC", "KRCC", "PLCC"}),
+            (("--json", "f"), {"2AFC", "SRCC", "KRCC", "PLCC"}),
+            (("--plot", "f"), {"2AFC", "SRCC", "KRCC", "PLCC"}),
+        ],
+    )
+    def test_intervals_that_nobody_sees_are_not_computed(
+        self,
+        judged: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        options: tuple[str, ...],
+        intervals: set[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        found = []
+
+        def evaluate(*arguments: object, **options: object) -> SetFigures:
+            found.append(figures.evaluate(*arguments, **options))
+            return found[-1]
+
+        monkeypatch.setattr(agreement, "evaluate", evaluate)
+        assert run(judged, "--metric", "mse", "--samples", 5, *options).exit_code == 0
+        assert {name for of_set in found for name in of_set.figures} == intervals
 
     def test_sets_of_one_name_are_told_apart(self, judged: Path, tmp_path: Path) -> None:
         other = tmp_path / "judged" / "again.csv"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from damlpips.evaluation import bootstrap
 from damlpips.evaluation.bootstrap import Difference, Interval, Rows, interval, paired_difference
 
 
@@ -15,6 +16,46 @@ def mean_of(values: np.ndarray) -> Callable[[Rows], float]:
 
 def names(k: int, rows: int = 1) -> list[str]:
     return [f"c{c}" for c in range(k) for _ in range(rows)]
+
+
+class MeanAtOnce:
+    """The mean, of many samples at once, too."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+        self.blocks: list[int] = []
+
+    def __call__(self, rows: Rows) -> float:
+        return float(self.values[rows].mean())
+
+    def of_samples(self, counts: np.ndarray) -> np.ndarray:
+        self.blocks.append(len(counts))
+        return counts @ self.values / counts.sum(1)
+
+
+class TestAtOnce:
+    """A figure that can be told of many samples at once has the interval that it has sample by sample."""
+
+    @pytest.mark.parametrize("block", [1, 100, 1 << 20])
+    def test_is_the_same(self, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bootstrap, "BLOCK", block)
+        rng = np.random.default_rng(0)
+        contents, (one, other) = list(rng.choice(list("abcde"), 30)), rng.normal(size=(2, 30))
+        figure, slower = MeanAtOnce(one), mean_of(one)
+        found, expected = (interval(contents, f, samples=70, seed=2) for f in (figure, slower))
+        assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+        assert sum(figure.blocks) == 70
+        assert max(figure.blocks) == max(1, min(70, block // 30))
+        pairs = [(MeanAtOnce(one), MeanAtOnce(other)), (MeanAtOnce(one), mean_of(other)), (slower, mean_of(other))]
+        first, *others = (paired_difference(contents, *pair, samples=70, seed=2) for pair in pairs)
+        for found in others:
+            assert (found.value, found.low, found.high) == pytest.approx((first.value, first.low, first.high))
+            assert found.p == first.p
+
+    def test_one_content(self) -> None:
+        found = interval(["a", "a"], MeanAtOnce(np.array([1.0, 2.0])))
+        assert found.value == 1.5
+        assert np.isnan([found.low, found.high]).all()
 
 
 class TestInterval:

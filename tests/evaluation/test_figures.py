@@ -296,6 +296,14 @@ class TestSets:
         assert found.headline == by_hand
         assert all(i.low < i.value < i.high for i in found.figures.values())
 
+    def test_the_headline_only(self) -> None:
+        judged, distance = ratings()
+        every, one = (evaluate(judged, distance, samples=20, headline_only=only) for only in (False, True))
+        assert (list(every.figures), list(one.figures)) == (["SRCC", "KRCC", "PLCC"], ["SRCC"])
+        assert one.headline == every.headline
+        every, one = (compare(judged, distance, -distance, samples=20, headline_only=o) for o in (False, True))
+        assert one == {"SRCC": every["SRCC"]}
+
     def test_choices(self) -> None:
         votes = [(3, 1), (1, 3), (2, 2), (4, 0)]
         judged = JudgedSet("choices", tuple(Choice(*PICTURES, a, b, f"c{k}") for k, (a, b) in enumerate(votes)))

@@ -1,6 +1,7 @@
 """What must not change a figure of agreement, whatever the distances and the opinions are."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
+from damlpips.evaluation.correlation import srcc_of_samples
 from damlpips.evaluation.figures import human_2afc, interval, jnd_map, krcc, majority_2afc, plcc, srcc, two_afc
 
 # multiples of a thousandth, so that ties are equal and sums of them are not lost
@@ -45,6 +47,18 @@ def test_ranks_do_not_change_under_monotone_maps(rows: list[tuple[float, float]]
     mapped = grows(distance)
     assert srcc(mapped, score) == srcc(distance, score)
     assert krcc(mapped, score) == krcc(distance, score)
+
+
+@given(RATINGS, st.data())
+def test_ranks_of_samples_are_those_of_their_rows(rows: list[tuple[float, float]], data: st.DataObject) -> None:
+    distance, score = columns(rows)
+    times = st.lists(st.sampled_from([0, 0, 1, 2, 3]), min_size=len(rows), max_size=len(rows))
+    counts = np.array(data.draw(st.lists(times, min_size=1, max_size=4)))
+    expected = [srcc(np.repeat(distance, count), np.repeat(score, count)) for count in counts]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = srcc_of_samples(distance, score, counts)
+    assert found == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 @settings(max_examples=50)

@@ -150,6 +150,8 @@ def agree(
                 shorter_side=shorter_side,
                 samples=samples,
                 seed=seed,
+                # the table on the terminal needs no more
+                headline_only=not any((csv, json, plot, by is Rows.SET)),
                 progress=progress,
             )
         for failure in found.failures:

@@ -101,6 +101,7 @@ def agree(
     shorter_side: int | None = None,
     samples: int = 1000,
     seed: int = 0,
+    headline_only: bool = False,
     progress: Progress | None = None,
 ) -> Agreement:
     """Return how well metrics agree with the observers of judged sets, and which cases of a challenge set they pass.
@@ -110,7 +111,7 @@ def agree(
         cases: of `damlpips.evaluation.challenge.load`.
         baseline: the name of the metric that the others are compared with; without it nothing is compared.
         cache, shorter_side: as for `damlpips.evaluation.distances.distances`.
-        samples, seed: of the intervals, as for `damlpips.evaluation.figures.evaluate`.
+        samples, seed, headline_only: as for `damlpips.evaluation.figures.evaluate`.
         progress: called after every pair of images, and after the figures of every metric and set.
 
     Returns:
@@ -161,7 +162,7 @@ def agree(
         for judged in sets:
             if (metric.name, judged.name) not in found:
                 continue
-            results[metric.name, judged.name] = _result(metric, judged, found, baseline, drawn)
+            results[metric.name, judged.name] = _result(metric, judged, found, baseline, headline_only, drawn)
             if progress is not None:
                 progress("figures and their intervals", len(results), len(found))
     return Agreement(
@@ -196,6 +197,7 @@ def _result(
     judged: JudgedSet,
     found: Distances,
     baseline: str | None,
+    headline_only: bool,
     drawn: Mapping[str, int],
 ) -> Result:
     values = found[metric.name, judged.name]
@@ -205,8 +207,8 @@ def _result(
         lower_is_closer=metric.lower_is_closer,
         judged_set=judged,
         distances=values,
-        figures=evaluate(judged, values, **drawn),
-        differences={} if others is None else compare(judged, values, others, **drawn),
+        figures=evaluate(judged, values, headline_only=headline_only, **drawn),
+        differences={} if others is None else compare(judged, values, others, headline_only=headline_only, **drawn),
     )
 
 

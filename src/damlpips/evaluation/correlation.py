@@ -48,6 +48,42 @@ def srcc(distance: ArrayLike, score: ArrayLike) -> float:
     return -_pearson(rankdata(d), rankdata(s))
 
 
+def srcc_of_samples(distance: ArrayLike, score: ArrayLike, counts: ArrayLike) -> Floats:
+    """Return `srcc` of each sample of the rows, (m,), all at once; as of the sample's rows, but for rounding.
+
+    rank_i = #{j: d_j < d_i} + (#{j: d_j = d_i} + 1) / 2,    each row j counted as often as the sample has it
+
+    Args:
+        distance: the metric's, (n,), lower is closer.
+        score: the observers', (n,), higher is closer.
+        counts: how often each sample has each row, (m, n).
+
+    Raises:
+        ValueError: unequal lengths, or numbers that are not finite.
+
+    Example:
+        >>> srcc_of_samples([0.1, 0.2, 0.3, 0.4], [4.0, 5.0, 2.0, 1.0], [[1, 1, 1, 1], [2, 2, 0, 0]]).round(4)
+        array([ 0.8, -1. ])
+    """
+    d, s = series(distance=distance, score=score)
+    times = np.asarray(counts, dtype=np.float64)
+    sizes = np.maximum(times.sum(1, keepdims=True), 1)  # of an empty sample, too, there is no figure and no warning
+    x, y = (ranks - (times * ranks).sum(1, keepdims=True) / sizes for ranks in (_ranks(d, times), _ranks(s, times)))
+    squares = (times * x * x).sum(1) * (times * y * y).sum(1)
+    told = (squares > 0) & (sizes[:, 0] >= FEWEST_RANKS)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(told, np.clip(-(times * x * y).sum(1) / np.sqrt(squares), -1, 1), np.nan)
+
+
+def _ranks(values: Floats, times: Floats) -> Floats:
+    """Return the rank of each value in each sample (m, n), of those that are not in it one that nothing is made of."""
+    _, group = np.unique(values, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    equal = np.add.reduceat(times[:, order], starts, axis=1)  # those of each value, upwards
+    return (np.cumsum(equal, axis=1) - equal + (equal + 1) / 2)[:, group]
+
+
 def krcc(distance: ArrayLike, score: ArrayLike) -> float:
     """Return Kendall's rank correlation of closeness and score, tau-b, -1 to 1.
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from damlpips.evaluation.bootstrap import Difference, Interval, Rows, interval, paired_difference
-from damlpips.evaluation.correlation import krcc, plcc, srcc
+from damlpips.evaluation.bootstrap import Counts, Difference, Figure, Interval, Rows, interval, paired_difference
+from damlpips.evaluation.correlation import krcc, plcc, srcc, srcc_of_samples
 from damlpips.evaluation.judgements import Choice, JudgedSet, Judgement, Rating, SameOrNot
 from damlpips.evaluation.logistic import Logistic, logistic_fit
 from damlpips.evaluation.series import Floats
@@ -56,16 +56,19 @@ class _Figures:
         opinions: the fields that hold what observers said.
         figures: functions of the distances and the opinions, columns (n,); the headline is the first.
         ceilings: functions of the opinions.
+        at_once: of some figures, functions that have a third argument, how often samples have each row (m, n), and
+            return the figure of each sample.
     """
 
     distances: int
     opinions: tuple[str, ...]
     figures: Mapping[str, Callable[..., float]]
     ceilings: Mapping[str, Callable[..., float]] = field(default_factory=dict)
+    at_once: Mapping[str, Callable[..., Floats]] = field(default_factory=dict)
 
 
 FIGURES: Mapping[type[Judgement], _Figures] = {
-    Rating: _Figures(1, ("score",), {"SRCC": srcc, "KRCC": krcc, "PLCC": plcc}),
+    Rating: _Figures(1, ("score",), {"SRCC": srcc, "KRCC": krcc, "PLCC": plcc}, at_once={"SRCC": srcc_of_samples}),
     Choice: _Figures(2, ("votes_a", "votes_b"), {"2AFC": two_afc}, {"human": human_2afc, "majority": majority_2afc}),
     SameOrNot: _Figures(1, ("same",), {"mAP": jnd_map}),
 }
@@ -117,6 +120,27 @@ class Breakdown:
 
 
 @dataclass(frozen=True)
+class _Figure:
+    """A figure of some rows of a table."""
+
+    function: Callable[..., float]
+    columns: Sequence[Floats]
+
+    def __call__(self, rows: Rows) -> float:
+        return self.function(*(column[rows] for column in self.columns))
+
+
+@dataclass(frozen=True)
+class _FigureAtOnce(_Figure):
+    """A figure of many samples at once, too."""
+
+    at_once: Callable[..., Floats]
+
+    def of_samples(self, counts: Counts) -> Floats:
+        return self.at_once(*self.columns, counts)
+
+
+@dataclass(frozen=True)
 class _Table:
     """The judgements of a set as columns."""
 
@@ -124,9 +148,13 @@ class _Table:
     distances: list[Floats]
     opinions: list[Floats]
 
-    def figure(self, name: str) -> Callable[[Rows], float]:
-        function = self.of.figures[name]
-        return lambda rows: function(*(column[rows] for column in (*self.distances, *self.opinions)))
+    def names(self, headline_only: bool) -> list[str]:
+        return list(self.of.figures)[: 1 if headline_only else None]
+
+    def figure(self, name: str) -> Figure:
+        function, columns = self.of.figures[name], [*self.distances, *self.opinions]
+        at_once = self.of.at_once.get(name)
+        return _Figure(function, columns) if at_once is None else _FigureAtOnce(function, columns, at_once)
 
     def ceilings(self, rows: Rows) -> dict[str, float]:
         opinions = [column[rows] for column in self.opinions]
@@ -136,7 +164,9 @@ class _Table:
         return Part(len(rows), {name: self.figure(name)(rows) for name in self.of.figures}, self.ceilings(rows))
 
 
-def evaluate(judged_set: JudgedSet, distances: ArrayLike, *, samples: int = 1000, seed: int = 0) -> SetFigures:
+def evaluate(
+    judged_set: JudgedSet, distances: ArrayLike, *, samples: int = 1000, seed: int = 0, headline_only: bool = False
+) -> SetFigures:
     """Return a set's figures of agreement with their 95 % intervals over contents.
 
     Args:
@@ -145,6 +175,7 @@ def evaluate(judged_set: JudgedSet, distances: ArrayLike, *, samples: int = 1000
             of b from the reference.
         samples: bootstrap samples of each interval.
         seed: the same seed draws the same samples.
+        headline_only: leave the others out: a thousand curves fitted for the interval of PLCC take seconds.
 
     Returns:
         Figures that are not defined, as the correlation with a constant, are NaN.
@@ -166,7 +197,10 @@ def evaluate(judged_set: JudgedSet, distances: ArrayLike, *, samples: int = 1000
         name=judged_set.name,
         judgements=len(contents),
         contents=len(set(contents)),
-        figures={name: interval(contents, table.figure(name), samples=samples, seed=seed) for name in table.of.figures},
+        figures={
+            name: interval(contents, table.figure(name), samples=samples, seed=seed)
+            for name in table.names(headline_only)
+        },
         ceilings=table.ceilings(np.arange(len(contents))),
     )
 
@@ -204,7 +238,13 @@ def breakdown(judged_set: JudgedSet, distances: ArrayLike) -> Breakdown:
 
 
 def compare(
-    judged_set: JudgedSet, first: ArrayLike, second: ArrayLike, *, samples: int = 1000, seed: int = 0
+    judged_set: JudgedSet,
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    headline_only: bool = False,
 ) -> dict[str, Difference]:
     """Return how far the figures of a first metric exceed those of a second one on the same set, by name.
 
@@ -213,6 +253,7 @@ def compare(
         first, second: the distances of the two metrics, as for `evaluate`.
         samples: bootstrap samples.
         seed: the same seed draws the same samples.
+        headline_only: as for `evaluate`.
 
     Returns:
         Each figure's difference with its 95 % interval and the p value of `paired_difference`.
@@ -232,11 +273,11 @@ def compare(
     contents = [j.content for j in judged_set.judgements]
     return {
         name: paired_difference(contents, *(table.figure(name) for table in tables), samples=samples, seed=seed)
-        for name in tables[0].of.figures
+        for name in tables[0].names(headline_only)
     }
 
 
-def headline_of(judged_set: JudgedSet, distances: ArrayLike) -> Callable[[Rows], float]:
+def headline_of(judged_set: JudgedSet, distances: ArrayLike) -> Figure:
     """Return what gives the figure that stands for a set, for any of its rows, which may repeat.
 
     Args:
@@ -247,7 +288,7 @@ def headline_of(judged_set: JudgedSet, distances: ArrayLike) -> Callable[[Rows],
         ValueError: as `evaluate`.
     """
     table = _table(judged_set, distances)
-    return table.figure(next(iter(table.of.figures)))
+    return table.figure(*table.names(headline_only=True))
 
 
 def _table(judged_set: JudgedSet, distances: ArrayLike) -> _Table:
@@ -266,7 +307,7 @@ def _table(judged_set: JudgedSet, distances: ArrayLike) -> _Table:
     table = _Table(of, columns, opinions)
     try:
         # before any resampling: the error's row is then the judgement's
-        table.figure(next(iter(of.figures)))(np.arange(len(judgements)))
+        table.figure(*table.names(headline_only=True))(np.arange(len(judgements)))
     except ValueError as error:
         raise ValueError(f"{judged_set.name}: {error}") from error
     return table

@@ -9,13 +9,13 @@ known of se from a handful of contents. A mean over figures of several kinds (SR
 means nothing else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
-from damlpips.evaluation.bootstrap import LEVEL, Difference, Interval, Rows, draws
+from damlpips.evaluation.bootstrap import LEVEL, Difference, Interval, drawn_figures
 from damlpips.evaluation.figures import headline_of
 from damlpips.evaluation.judgements import JudgedSet
 from damlpips.evaluation.series import Floats
@@ -45,8 +45,7 @@ def mean_figure(
         Satterthwaite, "An Approximate Distribution of Estimates of Variance Components", Biometrics Bulletin 2(6),
         1946.
     """
-    figures = [headline_of(*each) for each in zip(sets, distances, strict=True)]
-    mean, error, freedom = _combined(*_spread(sets, figures, samples, seed))
+    mean, error, freedom = _combined(*_spread(sets, *_drawn(sets, distances, samples, seed)))
     reach = _reach(error, freedom)
     # no figure is beyond 1, nor below -1
     low, high = np.clip([mean - reach, mean + reach], -1.0, 1.0)
@@ -77,37 +76,40 @@ def compare_means(
     Raises:
         ValueError: as `mean_figure`.
     """
-    figures = [_difference(*each) for each in zip(sets, first, second, strict=True)]
-    values, variances, counts = _spread(sets, figures, samples, seed)
+    (one, drawn_of_one), (other, drawn_of_other) = (_drawn(sets, d, samples, seed) for d in (first, second))
+    drawn = [a - b for a, b in zip(drawn_of_one, drawn_of_other, strict=True)]
+    values, variances, counts = _spread(sets, one - other, drawn)
     mean, error, freedom = _combined(values, variances, counts)
     reach = _reach(error, freedom)
     return Difference(mean, mean - reach, mean + reach, _p_value(mean, error, freedom, counts.sum()))
 
 
-def _difference(judged: JudgedSet, first: ArrayLike, second: ArrayLike) -> Callable[[Rows], float]:
-    one, other = headline_of(judged, first), headline_of(judged, second)
-    return lambda rows: one(rows) - other(rows)
-
-
-def _spread(
-    sets: Sequence[JudgedSet], figures: Sequence[Callable[[Rows], float]], samples: int, seed: int
-) -> tuple[Floats, Floats, Floats]:
-    """Return for each set the figure, its variance as far as contents tell it, and the number of contents."""
+def _drawn(
+    sets: Sequence[JudgedSet], distances: Sequence[ArrayLike], samples: int, seed: int
+) -> tuple[Floats, list[Floats]]:
+    """Return the figure of each set, and of each set those of its samples."""
     if not sets:
         raise ValueError("sets: expected at least one, got none")
-    values, variances, counts = [], [], []
     # a seed for each set: with one for all, sets of as many contents would draw the same places
     seeds = np.random.SeedSequence(seed).generate_state(len(sets))
-    for judged, figure, of_set in zip(sets, figures, seeds, strict=True):
-        contents = [j.content for j in judged.judgements]
-        k = len(set(contents))
-        drawn = np.array([figure(rows) for rows in draws(contents, samples, int(of_set))])
-        told = drawn[~np.isnan(drawn)]
-        enough = len(told) > 1 and len(told) >= (1 - MOST_LOST) * len(drawn)
+    values, drawn = [], []
+    for judged, of_set, seed_of_set in zip(sets, distances, seeds, strict=True):
+        figure, contents = headline_of(judged, of_set), [j.content for j in judged.judgements]
         values.append(figure(np.arange(len(contents))))
-        variances.append(float(told.var(ddof=1)) * k / (k - 1) if enough else float("nan"))
-        counts.append(k)
-    return np.array(values), np.array(variances), np.array(counts, dtype=np.float64)
+        drawn.append(drawn_figures(contents, figure, samples, int(seed_of_set)))
+    return np.array(values), drawn
+
+
+def _spread(sets: Sequence[JudgedSet], values: Floats, drawn: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
+    """Return for each set the figure, its variance as far as contents tell it, and the number of contents."""
+    counts = np.array([len({j.content for j in judged.judgements}) for judged in sets], dtype=np.float64)
+    return values, np.array([_variance(*each) for each in zip(drawn, counts, strict=True)]), counts
+
+
+def _variance(drawn: Floats, k: float) -> float:
+    told = drawn[~np.isnan(drawn)]
+    enough = len(told) > 1 and len(told) >= (1 - MOST_LOST) * len(drawn)
+    return float(told.var(ddof=1)) * k / (k - 1) if enough else float("nan")
 
 
 def _combined(values: Floats, variances: Floats, counts: Floats) -> tuple[float, float, float]:
