@@ -437,6 +437,10 @@ class TestScaleBenchmark:
         assert found["saturation 0; after"].isnan().all()
         assert not found["contrast 0.5; after"].isnan().any()
 
+    def test_cell(self, script: Callable[[str], ModuleType]) -> None:
+        values = torch.arange(101, dtype=torch.float64) ** 2 / 10000
+        assert script("scale")._cell(torch.cat([values, torch.tensor([math.nan])])) == "0.250 (0.010 to 0.810)"
+
     def test_one_photograph_is_too_few(
         self, script: Callable[[str], ModuleType], folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
