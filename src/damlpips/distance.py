@@ -148,17 +148,20 @@ def adaptive_map(
     return place * (difference * channel[:, :, None, None]).sum(1, keepdim=True)
 
 
+def peak_map(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
+    """Return d^1.5 in units of the map's maximum: each place's share in `peak_pool`; zero where the map is zero."""
+    return (d / _highest(d)).pow(PEAK_POWER)
+
+
 def peak_pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
-    """Pool a map over its places with Minkowski's mean, (mean_p d_p^q)^(1/q), q = 1.5: a strong spot counts more.
+    """Pool a map over its places with Minkowski's mean, (mean_p d_p^1.5)^(1/1.5): a strong spot counts more.
 
     It lies between the mean and the maximum. Where the map is zero everywhere, so are its value and its gradient.
     """
-    highest = d.detach().amax((1, 2, 3), keepdim=True)
-    scale = torch.where(highest > 0, highest, 1.0)  # powers of tiny distances would underflow
-    mean = (d / scale).pow(PEAK_POWER).mean((1, 2, 3))
+    mean = pool(peak_map(d))
     empty = mean == 0
     root = torch.where(empty, 1.0, mean).pow(1 / PEAK_POWER)
-    return scale[:, 0, 0, 0] * torch.where(empty, 0.0, root)
+    return _highest(d)[:, 0, 0, 0] * torch.where(empty, 0.0, root)
 
 
 def peak_weight(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
@@ -166,6 +169,12 @@ def peak_weight(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
     pooled = peak_pool(d)[:, None, None, None]
     safe = torch.where(pooled > 0, pooled, 1.0)
     return torch.where(pooled > 0, (d / safe) ** (PEAK_POWER - 1), 1.0)
+
+
+def _highest(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 1 1"]:
+    """Return the maximum of each map, 1 where it is zero; as a unit, so that powers of faint maps do not underflow."""
+    highest = d.detach().amax((1, 2, 3), keepdim=True)
+    return torch.where(highest > 0, highest, 1.0)
 
 
 def texture_distance(

@@ -588,7 +588,7 @@ class DAMLPIPS(PerceptualDistance):
         """
         encoded_x, encoded_y = self.compare(x, y)
         compared = self._comparisons(encoded_x, encoded_y)
-        enlarged = [distance.upsample(distance.peak_weight(c.map) * c.map, encoded_x.size) for c in compared]
+        enlarged = [distance.upsample(distance.peak_map(c.map), encoded_x.size) for c in compared]
         mean = torch.stack([distance.pool(d) for d in enlarged], 1)
         factor = torch.where(mean > 0, _fused(compared) / torch.where(mean > 0, mean, 1.0), 0.0)
         return torch.stack([d * f[:, None, None, None] for d, f in zip(enlarged, factor.unbind(1), strict=True)]).sum(0)

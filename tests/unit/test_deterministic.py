@@ -56,7 +56,7 @@ def test_the_number_of_threads_comes_back_after_an_error(metric: torch.nn.Module
         assert torch.get_num_threads() == 1
         raise RuntimeError("stop")
 
-    monkeypatch.setattr(metric, "_layer_maps", fail)
+    monkeypatch.setattr(metric, "_per_layer", fail)
     with pytest.raises(RuntimeError, match="stop"):
         metric(x, y)
     assert torch.get_num_threads() == 2
