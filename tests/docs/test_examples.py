@@ -16,6 +16,9 @@ PAGES = ["README.md", "docs/how-to/own-backbone.md"]
 MODULES = [
     *("adapters", "adapters.piq", "checks", "distance", "features", "functional", "gabor", "metrics", "models"),
     *("reuse", "scoring", "sharing", "weights"),
+    *(f"evaluation.{name}" for name in ("agreement", "bootstrap", "cache", "challenge", "code", "correlation")),
+    *(f"evaluation.{name}" for name in ("distances", "figures", "ladders", "logistic", "named", "views", "votes")),
+    "evaluation.datasets.layouts",
 ]
 
 
@@ -65,7 +68,8 @@ def test_commands_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_docstring_examples(module: str) -> None:
+def test_docstring_examples(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     if module == "adapters" or module == "adapters.piq":
         pytest.importorskip("piq")
     result = doctest.testmod(importlib.import_module(f"damlpips.{module}"), optionflags=doctest.ELLIPSIS)

@@ -1,6 +1,5 @@
 """Images that people find alike and deep metrics find strange."""
 
-import doctest
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from pictures import image_file
 from PIL import Image
 from torch import Tensor
 
-from damlpips.evaluation import challenge
 from damlpips.evaluation.cache import DistanceCache
 from damlpips.evaluation.challenge import KINDS, Case, Rate, load, rates, successes
 from damlpips.evaluation.named import NamedMetric, build
@@ -61,11 +59,6 @@ def metric(score: Callable[[Tensor, Tensor], Tensor]) -> NamedMetric:
 def difference(x: Tensor, y: Tensor) -> Tensor:
     # in whole levels, so that a tie is one
     return ((x - y).mean((1, 2, 3)) * 255).round().abs()
-
-
-def test_example() -> None:
-    assert doctest.testmod(challenge).failed == 0
-    assert doctest.testmod(challenge).attempted > 0
 
 
 class TestLoad:

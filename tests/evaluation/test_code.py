@@ -1,6 +1,5 @@
 """Digests of the code that numbers go through, and what belongs to it."""
 
-import doctest
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +7,6 @@ from pathlib import Path
 import pytest
 
 from damlpips.evaluation import code
-
-
-def test_example() -> None:
-    assert doctest.testmod(code).failed == 0
-    assert doctest.testmod(code).attempted > 0
 
 
 class TestImports:

@@ -1,6 +1,5 @@
 """The cache of distances: kept, shared between processes, never wrong."""
 
-import doctest
 import multiprocessing
 import os
 import re
@@ -30,11 +29,6 @@ def aged(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     os.utime(path, (1_000_000_000, 1_000_000_000))
     return path
-
-
-def test_example() -> None:
-    assert doctest.testmod(cache_module).failed == 0
-    assert doctest.testmod(cache_module).attempted > 0
 
 
 @pytest.mark.parametrize("value", [0.1, 0.0, 1e-320, 1.7976931348623157e308, float("inf"), -float("inf")])

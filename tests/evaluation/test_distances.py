@@ -1,6 +1,5 @@
 """Distances of judged images: every pair once, from the cache where it is known."""
 
-import doctest
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from damlpips import DAMLPIPS
-from damlpips.evaluation import distances as module
 from damlpips.evaluation.cache import DistanceCache
 from damlpips.evaluation.distances import distances, pair_distances
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating, SameOrNot
@@ -70,12 +68,6 @@ def cache(tmp_path: Path) -> Iterator[DistanceCache]:
 
 def ratings(*pairs: tuple[Path, Path]) -> JudgedSet:
     return JudgedSet("ratings", tuple(Rating(r, d, 1.0, r.name) for r, d in pairs))
-
-
-def test_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
-    assert doctest.testmod(module).failed == 0
-    assert doctest.testmod(module).attempted > 0
 
 
 class TestShapes:

@@ -1,6 +1,5 @@
 """What metrics see of an image file: its pixels, read once, at the viewing scale."""
 
-import doctest
 import json
 import os
 from pathlib import Path
@@ -18,12 +17,6 @@ from damlpips.evaluation.views import KeptImages, described, read_without_alpha,
 from damlpips.images import ScoringError, read_image
 
 SIZE = 3 * 40 * 48
-
-
-def test_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
-    assert doctest.testmod(module).failed == 0
-    assert doctest.testmod(module).attempted > 0
 
 
 class Counting:
