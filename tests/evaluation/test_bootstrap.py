@@ -108,7 +108,7 @@ class TestInterval:
         held = 0
         for seed in range(400):
             values = np.repeat(rng.normal(size=k), 3) + rng.normal(size=3 * k)
-            found = interval(names(k, rows=3), mean_of(values), samples=150, seed=seed)
+            found = interval(names(k, rows=3), MeanAtOnce(values), samples=150, seed=seed)
             held += found.low <= 0 <= found.high
         assert least <= held / 400 <= most
 
@@ -183,7 +183,9 @@ class TestPairedDifference:
         alarms = 0
         for seed in range(300):
             first, second = rng.normal(size=(2, k))
-            alarms += paired_difference(names(k), mean_of(first), mean_of(second), samples=150, seed=seed).p < 0.05
+            alarms += (
+                paired_difference(names(k), MeanAtOnce(first), MeanAtOnce(second), samples=150, seed=seed).p < 0.05
+            )
         assert alarms / 300 <= 0.085
 
     def test_a_real_difference_is_found(self) -> None:
