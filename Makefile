@@ -52,7 +52,7 @@ TOO_SMALL_FOR := piq:multi_scale_ssim
 # Processes of one thread each: on a busy machine threads that wait for each other take ten times as long.
 RUN_AGREE = OMP_NUM_THREADS=1 DAMLPIPS_WEIGHTS_DIR=$(SHARED)/weights $(BIN)/damlpips agree
 
-# Some twenty minutes on two cores; a second run takes the distances from the cache.
+# Less than half an hour on two cores; a second run takes the distances from the cache.
 agree: $(READY)
 	@test -d $(SHARED)/human || { echo "no judged sets at $(SHARED)/human: make agree SHARED=FOLDER" >&2; exit 2; }
 	$(MAKE) --jobs $(JOBS) --output-sync=target agree-full agree-256 agree-challenge
