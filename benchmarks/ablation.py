@@ -20,26 +20,29 @@ import numpy as np
 import torch
 
 from damlpips import DAMLPIPS, colour, distance
+from damlpips.evaluation.correlation import srcc
 from damlpips.evaluation.datasets import load
 from damlpips.evaluation.figures import two_afc
-from damlpips.evaluation.correlation import srcc
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating
 from damlpips.images import read_image
+from damlpips.models import VIEWING_SIDE
 
 BATCH = 8
 
 # name of the constant: where it stands, values around its own
 CONSTANTS: dict[str, tuple[Any, tuple[float, ...]]] = {
-    "IMAGE_SHARE": (distance, (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75)),
+    "IMAGE_SHARE": (distance, (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0)),
     "TEXTURE_SHARE": (distance, (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)),
-    "PEAK_POWER": (distance, (1.0, 1.25, 1.5, 1.75, 2.0, 3.0)),
     "FUSION_GAIN": (distance, (5.0, 10.0, 20.0, 40.0, 80.0)),
-    "ADAPTATION": (colour, (0.0, 0.5, 0.75, 0.9, 1.0)),
-    "PHOTOGRAPH_ENERGY": (colour, (0.01, 0.02, 0.04, 0.08, 0.16)),
-    "rho": (None, (0.0, 0.125, 0.25, 0.5, 1.0)),
-    "gamma": (None, (0.0, 0.25, 0.5, 0.75, 1.0)),
-    "viewing_side": (None, (128, 192, 256, 320, 384, 0)),
+    "PEAK_POWER": (distance, (1.0, 1.5, 2.0, 3.0)),
+    "ADAPTATION": (colour, (0.0, 0.5, 0.75, 1.0)),
+    "PHOTOGRAPH_ENERGY": (colour, (0.02, 0.04, 0.08)),
+    "rho": (None, (0.0, 0.25, 1.0)),
+    "gamma": (None, (0.0, 0.5, 1.0)),
+    "viewing_side": (None, (128, 192, 256, 384, 0)),
 }
+# These only mix distances that are there.
+MIXING = ("IMAGE_SHARE", "TEXTURE_SHARE", "FUSION_GAIN")
 OFF = {
     "no image layer": {"IMAGE_SHARE": 0.0},
     "no network": {"IMAGE_SHARE": 1.0},
@@ -67,18 +70,26 @@ def pairs_of(sets: list[JudgedSet]) -> list[tuple[Path, Path]]:
 
 
 def distances(backbone: str, pairs: list[tuple[Path, Path]], changes: dict[str, dict[str, float]]) -> dict[str, dict]:
-    """Return the distance of each pair under each change; each image goes through the network once a viewing side."""
+    """Return the distance of each pair under each change; what a change leaves alone is computed once."""
     found: dict[str, dict] = {name: {} for name in changes}
-    for side in sorted({change.get("viewing_side", 256) for change in changes.values()}):
+    for side in sorted({change.get("viewing_side", VIEWING_SIDE) for change in changes.values()}):
         model = DAMLPIPS(backbone, viewing_side=int(side) or None)
-        mine = {name: change for name, change in changes.items() if change.get("viewing_side", 256) == side}
+        mine = {name: c for name, c in changes.items() if c.get("viewing_side", VIEWING_SIDE) == side}
         for reference, group in groupby(pairs, key=lambda pair: pair[0]):
             x = model.encode(read_image(reference)[None])
             for batch in batches([other for _, other in group]):
                 y = model.encode(torch.stack([read_image(other) for other in batch]))
+                compared: dict[tuple, tuple] = {}
                 for name, change in mine.items():
+                    key = tuple(item for item in change.items() if item[0] not in MIXING)
                     with changed(model, change):
-                        scores = model(x.expand(len(batch)), y)
+                        if key not in compared:
+                            layers = model._comparisons(x.expand(len(batch)), y)
+                            compared[key] = tuple(
+                                torch.stack([getattr(layer, part) for layer in layers], 1)
+                                for part in ("structure", "texture")
+                            )
+                        scores = distance.fuse(*compared[key]).sum(1)
                     found[name].update({(reference, o): float(s) for o, s in zip(batch, scores, strict=True)})
     return found
 
@@ -113,7 +124,11 @@ def draw(file: Path, results: dict[str, dict[str, list[float]]]) -> None:
         places = [v or 512 for v in values]
         for (backbone, table), marker in zip(results.items(), "os^Dv", strict=False):
             axis.plot(places, [table[f"{name} = {v:g}"][-1] for v in values], marker=marker, ms=4, label=backbone)
-        chosen = getattr(where, name) if where is not None else {"rho": 0.25, "gamma": 0.5, "viewing_side": 256}[name]
+        chosen = (
+            getattr(where, name)
+            if where is not None
+            else {"rho": 0.25, "gamma": 0.5, "viewing_side": VIEWING_SIDE}[name]
+        )
         axis.axvline(chosen, color="0.6", lw=1, zorder=0)
         if name in ("FUSION_GAIN", "PHOTOGRAPH_ENERGY"):
             axis.set_xscale("log")
@@ -122,7 +137,7 @@ def draw(file: Path, results: dict[str, dict[str, list[float]]]) -> None:
     for axis in axes[:, 0]:
         axis.set_ylabel("mean of the sets' figures")
     axes[0, 0].legend(fontsize=9)
-    axes[2, 2].set_xticks([128, 192, 256, 320, 384, 512], ["128", "192", "256", "320", "384", "own"], fontsize=7)
+    axes[2, 2].set_xticks([128, 192, 256, 384, 512], ["128", "192", "256", "384", "own"], fontsize=7)
     figure.savefig(file)
 
 

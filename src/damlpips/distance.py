@@ -128,9 +128,7 @@ def adaptive_weights(
     return place, channel
 
 
-def fixed_weights(
-    a: Float[Tensor, "n c h w"], energy: float
-) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c"]]:
+def fixed_weights(a: Float[Tensor, "n c h w"], energy: float) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c"]]:
     """Return the same weights of every place and channel: 1 / energy, and 1."""
     n, c, h, w = a.shape
     one = torch.ones((), device=a.device, dtype=working(a).dtype)
