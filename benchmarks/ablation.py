@@ -121,7 +121,7 @@ def draw(file: Path, results: dict[str, dict[str, list[float]]]) -> None:
 
     figure, axes = plt.subplots(3, 3, figsize=(10, 8), sharey=True, constrained_layout=True)
     for axis, (name, (where, values)) in zip(axes.flat, CONSTANTS.items(), strict=True):
-        places = [v or 512 for v in values]
+        places = [v or 512 if name == "viewing_side" else v for v in values]  # 0: the images' own sides
         for (backbone, table), marker in zip(results.items(), "os^Dv", strict=False):
             axis.plot(places, [table[f"{name} = {v:g}"][-1] for v in values], marker=marker, ms=4, label=backbone)
         chosen = (
@@ -132,12 +132,13 @@ def draw(file: Path, results: dict[str, dict[str, list[float]]]) -> None:
         axis.axvline(chosen, color="0.6", lw=1, zorder=0)
         if name in ("FUSION_GAIN", "PHOTOGRAPH_ENERGY"):
             axis.set_xscale("log")
+        axis.set_xticks(places, [f"{v:g}" if v or name != "viewing_side" else "own" for v in values], fontsize=8)
+        axis.minorticks_off()
         axis.set_title(name.lower().replace("_", " "), fontsize=10)
         axis.grid(alpha=0.3)
     for axis in axes[:, 0]:
         axis.set_ylabel("mean of the sets' figures")
     axes[0, 0].legend(fontsize=9)
-    axes[2, 2].set_xticks([128, 192, 256, 384, 512], ["128", "192", "256", "384", "own"], fontsize=7)
     figure.savefig(file)
 
 
