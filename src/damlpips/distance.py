@@ -6,6 +6,7 @@ of squares of half-precision features cannot overflow.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -107,8 +108,28 @@ def upsample(d: Float[Tensor, "n 1 h w"], size: tuple[int, int]) -> Float[Tensor
     return F.interpolate(d, size=size, mode="bilinear", align_corners=False)
 
 
+class Statistics(NamedTuple):
+    """What is asked of a feature map more than once: squares computed once cost half in training.
+
+    Attributes:
+        energy: the sum of squares over channels, (N, 1, H, W).
+        mean, power: of each channel, the mean and the mean square over places, (N, C).
+    """
+
+    energy: Tensor
+    mean: Tensor
+    power: Tensor
+
+
+def statistics(a: Float[Tensor, "n c h w"]) -> Statistics:
+    """Return the energy of each place, and the mean and the power of each channel."""
+    a = working(a)
+    square = a.square()
+    return Statistics(square.sum(1, keepdim=True), a.mean((2, 3)), square.mean((2, 3)))
+
+
 def adaptive_weights(
-    a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], rho: float, gamma: float
+    a: Statistics, b: Statistics, rho: float, gamma: float
 ) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c"]]:
     """Return DAMLPIPS's weights of each place and of each channel.
 
@@ -119,8 +140,7 @@ def adaptive_weights(
     is the whole image.
     channel: (m / (E_c + 0.001 m))^gamma. A channel that fires for everything counts less.
     """
-    power = (working(a).square() + working(b).square()) / 2
-    by_place, by_channel = power.sum(1, keepdim=True), power.mean((2, 3))
+    by_place, by_channel = (a.energy + b.energy) / 2, (a.power + b.power) / 2
     everywhere = by_channel.sum(1)[:, None, None, None]
     mean = by_channel.mean(1, keepdim=True)
     place = 1 / (rho * by_place + (1 - rho) * everywhere + ENERGY_EPS)
@@ -176,10 +196,7 @@ def _highest(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 1 1"]:
 
 
 def texture_distance(
-    a: Float[Tensor, "n c h w"],
-    b: Float[Tensor, "n c h w"],
-    place: Float[Tensor, "n 1 h w"],
-    channel: Float[Tensor, "n c"],
+    a: Statistics, b: Statistics, place: Float[Tensor, "n 1 h w"], channel: Float[Tensor, "n c"]
 ) -> Float[Tensor, " n"]:
     """Compare what is left of two feature maps when places are forgotten, the mean and spread of each channel.
 
@@ -189,16 +206,13 @@ def texture_distance(
 
     The bracket is the squared 2-Wasserstein distance of two normal distributions with these means and spreads.
     """
-    (mean_a, spread_a), (mean_b, spread_b) = _mean_and_spread(a), _mean_and_spread(b)
-    apart = (mean_a - mean_b).square() + (spread_a - spread_b).square()
+    apart = (a.mean - b.mean).square() + (_spread(a) - _spread(b)).square()
     return (apart * channel).sum(1) / place.reciprocal().mean((1, 2, 3))
 
 
-def _mean_and_spread(a: Tensor) -> tuple[Tensor, Tensor]:
-    a = working(a)
-    mean, power = a.mean((2, 3)), a.square().mean((2, 3))
+def _spread(a: Statistics) -> Tensor:
     # the root has no derivative at 0; and below a millionth of the power the difference of the two is rounding
-    return mean, ((power - mean.square()).clamp(min=0) + SPREAD_FLOOR * power + ENERGY_EPS**2).sqrt()
+    return ((a.power - a.mean.square()).clamp(min=0) + SPREAD_FLOOR * a.power + ENERGY_EPS**2).sqrt()
 
 
 def share(d: Tensor) -> Tensor:

@@ -568,12 +568,13 @@ class DAMLPIPS(PerceptualDistance):
     def _comparisons(self, x: Encoded, y: Encoded) -> list[_Comparison]:
         found = []
         for number, (a, b) in enumerate(zip(self.layers(x), self.layers(y), strict=True)):
+            of_a, of_b = distance.statistics(a), distance.statistics(b)
             if number == 0:
                 place, channel = distance.fixed_weights(a, colour.PHOTOGRAPH_ENERGY)
             else:
-                place, channel = distance.adaptive_weights(a, b, self.rho, self.gamma)
+                place, channel = distance.adaptive_weights(of_a, of_b, self.rho, self.gamma)
             d = distance.adaptive_map(a, b, place, channel)
-            texture = distance.texture_distance(a, b, place, channel)
+            texture = distance.texture_distance(of_a, of_b, place, channel)
             found.append(_Comparison(place, channel, d, distance.peak_pool(d), texture))
         return found
 
