@@ -1,15 +1,18 @@
 """What each part and each constant of DAMLPIPS is worth: agreement with observers, part by part.
 
-    DAMLPIPS_WEIGHTS_DIR=WEIGHTS python benchmarks/ablation.py SETS [--plot FILE] [--backbone NAME ...]
+    DAMLPIPS_WEIGHTS_DIR=WEIGHTS python benchmarks/ablation.py SETS [--backbone NAME ...] [--json FILE] [--plot FILE]
+    python benchmarks/ablation.py --from-json FILE [--from-json FILE ...] [--backbone NAME ...] --plot FILE
 
 SETS is what `damlpips agree` reads. Prints a Markdown table: DAMLPIPS as it is, each part off, each constant around its
-value; per set the headline figure (SRCC, 2AFC), and their mean. `--plot` draws the mean against each constant.
+value; per set the headline figure (SRCC, 2AFC), and their mean. `--json` keeps the figures; `--plot` draws the mean
+against each constant, with `--from-json` that of earlier runs, of which the last that has a backbone counts.
 """
 
 import argparse
+import inspect
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
@@ -20,14 +23,17 @@ import numpy as np
 import torch
 
 from damlpips import DAMLPIPS, colour, distance
-from damlpips.evaluation.correlation import srcc
 from damlpips.evaluation.datasets import load
-from damlpips.evaluation.figures import two_afc
+from damlpips.evaluation.distances import FilePair, pairs_of
+from damlpips.evaluation.figures import headline_of
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating
 from damlpips.images import read_image
 from damlpips.models import VIEWING_SIDE
 
 BATCH = 8
+
+# the figures of each variant, one per set and their mean
+Figures = dict[str, list[float]]
 
 # name of the constant: where it stands, values around its own
 CONSTANTS: dict[str, tuple[Any, tuple[float, ...]]] = {
@@ -60,16 +66,7 @@ def variants() -> dict[str, dict[str, float]]:
     return {"DAMLPIPS": {}, **OFF, **around}
 
 
-def pairs_of(sets: list[JudgedSet]) -> list[tuple[Path, Path]]:
-    found = {}
-    for judged in sets:
-        for j in judged.judgements:
-            others = (j.a, j.b) if isinstance(j, Choice) else (j.distorted,)
-            found.update(dict.fromkeys((j.reference, other) for other in others))
-    return sorted(found)
-
-
-def distances(backbone: str, pairs: list[tuple[Path, Path]], changes: dict[str, dict[str, float]]) -> dict[str, dict]:
+def distances(backbone: str, pairs: list[FilePair], changes: dict[str, dict[str, float]]) -> dict[str, dict]:
     """Return the distance of each pair under each change; what a change leaves alone is computed once."""
     found: dict[str, dict] = {name: {} for name in changes}
     for side in sorted({change.get("viewing_side", VIEWING_SIDE) for change in changes.values()}):
@@ -108,28 +105,47 @@ def changed(model: DAMLPIPS, change: dict[str, float]) -> ExitStack:
     return stack
 
 
-def figure(judged: JudgedSet, d: dict[tuple[Path, Path], float]) -> float:
-    js = judged.judgements
-    if judged.kind_of_judgement is Rating:
-        return srcc(np.array([d[j.reference, j.distorted] for j in js]), np.array([j.score for j in js]))
-    a, b = (np.array([d[j.reference, getattr(j, side)] for j in js]) for side in "ab")
-    return two_afc(a, b, np.array([j.votes_a for j in js]), np.array([j.votes_b for j in js]))
+def headline(judged: JudgedSet, of_pair: Mapping[FilePair, float]) -> float:
+    table = np.array([[of_pair[pair] for pair in pairs_of(judgement)] for judgement in judged.judgements])
+    figure = headline_of(judged, table if judged.kind_of_judgement is Choice else table[:, 0])
+    return figure(np.arange(len(table)))
 
 
-def draw(file: Path, results: dict[str, dict[str, list[float]]]) -> None:
+def measured(file: Path, backbones: Sequence[str]) -> dict[str, Figures]:
+    """Return the figures of each backbone, and print them as they come."""
+    sets = [judged for judged in load(file) if judged.kind_of_judgement in (Rating, Choice)]
+    pairs = sorted({pair for judged in sets for judgement in judged.judgements for pair in pairs_of(judgement)})
+    print(f"| backbone | variant | {' | '.join(s.name for s in sets)} | mean |\n|---|---|{'---|' * (len(sets) + 1)}")
+    results: dict[str, Figures] = {}
+    for backbone in backbones:
+        results[backbone] = {}
+        for name, of_pair in distances(backbone, pairs, variants()).items():
+            cells = [headline(judged, of_pair) for judged in sets]
+            results[backbone][name] = [*cells, math.fsum(cells) / len(cells)]
+            print(f"| {backbone} | {name} | {' | '.join(f'{c:.3f}' for c in results[backbone][name])} |", flush=True)
+    return results
+
+
+def earlier(files: Sequence[Path], backbones: Sequence[str] | None) -> dict[str, Figures]:
+    """Return the figures that earlier runs kept, of some backbones or of all."""
+    found = {backbone: figures for file in files for backbone, figures in json.loads(file.read_text()).items()}
+    return {backbone: found[backbone] for backbone in backbones or found}
+
+
+def own_value(name: str) -> float:
+    where, _ = CONSTANTS[name]
+    return getattr(where, name) if where else inspect.signature(DAMLPIPS).parameters[name].default
+
+
+def draw(file: Path, results: dict[str, Figures]) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(3, 3, figsize=(10, 8), sharey=True, constrained_layout=True)
-    for axis, (name, (where, values)) in zip(axes.flat, CONSTANTS.items(), strict=True):
+    for axis, (name, (_, values)) in zip(axes.flat, CONSTANTS.items(), strict=True):
         places = [v or 512 if name == "viewing_side" else v for v in values]  # 0: the images' own sides
         for (backbone, table), marker in zip(results.items(), "os^Dv", strict=False):
             axis.plot(places, [table[f"{name} = {v:g}"][-1] for v in values], marker=marker, ms=4, label=backbone)
-        chosen = (
-            getattr(where, name)
-            if where is not None
-            else {"rho": 0.25, "gamma": 0.5, "viewing_side": VIEWING_SIDE}[name]
-        )
-        axis.axvline(chosen, color="0.6", lw=1, zorder=0)
+        axis.axvline(own_value(name), color="0.6", lw=1, zorder=0)
         if name in ("FUSION_GAIN", "PHOTOGRAPH_ENERGY"):
             axis.set_xscale("log")
         axis.set_xticks(places, [f"{v:g}" if v or name != "viewing_side" else "own" for v in values], fontsize=8)
@@ -145,21 +161,20 @@ def draw(file: Path, results: dict[str, dict[str, list[float]]]) -> None:
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", type=Path)
+    parser.add_argument("sets", type=Path, nargs="?")
     parser.add_argument("--backbone", action="append")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--from-json", type=Path, action="append", metavar="FILE")
     options = parser.parse_args()
-    sets = [judged for judged in load(options.sets) if judged.kind_of_judgement in (Rating, Choice)]
-    pairs, changes = pairs_of(sets), variants()
-    print(f"| backbone | variant | {' | '.join(s.name for s in sets)} | mean |\n|---|---|{'---|' * (len(sets) + 1)}")
-    results: dict[str, dict[str, list[float]]] = {}
-    for backbone in options.backbone or ["alex", "squeeze", "gabor"]:
-        results[backbone] = {}
-        for name, d in distances(backbone, pairs, changes).items():
-            cells = [figure(judged, d) for judged in sets]
-            results[backbone][name] = [*cells, math.fsum(cells) / len(cells)]
-            print(f"| {backbone} | {name} | {' | '.join(f'{c:.3f}' for c in results[backbone][name])} |", flush=True)
+    if (options.sets is None) == (options.from_json is None):
+        parser.error("expected either SETS or --from-json")
+    if options.from_json and not options.plot:
+        parser.error("--from-json: expected --plot")
+    if options.from_json:
+        results = earlier(options.from_json, options.backbone)
+    else:
+        results = measured(options.sets, options.backbone or ["alex", "squeeze", "gabor"])
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     if options.plot:

@@ -91,6 +91,13 @@ def random_vgg_weights(random_weights: Callable[[str], Path]) -> Path:
     return random_weights("vgg16")
 
 
+@pytest.fixture(scope="module", params=reference.VARIANTS, ids=lambda v: f"{v[0]}-{'norm' if v[1] else 'raw'}")
+def variant(request: pytest.FixtureRequest) -> dict[str, object]:
+    """The options of one way to compare."""
+    comparison, channel_norm = request.param
+    return {"comparison": comparison, "channel_norm": channel_norm}
+
+
 @pytest.fixture
 def photographs(shared: Path) -> Callable[..., tuple[Tensor, Tensor]]:
     """Return crops of photographs and the same with noise and a shift in brightness."""

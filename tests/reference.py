@@ -1,5 +1,6 @@
-"""What results are compared with: the original LPIPS, torchvision's networks, and DAMLPIPS written out in loops."""
+"""What results are compared with: the original LPIPS, torchvision's networks, DAMLPIPS in loops; a tiny metric."""
 
+import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from damlpips import LPIPS, Backbone
+
 TORCHVISION = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
+
+# what LPIPS can compare
+COMPARISONS = ("spatial", "mean", "sort", "spatial+mean", "spatial+sort")
+SUMS = ("spatial+mean", "spatial+sort")
+PLACELESS = ("mean", "sort")
+VARIANTS = [*itertools.product(COMPARISONS, (True, False))]
 
 
 def read_image(file: Path) -> Tensor:
@@ -203,3 +212,12 @@ class Tiny(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         first = torch.nn.functional.softplus(self.first(x))
         return [first, torch.nn.functional.softplus(self.second(first))]
+
+
+def tiny(**options: object) -> LPIPS:
+    return LPIPS(Backbone(Tiny(), min_size=5, name="tiny"), heads="uniform", **options)
+
+
+def rounded(found: Tensor, expected: Tensor) -> None:
+    """Compare what differs only in the order of float32 operations."""
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)

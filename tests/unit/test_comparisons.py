@@ -1,6 +1,5 @@
 """What LPIPS can compare beside places, as an option: images, maps, errors, metrics, precision, compilation."""
 
-import itertools
 import pickle
 import re
 import subprocess
@@ -10,33 +9,11 @@ from pathlib import Path
 import pytest
 import reference
 import torch
-from reference import Tiny
+from reference import COMPARISONS, PLACELESS, SUMS, VARIANTS, Tiny, rounded, tiny
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from damlpips import LPIPS, Backbone, LPIPSMetric, distance, functional
-
-COMPARISONS = ("spatial", "mean", "sort", "spatial+mean", "spatial+sort")
-SUMS = ("spatial+mean", "spatial+sort")
-PLACELESS = ("mean", "sort")
-VARIANTS = [*itertools.product(COMPARISONS, (True, False))]
-
-
-def tiny(**options: object) -> LPIPS:
-    return LPIPS(Backbone(Tiny(), min_size=5, name="tiny"), heads="uniform", **options)
-
-
-@pytest.fixture(scope="module", params=VARIANTS, ids=lambda v: f"{v[0]}-{'norm' if v[1] else 'raw'}")
-def variant(request: pytest.FixtureRequest) -> dict[str, object]:
-    """The options of one way to compare."""
-    comparison, channel_norm = request.param
-    return {"comparison": comparison, "channel_norm": channel_norm}
-
-
-def rounded(found: Tensor, expected: Tensor) -> None:
-    """Compare what differs only in the order of float32 operations."""
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
-
 
 # --- images ---------------------------------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ def distances(
         >>> distances(build("mse"), judged).shape
         (1,)
     """
-    pairs = [pair for judgement in judged.judgements for pair in _pairs(judgement)]
+    pairs = [pair for judgement in judged.judgements for pair in pairs_of(judgement)]
     values = pair_distances(metric, pairs, cache=cache, shorter_side=shorter_side, progress=progress, read=read)
     table = np.array(values, dtype=np.float64)
     return table.reshape(-1, 2) if judged.kind_of_judgement is Choice else table
@@ -105,7 +105,8 @@ def pair_distances(
     return [known[pair] for pair in pairs]
 
 
-def _pairs(judgement: Judgement) -> tuple[FilePair, ...]:
+def pairs_of(judgement: Judgement) -> tuple[FilePair, ...]:
+    """Return the pairs of files whose distances a judgement is about, in their order."""
     if isinstance(judgement, Choice):
         return (judgement.reference, judgement.a), (judgement.reference, judgement.b)
     if isinstance(judgement, Rating):

@@ -1,37 +1,15 @@
 """Each comparison equals its definition, arXiv 2207.02512, written out in loops over float64."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 import reference
 import torch
-from reference import Tiny
+from reference import PLACELESS, SUMS, VARIANTS, rounded, tiny
 from torch import Tensor
 
-from damlpips import LPIPS, Backbone
-
-COMPARISONS = ("spatial", "mean", "sort", "spatial+mean", "spatial+sort")
-SUMS = ("spatial+mean", "spatial+sort")
-PLACELESS = ("mean", "sort")
-VARIANTS = [*itertools.product(COMPARISONS, (True, False))]
-
-
-def tiny(**options: object) -> LPIPS:
-    return LPIPS(Backbone(Tiny(), min_size=5, name="tiny"), heads="uniform", **options)
-
-
-@pytest.fixture(scope="module", params=VARIANTS, ids=lambda v: f"{v[0]}-{'norm' if v[1] else 'raw'}")
-def variant(request: pytest.FixtureRequest) -> dict[str, object]:
-    """The options of one way to compare."""
-    comparison, channel_norm = request.param
-    return {"comparison": comparison, "channel_norm": channel_norm}
-
-
-def rounded(found: Tensor, expected: Tensor) -> None:
-    """Compare what differs only in the order of float32 operations."""
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+from damlpips import LPIPS
 
 
 def arranged(a: np.ndarray, part: str) -> list[list[float]]:
