@@ -18,6 +18,10 @@ OPPONENTS = (
 )
 # Below it the cube root goes on as a straight line, as in CIELAB: its slope at black would be infinite.
 TOE = (6 / 29) ** 3
+# sRGB is a straight line below it.
+DARK = 0.04045
+# Floats of a block of images, 1 MiB.
+BLOCK = 1 << 18
 # How much of an even tint the eye takes for the light and forgives.
 ADAPTATION = 0.75
 # The colours' mean squared deviation from their mean in photographs (0.039 in the mean over 494 of them).
@@ -29,11 +33,23 @@ def oklab(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
 
     Finite with finite slopes everywhere, also for values outside of [0, 1].
     """
-    linear = torch.where(x <= 0.04045, x * (1 / 12.92), _power((x.clamp(min=0.04045) + 0.055) * (1 / 1.055), 2.4))
-    cones = _mixed(linear, CONES)
-    line = cones * (1 / (3 * TOE ** (2 / 3))) + 2 / 3 * TOE ** (1 / 3)
-    roots = torch.where(cones <= TOE, line, _power(cones.clamp(min=TOE), 1 / 3))
-    return _mixed(roots, OPPONENTS)
+    if x.device.type != "cpu":
+        return _oklab(x)
+    # a CPU's cache holds what few images need for all steps
+    images = max(1, BLOCK // max(1, x[0].numel())) if len(x) else 1
+    return torch.cat([_oklab(block) for block in x.split(images)])
+
+
+def _oklab(x: Tensor) -> Tensor:
+    linear = _power((x.clamp(min=DARK) + 0.055) * (1 / 1.055), 2.4)
+    cones = _mixed(torch.add(linear, _below(x, DARK), alpha=1 / 12.92), CONES)
+    roots = _power(cones.clamp(min=TOE), 1 / 3)
+    return _mixed(torch.add(roots, _below(cones, TOE), alpha=1 / (3 * TOE ** (2 / 3))), OPPONENTS)
+
+
+def _below(x: Tensor, bound: float) -> Tensor:
+    """Return by how much values are below a bound, 0 or negative: a curve is followed above it, a line below."""
+    return x.clamp(max=bound) - bound
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:
@@ -44,7 +60,8 @@ def _power(x: Tensor, exponent: float) -> Tensor:
 def _mixed(x: Tensor, matrix: tuple[tuple[float, float, float], ...]) -> Tensor:
     # spelled out: autocast would run a matrix product in half precision
     first, second, third = x.unbind(1)
-    return torch.stack([a * first + b * second + c * third for a, b, c in matrix], 1)
+    rows = [torch.add(torch.add(first * a, second, alpha=b), third, alpha=c) for a, b, c in matrix]
+    return torch.stack(rows, 1)
 
 
 def adapted(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
