@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SHARED ?= ../shared
 JOBS ?= 2
 
-.PHONY: setup demo test fuzz lint docs bench agree agree-full agree-256 agree-challenge clean
+.PHONY: setup demo test fuzz lint docs bench agree agree-full agree-256 agree-challenge train-nano train-nano-smoke clean
 
 setup: $(READY)
 
@@ -65,6 +65,17 @@ agree-256:
 
 agree-challenge:
 	$(RUN_AGREE) --challenge $(SHARED)/challenge $(patsubst %,--metric %,$(filter-out $(TOO_SMALL_FOR),$(AGREE)))
+
+# The backbone that is part of the package, from photographs and the teachers' weights: an hour on two cores. Goes on
+# where it was stopped. What it wrote is used once its SHA-256 stands in weights/cards.toml.
+train-nano: $(READY)
+	@test -d $(SHARED)/images || { echo "no photographs at $(SHARED)/images: make train-nano SHARED=FOLDER" >&2; exit 2; }
+	DAMLPIPS_WEIGHTS_DIR=$(SHARED)/weights $(BIN)/python -m training.nano $(SHARED)/images --processes $(JOBS)
+
+# The same recipe in a minute, from the demo's pictures, with nano itself as the teacher: it needs nothing from elsewhere.
+train-nano-smoke: $(READY)
+	$(BIN)/python -m training.nano docs/demo --teachers nano --shards 2 --items 8 --steps 60 --batch 4 \
+		--processes $(JOBS) --work build/nano-smoke --out build/nano-smoke/trained.safetensors
 
 clean:
 	rm -rf $(VENV) docs/_build dist build

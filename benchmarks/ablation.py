@@ -174,7 +174,7 @@ def main() -> None:
     if options.from_json:
         results = earlier(options.from_json, options.backbone)
     else:
-        results = measured(options.sets, options.backbone or ["alex", "squeeze", "gabor"])
+        results = measured(options.sets, options.backbone or ["alex", "squeeze", "nano"])
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     if options.plot:

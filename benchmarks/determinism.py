@@ -23,7 +23,7 @@ METRICS: dict[str, Callable] = {
     "LPIPS squeeze": lambda file, **options: LPIPS("squeeze", weights=file("squeeze"), **options),
     "LPIPS vgg": lambda file, **options: LPIPS("vgg", weights=file("vgg"), **options),
     "DAMLPIPS alex": lambda file, **options: DAMLPIPS("alex", weights=file("alex"), **options),
-    "DAMLPIPS gabor": lambda file, **options: DAMLPIPS(**options),
+    "DAMLPIPS nano": lambda file, **options: DAMLPIPS(**options),
 }
 
 

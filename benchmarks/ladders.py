@@ -25,7 +25,7 @@ from damlpips.evaluation.tables import NOTHING, Table, as_markdown
 from damlpips.features import Encoded
 from damlpips.images import SUFFIXES, ScoringError, read_image
 
-METRICS = ("damlpips-alex", "damlpips-squeeze", "damlpips-gabor", "lpips-alex", "lpips-squeeze")
+METRICS = ("damlpips", "damlpips-alex", "damlpips-squeeze", "lpips-alex", "lpips-squeeze")
 # of JPEG, in pixels
 BLOCK = 8
 

@@ -32,7 +32,7 @@ from damlpips.evaluation.named import NamedMetric, UnavailableMetricError, Unkno
 from damlpips.evaluation.tables import Table, as_markdown
 from damlpips.images import ScoringError
 
-METRICS = ("damlpips-alex", "damlpips-squeeze", "damlpips-gabor")
+METRICS = ("damlpips", "damlpips-alex", "damlpips-squeeze")
 FACTORS = (2, 4)
 QUANTILES = (0.5, 0.1, 0.9)
 # a score that is less is a rounding error: saturation 0 leaves a grey photograph as it is

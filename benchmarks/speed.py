@@ -74,11 +74,11 @@ def main() -> None:
                 theirs, mine, damlpips = medians(calls, options.repeats)
                 print(f"| {net} | {step.__name__} | {theirs / mine:.2f} | {theirs / damlpips:.2f} |", flush=True)
         original, _ = original_and_ours("alex", Path(folder))
-        gabor = DAMLPIPS()
+        nano = DAMLPIPS()
         for step in (forward, training_step):
-            calls = [lambda m=m, s=step: s(m, x, y) for m in (original, gabor)]
+            calls = [lambda m=m, s=step: s(m, x, y) for m in (original, nano)]
             theirs, damlpips = medians(calls, options.repeats)
-            print(f"| gabor (against lpips alex) | {step.__name__} | | {theirs / damlpips:.2f} |", flush=True)
+            print(f"| nano (against lpips alex) | {step.__name__} | | {theirs / damlpips:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

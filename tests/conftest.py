@@ -91,6 +91,16 @@ def random_vgg_weights(random_weights: Callable[[str], Path]) -> Path:
     return random_weights("vgg16")
 
 
+@pytest.fixture(scope="session")
+def random_nano_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of random weights of the embedded backbone."""
+    from safetensors.torch import save_file
+
+    file = tmp_path_factory.mktemp("random-nano") / "random_nano.safetensors"
+    save_file(reference.nano_state(), file)
+    return file
+
+
 @pytest.fixture(scope="module", params=reference.VARIANTS, ids=lambda v: f"{v[0]}-{'norm' if v[1] else 'raw'}")
 def variant(request: pytest.FixtureRequest) -> dict[str, object]:
     """The options of one way to compare."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from damlpips import LPIPS, Backbone
+from damlpips.nano import Nano
 
 TORCHVISION = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 
@@ -72,6 +73,13 @@ def random_state(model: str, seed: int = 0) -> dict[str, Tensor]:
         return 0.1 * values
 
     return {name: draw(name, tensor) for name, tensor in features(model).state_dict().items()}
+
+
+def nano_state(seed: int = 0) -> dict[str, Tensor]:
+    """Return random weights of the embedded backbone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Nano().state_dict()
 
 
 def loaded_features(model: str, state: Mapping[str, Tensor]) -> nn.Module:
@@ -137,7 +145,7 @@ def damlpips_layers(
 
     e_p = (|a_p|^2 + |b_p|^2) / 2,  E = mean_p e_p,  E_c = mean_p (a_cp^2 + b_cp^2) / 2
     s_p = rho e_p + (1 - rho) E + eps,  g_c = (mean_c E_c / (E_c + 0.001 mean_c E_c))^gamma
-    S = (mean_p [ sum_c g_c (a_cp - b_cp)^2 / s_p ]^1.5)^(2/3)
+    S = (mean_p [ sum_c g_c (a_cp - b_cp)^2 / s_p ]^2)^(1/2)
     T = sum_c g_c [ (mean a_c - mean b_c)^2 + (std a_c - std b_c)^2 ] / (E + eps)
     contribution w (0.8 u(S) + 0.2 u(T)), u(d) = log(1 + 20 d) / log 21, w = 1/2 for the image, 1/2L for a layer;
     for the image s = 0.04 and g = 1, a and b in Oklab without three quarters of their means.
@@ -164,7 +172,7 @@ def _contribution(a: np.ndarray, b: np.ndarray, *, pool: float | list[float], ga
     pool = [pool] * places if isinstance(pool, float) else pool
     structure, texture = 0.0, 0.0
     for p in range(places):
-        structure += (sum(gain[c] * (a[c, p] - b[c, p]) ** 2 for c in range(channels)) / pool[p]) ** 1.5
+        structure += (sum(gain[c] * (a[c, p] - b[c, p]) ** 2 for c in range(channels)) / pool[p]) ** 2
     for c in range(channels):
         spreads = []
         for m in (a[c], b[c]):
@@ -172,7 +180,7 @@ def _contribution(a: np.ndarray, b: np.ndarray, *, pool: float | list[float], ga
             spreads.append(math.sqrt(max(power - mean**2, 0) + 1e-6 * power + 1e-20))
         texture += gain[c] * ((sum(a[c]) / places - sum(b[c]) / places) ** 2 + (spreads[0] - spreads[1]) ** 2)
     texture /= sum(pool) / places
-    structure = (structure / places) ** (2 / 3)
+    structure = (structure / places) ** (1 / 2)
     return (0.8 * math.log(1 + 20 * structure) + 0.2 * math.log(1 + 20 * texture)) / math.log(21)
 
 

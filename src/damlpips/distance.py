@@ -22,8 +22,9 @@ ENERGY_EPS = 1e-10
 CHANNEL_FLOOR = 1e-3
 # DAMLPIPS: where the fusion turns from linear to logarithmic, d = 1/20.
 FUSION_GAIN = 20.0
-# DAMLPIPS: between 1, the mean of a map, and infinity, its maximum.
-PEAK_POWER = 1.5
+# DAMLPIPS: between 1, the mean of a map, and infinity, its maximum. Of squared differences: the exponent 4 of
+# differences that vision is modelled with (Watson, SPIE 1913, 1993).
+PEAK_POWER = 2.0
 # DAMLPIPS: how much the statistics of a layer count beside its places.
 TEXTURE_SHARE = 0.2
 # DAMLPIPS: how much the image itself counts beside the network.
@@ -159,20 +160,22 @@ def adaptive_map(
     a: Float[Tensor, "n c h w"],
     b: Float[Tensor, "n c h w"],
     place: Float[Tensor, "n 1 h w"],
-    channel: Float[Tensor, "n c"],
+    channel: Float[Tensor, "n c"] | None,
 ) -> Float[Tensor, "n 1 h w"]:
-    """Compare two feature maps with weights of place and channel: s_p sum_c g_c (a_c - b_c)^2."""
+    """Compare two feature maps with weights of place and channel: s_p sum_c g_c (a_c - b_c)^2; g = 1 where None."""
     difference = (working(a) - working(b)).square()
-    return place * (difference * channel[:, :, None, None]).sum(1, keepdim=True)
+    if channel is not None:
+        difference = difference * channel[:, :, None, None]
+    return place * difference.sum(1, keepdim=True)
 
 
 def peak_map(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Return d^1.5 in units of the map's maximum: each place's share in `peak_pool`; zero where the map is zero."""
+    """Return d^2 in units of the map's maximum: each place's share in `peak_pool`; zero where the map is zero."""
     return (d / _highest(d)).pow(PEAK_POWER)
 
 
 def peak_pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
-    """Pool a map over its places with Minkowski's mean, (mean_p d_p^1.5)^(1/1.5): a strong spot counts more.
+    """Pool a map over its places with Minkowski's mean, (mean_p d_p^2)^(1/2): a strong spot counts more.
 
     It lies between the mean and the maximum. Where the map is zero everywhere, so are its value and its gradient.
     """
@@ -183,7 +186,7 @@ def peak_pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
 
 
 def peak_weight(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Return w with mean_p w_p d_p = peak_pool(d): (d_p / peak_pool(d))^0.5, and 1 where the map is zero everywhere."""
+    """Return w with mean_p w_p d_p = peak_pool(d): d_p / peak_pool(d), and 1 where the map is zero everywhere."""
     pooled = peak_pool(d)[:, None, None, None]
     safe = torch.where(pooled > 0, pooled, 1.0)
     return torch.where(pooled > 0, (d / safe) ** (PEAK_POWER - 1), 1.0)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx.proxy import TraceError
 
 from damlpips.checks import ValueRange, one_of
-from damlpips.gabor import GaborBank
+from damlpips.nano import Nano
 
 
 class Scaling(NamedTuple):
@@ -190,18 +190,16 @@ class Backbone(nn.Module):
         return self
 
     @classmethod
-    def from_table(cls, name: str, state: dict[str, Tensor] | None) -> "Backbone":
-        """Build the backbone `name` of the table with the weights `state` (None for one that has no weights)."""
+    def from_table(cls, name: str, state: dict[str, Tensor]) -> "Backbone":
+        """Build the backbone `name` of the table with the weights `state`."""
         spec = BACKBONES[one_of("backbone", name, BACKBONES)]
         backbone = cls.__new__(cls)
         nn.Module.__init__(backbone)
-        if state is None:
+        with torch.device("meta"):
             network = spec.build()
-        else:
-            with torch.device("meta"):
-                sequence = spec.build()
-            sequence.load_state_dict({k.removeprefix(spec.prefix): v for k, v in state.items()}, assign=True)
-            network = _Steps(cast(nn.Sequential, sequence), spec.taps)
+        network.load_state_dict({k.removeprefix(spec.prefix): v for k, v in state.items()}, assign=True)
+        if spec.taps:
+            network = _Steps(cast(nn.Sequential, network), spec.taps)
         backbone._set_up(network, spec.scaling, spec.min_size, name)
         return backbone
 
@@ -274,7 +272,7 @@ class Backbone(nn.Module):
         else:
             mean, std = self._constants[self.scaling if scaling is None else scaling]
             # ((x - low) / width - mean) / std as one product and one sum
-            images = torch.addcmul(-(mean + low / width) / std, images, 1 / (std * width))
+            images = (images * (1 / (std * width))).sub_((mean + low / width) / std)
         maps = self.network(images.to(self._dtype))
         return self._listed(maps)
 
@@ -324,7 +322,8 @@ class Encoded:
     def pixels(self, dtype: torch.dtype) -> Tensor:
         """Return the images as the network saw them, in [0, 1]."""
         low, high = (0.0, 255.0) if self.seen.dtype == torch.uint8 else self.value_range
-        return (self.seen.to(dtype) - low) / (high - low)
+        pixels = self.seen.to(dtype)
+        return pixels if (low, high) == (0, 1) else (pixels - low) / (high - low)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Encoded":
         return replace(self, features=tuple(change(f) for f in self.features), seen=change(self.seen))
@@ -364,7 +363,7 @@ class BackboneSpec:
 
     Attributes:
         build: makes the network without weights.
-        taps: children of the network whose outputs are the feature maps.
+        taps: children of the network whose outputs are the feature maps; none where it returns a list of them itself.
         channels: of each map.
         min_size: the least side in pixels for which every map has a place.
         scaling: what the network expects of images in [0, 1].
@@ -379,11 +378,6 @@ class BackboneSpec:
     scaling: Scaling = IMAGENET
     prefix: str = "features."
     ignored: tuple[str, ...] = ("classifier.",)
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether the network needs a weights file."""
-        return bool(self.taps)
 
     def expected_keys(self) -> dict[str, tuple[int, ...]]:
         """Return the name and the shape of every tensor of the network's state dict."""
@@ -412,7 +406,7 @@ def _resnet50() -> nn.Module:
 # LPIPS's taps for alex, vgg and squeeze: after the ReLU before each pooling, or of each later stage (arXiv 1801.03924).
 # The others by the same rule: the last map of each resolution.
 BACKBONES = {
-    "gabor": BackboneSpec(GaborBank, (), GaborBank.channels, 1, IDENTITY),
+    "nano": BackboneSpec(Nano, (), Nano.channels, 1, prefix="", ignored=()),
     "alex": BackboneSpec(_torchvision("alexnet"), ("1", "4", "7", "9", "11"), (64, 192, 384, 256, 256), 31),
     "vgg": BackboneSpec(_torchvision("vgg16"), ("3", "8", "15", "22", "29"), (64, 128, 256, 512, 512), 16),
     "squeeze": BackboneSpec(

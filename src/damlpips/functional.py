@@ -48,7 +48,7 @@ def lpips(x: Images, y: Images, *, backbone: str | Backbone = "alex", **options:
         >>> import torch
         >>> from damlpips.functional import lpips
         >>> x = torch.rand(2, 3, 64, 64)
-        >>> lpips(x, x, backbone="gabor", heads="uniform")
+        >>> lpips(x, x, backbone="nano", heads="uniform")
         tensor([0., 0.])
     """
     return _module(LPIPS, _device(x), _hashable({"backbone": backbone, **options}))(x, y)

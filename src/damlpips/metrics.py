@@ -32,7 +32,7 @@ class LPIPSMetric(PerceptualMetric):
     Example:
         >>> import torch
         >>> from damlpips import LPIPSMetric
-        >>> metric = LPIPSMetric("gabor", heads="uniform")
+        >>> metric = LPIPSMetric("nano", heads="uniform")
         >>> metric.update(torch.ones(4, 3, 32, 32), torch.ones(4, 3, 32, 32))
         >>> metric.compute()
         tensor(0.)

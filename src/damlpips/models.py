@@ -17,9 +17,12 @@ from damlpips.reproducible import one_order
 from damlpips.sharing import Source
 from damlpips.weights import head_names, load_heads
 
-DEFAULT_BACKBONE = "gabor"
+DEFAULT_BACKBONE = "nano"
 # The shorter side at which DAMLPIPS looks at larger images: agreement with observers is highest near it.
 VIEWING_SIDE = 256
+
+# Values of a batch, a mebibyte of them in float32: from here on a CPU copies it in more time than a call takes.
+LARGE = 1 << 18
 
 Images = Tensor | Encoded
 
@@ -146,11 +149,13 @@ class PerceptualDistance(nn.Module):
         self._check_size(x, what="first image")
         self._check_size(y, what="second image")
         checks.matching_batch(len(x), len(y), _size_of(x), _size_of(y))
-        # Where only one of them is optimised, batching would differentiate through the other for nothing.
+        # Where only one of them is optimised, batching would differentiate through the other for nothing; and on a CPU
+        # joining large batches takes longer than a second pass.
         if (
             isinstance(x, Encoded)
             or isinstance(y, Encoded)
             or (torch.is_grad_enabled() and x.requires_grad != y.requires_grad)
+            or (x.device.type == "cpu" and x.numel() >= LARGE)
         ):
             return self._encoded(x), self._encoded(y)
         both = self._encoded(torch.cat([x, y]))
@@ -331,11 +336,11 @@ class LPIPS(PerceptualDistance):
     Example:
         >>> import torch
         >>> from damlpips import LPIPS
-        >>> metric = LPIPS("gabor", heads="uniform")
+        >>> metric = LPIPS("nano", heads="uniform")
         >>> x = torch.rand(2, 3, 64, 64)
         >>> metric(x, x)
         tensor([0., 0.])
-        >>> LPIPS("gabor", heads="uniform", comparison="spatial+sort")(x, x)
+        >>> LPIPS("nano", heads="uniform", comparison="spatial+sort")(x, x)
         tensor([0., 0.])
     """
 
@@ -479,7 +484,7 @@ class DAMLPIPS(PerceptualDistance):
         e_lp = (|a_lp|^2 + |b_lp|^2) / 2,  E_l = mean_p e_lp,  E_lc = mean_p (a_lcp^2 + b_lcp^2) / 2
         s_lp = rho e_lp + (1 - rho) E_l + eps
         g_lc = (mean_c E_lc / (E_lc + 0.001 mean_c E_lc))^gamma
-        d_lp = sum_c g_lc (a_lcp - b_lcp)^2 / s_lp,  S_l = (mean_p d_lp^1.5)^(1/1.5)
+        d_lp = sum_c g_lc (a_lcp - b_lcp)^2 / s_lp,  S_l = (mean_p d_lp^2)^(1/2)
         T_l  = sum_c g_lc [ (mean_p a_lcp - mean_p b_lcp)^2 + (std_p a_lcp - std_p b_lcp)^2 ] / (E_l + eps)
         D    = sum_l w_l [ 0.8 u(S_l) + 0.2 u(T_l) ],  u(d) = log(1 + 20 d) / log 21
 
@@ -489,7 +494,7 @@ class DAMLPIPS(PerceptualDistance):
     Symmetric, non-negative, and differentiable everywhere, also where features are zero.
 
     Args:
-        backbone: a name of the table (`"gabor"`, embedded, needs no weights) or a `Backbone`.
+        backbone: a name of the table (`"nano"`, embedded, needs no other file) or a `Backbone`.
         weights, value_range, reduction, grey, resize, check_values, deterministic: as for `LPIPS`.
         rho: the share of a place's own energy in its normalisation, 0 to 1; the rest is the mean over the image.
         gamma: how much a channel's weight falls with its energy, at least 0.
@@ -573,7 +578,8 @@ class DAMLPIPS(PerceptualDistance):
                 place, channel = distance.fixed_weights(a, colour.PHOTOGRAPH_ENERGY)
             else:
                 place, channel = distance.adaptive_weights(of_a, of_b, self.rho, self.gamma)
-            d = distance.adaptive_map(a, b, place, channel)
+            # the image's weights of channels are all one
+            d = distance.adaptive_map(a, b, place, channel if number > 0 else None)
             texture = distance.texture_distance(of_a, of_b, place, channel)
             found.append(_Comparison(place, channel, d, distance.peak_pool(d), texture))
         return found

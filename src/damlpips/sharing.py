@@ -64,8 +64,6 @@ class Source:
         one_of("backbone", backbone, BACKBONES)
         if weights is None:
             return cls(backbone)
-        if not BACKBONES[backbone].has_weights:
-            raise TypeError(f"weights: backbone {backbone!r} is embedded and takes none")
         return cls(backbone, str(weight_files.existing_file(weights, option="weights")))
 
     @property
@@ -81,7 +79,7 @@ class Source:
     @property
     def is_here(self) -> bool:
         """Whether the backbone can be had without a download."""
-        if isinstance(self.backbone, Backbone) or not BACKBONES[self.backbone].has_weights:
+        if isinstance(self.backbone, Backbone):
             return True
         return weight_files.find_backbone(self.backbone, self.weights) is not None
 
@@ -89,8 +87,10 @@ class Source:
         """Return a text that tells this source from others, the same in every process."""
         if isinstance(self.backbone, Backbone):
             return f"custom:{self.backbone.fingerprint()}"
-        content = "default" if self.weights is None else weight_files.sha256(Path(self.weights))
-        return f"{self.backbone}:{content}"
+        if self.weights is not None:
+            return f"{self.backbone}:{weight_files.sha256(Path(self.weights))}"
+        # another release may carry other weights of this project's own; torchvision's stay what they are
+        return f"{self.backbone}:{weight_files.backbone_card(self.backbone).get('sha256', 'default')}"
 
     def get(self, device: torch.device, dtype: torch.dtype) -> Backbone:
         """Return the one instance for this source, `device` and `dtype`, loaded if nobody holds it yet."""
@@ -105,9 +105,7 @@ class Source:
 
     def _load(self, name: str, device: torch.device, dtype: torch.dtype) -> Backbone:
         spec = BACKBONES[name]
-        state = None
-        if spec.has_weights:
-            state = weight_files.load_backbone(name, self.weights, spec.expected_keys(), spec.ignored)
+        state = weight_files.load_backbone(name, self.weights, spec.expected_keys(), spec.ignored)
         backbone = SharedBackbone.from_table(name, state)
         Backbone._apply(backbone, lambda t: t.to(device, dtype if t.is_floating_point() else None))
         object.__setattr__(backbone, "source", self)

@@ -152,8 +152,9 @@ def _known_digests() -> dict[str, str]:
     heads = (card for versions in cards()["head"].values() for card in versions.values())
     digests = {_file_name(card): card["sha256"] for card in heads}
     for card in cards()["backbone"].values():
-        digests[_file_name(card)] = card["sha256_prefix"]
-        digests[_file_name(card, "features_file")] = card.get("features_sha256", "")
+        digests[_file_name(card)] = card["sha256"] if _is_embedded(card) else card["sha256_prefix"]
+        if not _is_embedded(card):
+            digests[_file_name(card, "features_file")] = card.get("features_sha256", "")
     return digests
 
 
@@ -189,21 +190,29 @@ def _torch_hub_folder() -> Path:
 
 def _places(card: Mapping[str, Any]) -> list[Path]:
     """Return the files that may hold a backbone's weights, in the order in which they are looked for."""
+    if _is_embedded(card):
+        return [weights_dir() / _file_name(card)]
     places = []
     if folder := os.environ.get(ENVIRONMENT_VARIABLE):
         places += [Path(folder).expanduser() / _file_name(card, field) for field in ("features_file", "file")]
     return [*places, _torch_hub_folder() / _file_name(card)]
 
 
+def _is_embedded(card: Mapping[str, Any]) -> bool:
+    """Return whether a backbone's weights are part of this package."""
+    return "url" not in card
+
+
 def backbone_card(name: str) -> dict[str, Any]:
-    """Return the card of a torchvision backbone."""
+    """Return the card of a backbone."""
     return cards()["backbone"][name]
 
 
 def find_backbone(name: str, weights: str | os.PathLike[str] | None = None) -> Path | None:
     """Return the file with a backbone's weights, or None where it would have to be downloaded.
 
-    Looked for in this order: `weights`, the folder `DAMLPIPS_WEIGHTS_DIR`, torch hub's cache.
+    Looked for in this order: `weights`, the folder `DAMLPIPS_WEIGHTS_DIR`, torch hub's cache; an embedded backbone's
+    in the package alone.
     """
     if weights is not None:
         return existing_file(weights, option="weights")
@@ -239,6 +248,8 @@ def load_backbone(
 
 def _download(name: str, card: Mapping[str, Any]) -> Path:
     target = _torch_hub_folder() / _file_name(card)
+    if _is_embedded(card):
+        raise WeightsError(f"{_places(card)[0]} is missing: install damlpips again")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(card["url"], str(target), hash_prefix=card["sha256_prefix"])
@@ -252,7 +263,7 @@ def _download(name: str, card: Mapping[str, Any]) -> Path:
             f"  1. pass weights='/path/to/{card['file']}' (or .safetensors);\n"
             f"  2. set {ENVIRONMENT_VARIABLE} to a folder with {card['features_file']} or {card['file']};\n"
             f"  3. on a machine with a network, download {card['url']} and copy it to {target}.\n"
-            f"Or use the embedded backbone, which needs no weights: DAMLPIPS('gabor')."
+            f"Or use the embedded backbone, which needs no other file: DAMLPIPS('nano')."
         ) from error
     return target
 

@@ -88,7 +88,7 @@ def test_refuses_what_piq_refuses() -> None:
 def test_create_metric_by_name(random_vgg_weights) -> None:
     x, y = pair()
     torch.testing.assert_close(create_metric("damlpips", reduction="none")(x, y), DAMLPIPS()(x, y))
-    assert repr(create_metric("damlpips")) == "DAMLPIPS(backbone='gabor', reduction='mean')"
+    assert repr(create_metric("damlpips")) == "DAMLPIPS(backbone='nano', reduction='mean')"
     for name, kind in (("damlpips-vgg", DAMLPIPS), ("lpips-fast-vgg", LPIPS)):
         metric = create_metric(name, weights=random_vgg_weights, reduction="none")
         torch.testing.assert_close(metric(x, y), kind("vgg", weights=random_vgg_weights)(x, y))

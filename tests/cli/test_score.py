@@ -102,7 +102,7 @@ class TestTable:
     def test_one_pair_has_a_score_and_no_mean(self, pair: tuple[Path, Path]) -> None:
         result = run("score", *pair)
         assert (result.exit_code, result.stderr) == (0, "")
-        assert "damlpips (gabor), lower is closer" in result.stdout
+        assert "damlpips (nano), lower is closer" in result.stdout
         (row,) = re.findall(r"distorted\.png +([0-9.]+)", result.stdout)
         assert float(row) == pytest.approx(direct(DAMLPIPS(), *pair), abs=1e-6)
         assert len(row.replace(".", "").lstrip("0")) >= 4
@@ -161,18 +161,23 @@ class TestFiles:
             reference, distorted = Path(row["reference"]), Path(row["distorted"])
             assert (reference.parent, distorted.parent) == folders
             assert float(row["score"]) == direct(model, reference, distorted)  # in full precision
-            assert (row["metric"], row["backbone"]) == ("damlpips", "gabor")
+            assert (row["metric"], row["backbone"]) == ("damlpips", "nano")
 
     def test_json_holds_the_scores_of_the_modules(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
-        run("score", *pair, "--metric", "lpips", "--backbone", "gabor", "--heads", "uniform", "--json", tmp_path / "s")
-        expected = direct(LPIPS("gabor", heads="uniform"), *pair)
+        run("score", *pair, "--metric", "lpips", "--backbone", "nano", "--heads", "uniform", "--json", tmp_path / "s")
+        expected = direct(LPIPS("nano", heads="uniform"), *pair)
         assert json.loads((tmp_path / "s").read_text()) == {
             "metric": "lpips",
-            "backbone": "gabor",
+            "backbone": "nano",
             "version": __version__,
             "mean": expected,
             "pairs": [{"reference": str(pair[0]), "distorted": str(pair[1]), "score": expected}],
         }
+
+    def test_weights_of_the_embedded_backbone(self, pair: tuple[Path, Path], random_nano_weights: Path) -> None:
+        result = run("score", *pair, "--weights", random_nano_weights, "--json", "-")
+        expected = direct(DAMLPIPS(weights=random_nano_weights), *pair)
+        assert json.loads(result.stdout)["mean"] == expected != direct(DAMLPIPS(), *pair)
 
     def test_standard_output_holds_nothing_else(self, folders: tuple[Path, Path]) -> None:
         table = list(csv.reader(io.StringIO(run("score", *folders, "--csv", "-").stdout)))
@@ -328,15 +333,15 @@ class TestRefusals:
         ("message", "options"),
         [
             ("'ssim' is not one of 'damlpips', 'lpips'", ["--metric", "ssim"]),
-            ("unknown backbone 'alexa': expected one of 'gabor', 'alex'", ["--backbone", "alexa"]),
+            ("unknown backbone 'alexa': expected one of 'nano', 'alex'", ["--backbone", "alexa"]),
             ("--heads uniform: only --metric lpips has heads", ["--heads", "uniform"]),
             ("unknown heads 'v9': expected one of 'v0.1'", ["--metric", "lpips", "--heads", "v9"]),
             (
-                "unknown backbone for --heads 'v0.1' 'gabor': expected one of 'alex'",
-                ["--metric", "lpips", "--backbone", "gabor"],
+                "unknown backbone for --heads 'v0.1' 'nano': expected one of 'alex'",
+                ["--metric", "lpips", "--backbone", "nano"],
             ),
             ("--weights '/gone.pth': no such file", ["--backbone", "alex", "--weights", "/gone.pth"]),
-            ("'gabor' is embedded and takes none", ["--weights", "/gone.pth"]),
+            ("--weights '/gone.pth': no such file", ["--weights", "/gone.pth"]),
             ("--resize 0: expected 'reference' or", ["--resize", "0"]),
             ("--resize big: expected 'reference' or", ["--resize", "big"]),
             ("--device tpu: expected auto, cpu, cuda or cuda:N", ["--device", "tpu"]),

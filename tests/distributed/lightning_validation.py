@@ -29,7 +29,7 @@ class Restorer(lightning.LightningModule):
         self.network = torch.nn.Conv2d(3, 3, 3, padding=1)
         self.plain = DAMLPIPSMetric(deterministic=True)
         self.indexed = DAMLPIPSMetric(deterministic=True)
-        self.stepped = LPIPSMetric("gabor", heads="uniform", deterministic=True)
+        self.stepped = LPIPSMetric("nano", heads="uniform", deterministic=True)
         self.save_at: tuple[int, Path] | None = None
 
     def validation_step(self, batch: tuple[torch.Tensor, ...], number: int) -> None:

@@ -252,7 +252,7 @@ def collection(rank: int, world: int) -> dict[str, torch.Tensor]:
         {
             "damlpips": metric(),
             "sum": metric("sum"),
-            "lpips": LPIPSMetric("gabor", heads="uniform", deterministic=True, compute_on_cpu=True, reduction="none"),
+            "lpips": LPIPSMetric("nano", heads="uniform", deterministic=True, compute_on_cpu=True, reduction="none"),
             "precise": metric("none", rho=0.5).set_dtype(torch.float64),
         }
     )

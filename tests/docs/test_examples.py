@@ -16,7 +16,7 @@ PAGES = ["README.md", "docs/how-to/own-backbone.md"]
 # stands in the example of a loss only
 LOSS = "optimizer.zero_grad"
 MODULES = [
-    *("adapters", "adapters.piq", "checks", "distance", "features", "functional", "gabor", "metrics", "models"),
+    *("adapters", "adapters.piq", "checks", "distance", "features", "functional", "nano", "metrics", "models"),
     *("reuse", "scoring", "sharing", "weights"),
     *(f"evaluation.{name}" for name in ("agreement", "bootstrap", "cache", "challenge", "code", "correlation")),
     *(f"evaluation.{name}" for name in ("distances", "figures", "ladders", "logistic", "named", "views", "votes")),

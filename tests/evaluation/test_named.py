@@ -18,7 +18,7 @@ from damlpips.evaluation import named, peers
 from damlpips.evaluation.named import KnownMetric, UnavailableMetricError, UnknownMetricError, build, names
 from damlpips.evaluation.peers import PIQ, TORCHMETRICS
 
-OWN = ["mse", "damlpips", "damlpips-gabor", "lpips-gabor:spatial", "lpips-gabor:sort", "lpips-gabor:spatial+mean:raw"]
+OWN = ["mse", "damlpips", "damlpips-nano", "lpips-nano:spatial", "lpips-nano:sort", "lpips-nano:spatial+mean:raw"]
 FIVE_SCALES = ("multi_scale_ssim", "information_weighted_ssim")
 # Need no weights. Left out are piq's of five scales, one of which fails for smooth images, and pyiqa's mad, which takes
 # seconds a pair.
@@ -91,11 +91,11 @@ class TestOwn:
         ("name", "model"),
         [
             ("damlpips", lambda: DAMLPIPS()),
-            ("damlpips-gabor", lambda: DAMLPIPS("gabor")),
-            ("lpips-gabor:spatial", lambda: LPIPS("gabor", heads="uniform")),
-            ("lpips-gabor:mean", lambda: LPIPS("gabor", heads="uniform", comparison="mean")),
-            ("lpips-gabor:spatial+sort", lambda: LPIPS("gabor", heads="uniform", comparison="spatial+sort")),
-            ("lpips-gabor:sort:raw", lambda: LPIPS("gabor", heads="uniform", comparison="sort", channel_norm=False)),
+            ("damlpips-nano", lambda: DAMLPIPS("nano")),
+            ("lpips-nano:spatial", lambda: LPIPS("nano", heads="uniform")),
+            ("lpips-nano:mean", lambda: LPIPS("nano", heads="uniform", comparison="mean")),
+            ("lpips-nano:spatial+sort", lambda: LPIPS("nano", heads="uniform", comparison="spatial+sort")),
+            ("lpips-nano:sort:raw", lambda: LPIPS("nano", heads="uniform", comparison="sort", channel_norm=False)),
         ],
     )
     def test_is_the_module(self, name: str, model: Callable[[], torch.nn.Module], pair: tuple[Tensor, Tensor]) -> None:
@@ -125,7 +125,13 @@ class TestOwn:
         with pytest.raises(UnavailableMetricError, match=r"lpips-alex: cannot be built .*weights='nowhere.pth'"):
             build("lpips-alex", weights="nowhere.pth")
 
-    @pytest.mark.parametrize("name", ["mse", "piq:ssim", "damlpips"])
+    def test_weights_of_the_embedded_backbone(self, pair: tuple[Tensor, Tensor], random_nano_weights: Path) -> None:
+        metric = build("damlpips", weights=random_nano_weights)
+        expected = DAMLPIPS(weights=random_nano_weights)(*pair).tolist()
+        assert metric.distances(*pair).tolist() == pytest.approx(expected, rel=1e-5)
+        assert metric.identity != build("damlpips").identity
+
+    @pytest.mark.parametrize("name", ["mse", "piq:ssim"])
     def test_weights_that_nobody_wants(self, name: str, random_alex_weights: Path) -> None:
         needed(name)
         with pytest.raises(UnavailableMetricError, match=f"{name}: .*takes no"):
@@ -290,7 +296,7 @@ class TestIdentity:
         identity = build(name).identity
         assert identity == build(name).identity
         # one metric under two names
-        others = [other for other in OWN if {other, name} not in ({"damlpips", "damlpips-gabor"}, {name})]
+        others = [other for other in OWN if {other, name} not in ({"damlpips", "damlpips-nano"}, {name})]
         assert identity not in [build(other).identity for other in others]
 
     def test_weights(self, random_alex_weights: Path, tmp_path: Path) -> None:
@@ -316,7 +322,7 @@ class TestIdentity:
         ],
     )
     def test_code(self, copied_package: Path, file: str, matters_for: set[str]) -> None:
-        of = {"damlpips": "own", "lpips-gabor:sort": "own", "mse": "peers", "torchmetrics:ssim": "peers"}
+        of = {"damlpips": "own", "lpips-nano:sort": "own", "mse": "peers", "torchmetrics:ssim": "peers"}
 
         def identities() -> dict[str, str]:
             named._code_of_models.cache_clear()

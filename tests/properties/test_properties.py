@@ -7,7 +7,7 @@ import reference
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import Tiny
+from reference import Tiny, tiny
 from torch import Tensor, nn
 
 from damlpips import DAMLPIPS, LPIPS, Backbone
@@ -16,10 +16,10 @@ from damlpips import DAMLPIPS, LPIPS, Backbone
 few = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 METRICS = {
-    "lpips-tiny": lambda _: LPIPS(Backbone(Tiny(), min_size=5), heads="uniform"),
+    "lpips-tiny": lambda _: tiny(),
     "damlpips-tiny": lambda _: DAMLPIPS(Backbone(Tiny(), min_size=5)),
-    "lpips-gabor": lambda _: LPIPS("gabor", heads="uniform"),
-    "damlpips-gabor": lambda _: DAMLPIPS(),
+    "lpips-nano": lambda _: LPIPS("nano", heads="uniform"),
+    "damlpips-nano": lambda _: DAMLPIPS(),
     "lpips-alex": lambda weights: LPIPS("alex", weights=weights),
     "damlpips-alex": lambda weights: DAMLPIPS("alex", weights=weights),
 }
@@ -78,7 +78,7 @@ def test_identity(metric, data) -> None:
     x, _ = data.draw(pairs(metric.source.min_size))
     assert (metric(x, x).abs() <= 1e-11).all()
     assert (metric(x, x.clone()).abs() <= 1e-11).all()
-    if metric.source.name == "gabor":  # nothing but sums, products and roots
+    if metric.source.name == "nano":  # nothing but sums, products and roots
         assert torch.equal(metric(x, x), torch.zeros(len(x)))
 
 
@@ -128,7 +128,7 @@ def test_encoded_images_score_the_same(metric, data) -> None:
 @pytest.mark.parametrize("kind", [LPIPS, DAMLPIPS])
 def test_more_distortion_scores_higher(kind) -> None:
     """The score orders the steps of one distortion of a picture with flat and busy parts."""
-    metric = kind("gabor", heads="uniform") if kind is LPIPS else kind("gabor")
+    metric = kind("nano", heads="uniform") if kind is LPIPS else kind("nano")
     x = torch.linspace(0.2, 0.8, LARGEST).expand(1, 3, LARGEST, LARGEST).clone()
     x[..., 12:36, 12:36] = texture(0)[:1, :, 12:36, 12:36]
     noise = texture(1)[:1] - 0.5
@@ -140,5 +140,5 @@ def test_more_distortion_scores_higher(kind) -> None:
 def test_references_are_not_constant() -> None:
     """The properties above would hold of a score that is always zero."""
     x, y = reference.noise(2, 32, 32)
-    for name in ("lpips-tiny", "damlpips-tiny", "lpips-gabor", "damlpips-gabor"):
+    for name in ("lpips-tiny", "damlpips-tiny", "lpips-nano", "damlpips-nano"):
         assert (METRICS[name](None)(x, y) > 1e-3).all()

@@ -219,7 +219,7 @@ def test_devices_that_differ(make) -> None:
 
 # --- options --------------------------------------------------------------------------------------------------------
 
-KNOWN = "'gabor', 'alex', 'vgg', 'squeeze', 'vgg19', 'resnet50', 'convnext_tiny', 'efficientnet_b0'"
+KNOWN = "'nano', 'alex', 'vgg', 'squeeze', 'vgg19', 'resnet50', 'convnext_tiny', 'efficientnet_b0'"
 
 
 @pytest.mark.parametrize("kind", [LPIPS, DAMLPIPS])
@@ -280,7 +280,7 @@ def test_unknown_option(make) -> None:
 def test_options_are_named() -> None:
     for kind in (LPIPS, DAMLPIPS):
         with pytest.raises(TypeError, match="positional"):
-            kind("gabor", None)
+            kind("nano", None)
 
 
 def test_a_refused_pair_leaves_the_module_as_it_was(make) -> None:
@@ -295,4 +295,4 @@ def test_a_refused_pair_leaves_the_module_as_it_was(make) -> None:
 @pytest.mark.parametrize("heads", [None, 0.1])
 def test_heads_that_are_no_name(heads) -> None:
     with pytest.raises(TypeError, match=f"heads: expected a version, 'uniform' or a path, got {type(heads).__name__}"):
-        LPIPS("gabor", heads=heads)
+        LPIPS("nano", heads=heads)

@@ -22,7 +22,7 @@ def test_flat_and_dead_images(variant, random_squeeze_weights) -> None:
     """Constant images: equal features everywhere, and zero ones; gradients stay finite, a score of itself zero."""
     flat = torch.stack([torch.full((3, 32, 32), level) for level in (0.0, 0.5, 1.0)])
     for metric in (
-        LPIPS("gabor", heads="uniform", **variant),
+        LPIPS("nano", heads="uniform", **variant),
         LPIPS("squeeze", weights=random_squeeze_weights, heads="uniform", **variant),
     ):
         assert (metric(flat, flat) <= 1e-9).all()
@@ -145,34 +145,34 @@ def test_repr_says_what_is_compared() -> None:
 
 def test_one_call_and_pickles(variant) -> None:
     x, y = reference.noise(2, 24, 24)
-    metric = LPIPS("gabor", heads="uniform", **variant)
-    assert torch.equal(functional.lpips(x, y, backbone="gabor", heads="uniform", **variant), metric(x, y))
+    metric = LPIPS("nano", heads="uniform", **variant)
+    assert torch.equal(functional.lpips(x, y, backbone="nano", heads="uniform", **variant), metric(x, y))
     assert torch.equal(pickle.loads(pickle.dumps(metric))(x, y), metric(x, y))
 
 
 # --- metrics --------------------------------------------------------------------------------------------------------
 
 
-def gabor_metric(**options: object) -> LPIPSMetric:
-    return LPIPSMetric("gabor", heads="uniform", **options)
+def nano_metric(**options: object) -> LPIPSMetric:
+    return LPIPSMetric("nano", heads="uniform", **options)
 
 
 def test_each_metric_of_a_collection_has_its_own_value() -> None:
     """Identical images score 0 in all: a collection that judged by the first values alone would merge them."""
     named = {f"{c} {n}": {"comparison": c, "channel_norm": n} for c, n in VARIANTS}
-    metrics = MetricCollection({name: gabor_metric(**options) for name, options in named.items()})
+    metrics = MetricCollection({name: nano_metric(**options) for name, options in named.items()})
     x, y = reference.noise(2, 24, 24)
     metrics.update(x, x)
     metrics.update(x, y)
     values = metrics.compute()
     for name, options in named.items():
-        scores = LPIPS("gabor", heads="uniform", **options)(torch.cat([x, x]), torch.cat([x, y]))
+        scores = LPIPS("nano", heads="uniform", **options)(torch.cat([x, x]), torch.cat([x, y]))
         rounded(values[name], scores.mean())
     assert len({float(v) for v in values.values()}) == len(VARIANTS)
 
 
 def test_metrics_of_two_comparisons_do_not_share_states(variant) -> None:
-    published, other = gabor_metric(), gabor_metric(**variant)
+    published, other = nano_metric(), nano_metric(**variant)
     if tuple(variant.values()) == ("spatial", True):
         assert published.metric_state.keys() == other.metric_state.keys()
         return
@@ -183,14 +183,14 @@ def test_metrics_of_two_comparisons_do_not_share_states(variant) -> None:
     published.persistent(True)
     with pytest.raises(RuntimeError, match="another configuration"):
         published.load_state_dict(other.state_dict())
-    gabor_metric(**variant).load_state_dict(other.state_dict())
+    nano_metric(**variant).load_state_dict(other.state_dict())
 
 
 def test_states_of_published_lpips_keep_their_names() -> None:
     """Those saved before there were other comparisons load: their configuration names neither option."""
-    published = LPIPS("gabor", heads="uniform").configuration()
+    published = LPIPS("nano", heads="uniform").configuration()
     assert not published.keys() & {"comparison", "channel_norm"}
-    other = LPIPS("gabor", heads="uniform", comparison="sort", channel_norm=False).configuration()
+    other = LPIPS("nano", heads="uniform", comparison="sort", channel_norm=False).configuration()
     assert other == {**published, "comparison": "sort", "channel_norm": False}
 
 
@@ -243,7 +243,7 @@ def test_half_precision_features_are_averaged_and_sorted_in_float32() -> None:
 
 def test_nothing_waits_for_values_on_a_device(variant) -> None:
     """On the meta device there is nothing to read: whatever waits for a device's values fails."""
-    metric = gabor_metric(**variant).to("meta")
+    metric = nano_metric(**variant).to("meta")
     x, y = (t.to("meta") for t in reference.noise(2, 24, 24))
     metric.update(x, y)
     assert metric.model.per_layer(x, y).device.type == "meta"

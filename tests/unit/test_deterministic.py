@@ -12,8 +12,8 @@ from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric, functional
 KINDS: dict[str, Callable[[Path], torch.nn.Module]] = {
     "lpips alex": lambda weights: LPIPS("alex", weights=weights, deterministic=True),
     "damlpips alex": lambda weights: DAMLPIPS("alex", weights=weights, deterministic=True),
-    "lpips gabor": lambda _: LPIPS("gabor", heads="uniform", deterministic=True),
-    "damlpips gabor": lambda _: DAMLPIPS(deterministic=True),
+    "lpips nano": lambda _: LPIPS("nano", heads="uniform", deterministic=True),
+    "damlpips nano": lambda _: DAMLPIPS(deterministic=True),
 }
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.transforms.functional import normalize
 
 from damlpips import DAMLPIPS, LPIPS, Backbone
-from damlpips.features import BACKBONES, GaborBank
+from damlpips.features import BACKBONES
 
 # backbone -> torchvision's model, the layers whose outputs are read (children of the features), their channels
 TABLE = {
@@ -53,7 +53,7 @@ def hooked(network: nn.Module, layers: tuple[str, ...], x: torch.Tensor) -> list
 
 
 def test_table_is_covered() -> None:
-    assert set(BACKBONES) == {*TABLE, "gabor"}
+    assert set(BACKBONES) == {*TABLE, "nano"}
 
 
 @torch.no_grad()
@@ -121,24 +121,12 @@ def test_frozen_for_good(row) -> None:
     assert all(torch.equal(a, b) for a, b in zip(maps, before, strict=True))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 5), (37, 64)])
-def test_embedded_backbone(size) -> None:
-    backbone = DAMLPIPS("gabor").backbone
-    assert isinstance(backbone.network, GaborBank)
-    maps = backbone(reference.noise(2, *size)[0])
-    assert tuple(m.shape[1] for m in maps) == BACKBONES["gabor"].channels
-    assert all(m.shape[0] == 2 and 0 not in m.shape for m in maps)
-    assert all(torch.isfinite(m).all() for m in maps)
-    sides = [m.shape[2] for m in maps]
-    assert sides == sorted(sides, reverse=True)
-
-
 # --- value ranges ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["gabor", "tiny"])
+@pytest.mark.parametrize("name", ["nano", "tiny"])
 def test_the_same_images_in_any_range(name) -> None:
-    backbone = "gabor" if name == "gabor" else Backbone(Tiny(), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    backbone = "nano" if name == "nano" else Backbone(Tiny(), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
     pixels = [(image * 255).round().to(torch.uint8) for image in reference.noise(2, 32, 32)]
     expected = DAMLPIPS(backbone)(*pixels)
     for low, high in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (16.0, 235.0), (-3.0, -2.0)):
@@ -172,7 +160,7 @@ def test_modules_share_one_instance(random_squeeze_weights) -> None:
     assert double.backbone is not first.backbone
     assert double.backbone is LPIPS("squeeze", weights=random_squeeze_weights).double().backbone
     assert first.backbone.dtype == torch.float32
-    assert DAMLPIPS().backbone is LPIPS("gabor", heads="uniform").backbone
+    assert DAMLPIPS().backbone is LPIPS("nano", heads="uniform").backbone
 
 
 def test_threads_share_one_instance(random_squeeze_weights) -> None:
@@ -233,7 +221,7 @@ def test_nothing_to_save_or_train(random_squeeze_weights) -> None:
 def test_shared_instance_cannot_be_moved_under_its_users() -> None:
     metric = DAMLPIPS()
     for move in (metric.backbone.double, metric.backbone.half, lambda: metric.backbone.to("meta")):
-        with pytest.raises(RuntimeError, match="'gabor' is shared"):
+        with pytest.raises(RuntimeError, match="'nano' is shared"):
             move()
     assert metric.backbone.dtype == torch.float32
 

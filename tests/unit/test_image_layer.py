@@ -54,7 +54,7 @@ def test_an_even_tint_counts_less_than_an_uneven_one() -> None:
 
 
 def test_flat_images_of_two_colours_differ() -> None:
-    """Band-pass features alone cannot tell them apart."""
+    """Without any contrast, and though most of an even tint is forgiven."""
     black, white = torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)
     assert DAMLPIPS()(black, white) > 0.3
     assert DAMLPIPS()(white, white) == 0

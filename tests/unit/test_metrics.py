@@ -17,7 +17,7 @@ from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric, LPIPSMetric, reu
 from damlpips.aggregation import PerceptualMetric
 
 KINDS = {
-    "lpips": lambda **options: LPIPSMetric("gabor", heads="uniform", **options),
+    "lpips": lambda **options: LPIPSMetric("nano", heads="uniform", **options),
     "damlpips": lambda **options: DAMLPIPSMetric(**options),
 }
 
@@ -474,7 +474,7 @@ def test_merge_state(make) -> None:
             metric.update(*images(3, seed=seed))
     one.merge_state(two)
     assert one.compute() == both.compute()
-    other = LPIPSMetric("gabor", heads="uniform", value_range=(0.0, 2.0))
+    other = LPIPSMetric("nano", heads="uniform", value_range=(0.0, 2.0))
     if isinstance(one, LPIPSMetric):
         with pytest.raises(ValueError, match="state"):  # another configuration has other states
             one.merge_state(other)
@@ -486,8 +486,8 @@ def test_collection_reports_each_its_own_value_when_first_batches_tie() -> None:
         {
             "damlpips": DAMLPIPSMetric(),
             "damlpips rho=1": DAMLPIPSMetric(rho=1.0),
-            "lpips": LPIPSMetric("gabor", heads="uniform"),
-            "lpips sum": LPIPSMetric("gabor", heads="uniform", reduction="sum"),
+            "lpips": LPIPSMetric("nano", heads="uniform"),
+            "lpips sum": LPIPSMetric("nano", heads="uniform", reduction="sum"),
         }
     )
     x, y = images(2)
@@ -496,7 +496,7 @@ def test_collection_reports_each_its_own_value_when_first_batches_tie() -> None:
     values = metrics.compute()
     assert values["damlpips"] == (DAMLPIPS()(x, y).double().sum() / 4).float()
     assert values["damlpips rho=1"] == (DAMLPIPS(rho=1.0)(x, y).double().sum() / 4).float()
-    lpips = LPIPS("gabor", heads="uniform")(x, y)
+    lpips = LPIPS("nano", heads="uniform")(x, y)
     assert values["lpips"] == (lpips.double().sum() / 4).float()
     assert values["lpips sum"] == lpips.double().sum().float()
     assert len({float(v) for v in values.values()}) == 4
@@ -620,7 +620,7 @@ def test_functional_builds_the_network_once(monkeypatch: pytest.MonkeyPatch) -> 
     x, y = images(2)
     for _ in range(3):
         torch.testing.assert_close(functional.damlpips(x, y), DAMLPIPS()(x, y), rtol=0, atol=0)
-        functional.lpips(x, y, backbone="gabor", heads="uniform", value_range=[0.0, 1.0])
+        functional.lpips(x, y, backbone="nano", heads="uniform", value_range=[0.0, 1.0])
     of_functional = functional._module.cache_info()
     assert of_functional.misses == 2
     assert of_functional.hits == 4

@@ -1,4 +1,4 @@
-"""The heads and cards come along with every way of installing."""
+"""The weights and cards come along with every way of installing."""
 
 import importlib.metadata
 import json
@@ -15,7 +15,8 @@ from urllib.request import url2pathname
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FILES = {"cards.toml", *(f"lpips_v0.{v}_{net}.safetensors" for v in (0, 1) for net in ("alex", "vgg", "squeeze"))}
+HEADS = {f"lpips_v0.{v}_{net}.safetensors" for v in (0, 1) for net in ("alex", "vgg", "squeeze")}
+FILES = {"cards.toml", "nano.safetensors", *HEADS}
 
 # Run by a new Python that finds the package under test before any other installation.
 CHECK = """
@@ -105,7 +106,8 @@ def test_sdist(sdist, tmp_path) -> None:
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
     (unpacked,) = (folder for folder in tmp_path.iterdir() if folder.is_dir())
-    assert {file.name for file in (unpacked / "weights").iterdir()} == FILES
+    packed = {file.name for file in (unpacked / "weights").iterdir()}
+    assert packed == {file.name for file in (REPOSITORY / "weights").iterdir()} >= FILES
     assert (unpacked / "LICENSE").is_file()
     assert (unpacked / "NOTICE").is_file()
     wheel = build("wheel", unpacked, tmp_path / "dist")

@@ -118,7 +118,7 @@ class TestScorePairs:
             list(score_pairs(model, pairs))
 
     def test_lpips_scores_too(self, tmp_path: Path) -> None:
-        model = LPIPS("gabor", heads="uniform")
+        model = LPIPS("nano", heads="uniform")
         pairs = find_pairs(*folders(tmp_path, [(40, 48)] * 2))
         scores = [s.score for s in score_pairs(model, pairs)]
         assert scores == pytest.approx([direct(model, p.reference, p.distorted) for p in pairs], rel=1e-5)
@@ -162,10 +162,10 @@ class TestTables:
     )
 
     def test_csv(self) -> None:
-        assert scoring.as_csv(self.SCORES, metric="damlpips", backbone="gabor") == (
+        assert scoring.as_csv(self.SCORES, metric="damlpips", backbone="nano") == (
             "reference,distorted,score,metric,backbone\n"
-            '"r/a, b.png",d/ü.png,0.1,damlpips,gabor\n'
-            "r/c.png,d/c.png,0.3333333333333333,damlpips,gabor\n"
+            '"r/a, b.png",d/ü.png,0.1,damlpips,nano\n'
+            "r/c.png,d/c.png,0.3333333333333333,damlpips,nano\n"
         )
 
     def test_json(self) -> None:

@@ -20,7 +20,7 @@ from damlpips.aggregation import PerceptualMetric
 Make = Callable[..., PerceptualMetric]
 
 KINDS: dict[str, Make] = {
-    "lpips": lambda **options: LPIPSMetric("gabor", heads="uniform", **options),
+    "lpips": lambda **options: LPIPSMetric("nano", heads="uniform", **options),
     "damlpips": lambda **options: DAMLPIPSMetric(**options),
 }
 

@@ -32,7 +32,7 @@ def test_modules_in_several_threads_share_a_backbone_and_score_right(random_alex
     x, y = images(8)
     modules = [
         *(LPIPS("alex", weights=random_alex_weights), DAMLPIPS("alex", weights=random_alex_weights)),
-        *(LPIPS("gabor", heads="uniform"), DAMLPIPS()),
+        *(LPIPS("nano", heads="uniform"), DAMLPIPS()),
     ]
     wanted = [[module(x[n : n + 1], y[n : n + 1]) for n in range(8)] for module in modules]
 
@@ -93,7 +93,7 @@ def child(results):
         warnings.simplefilter("always")
         own = module(x, y)
         metric.update(x, y)
-        fresh = LPIPS("gabor", heads="uniform")(x, y)
+        fresh = LPIPS("nano", heads="uniform")(x, y)
     results.put((own.tolist(), metric.compute().item(), fresh.shape, [str(w.message) for w in caught]))
 
 sharing._lock._lock.acquire()  # as if another thread were loading

@@ -27,7 +27,7 @@ def register(*ecosystems: str) -> list[str]:
         >>> names = damlpips.register("piq")
         >>> import piq
         >>> piq.DAMLPIPS()
-        DAMLPIPS(backbone='gabor', reduction='mean')
+        DAMLPIPS(backbone='nano', reduction='mean')
     """
     wanted = [one_of("ecosystem", e, ECOSYSTEMS) for e in ecosystems] or [e for e in ECOSYSTEMS if find_spec(e)]
     if not wanted:

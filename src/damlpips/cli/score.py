@@ -31,7 +31,7 @@ OPTIONS = (
     ("heads=", "--heads "),
     ("pass weights=", "pass --weights "),
     ("weights=", "--weights "),
-    ("Or use the embedded backbone, which needs no weights: DAMLPIPS('gabor').", "Or use --metric damlpips."),
+    ("Or use the embedded backbone, which needs no other file: DAMLPIPS('nano').", "Or use --metric damlpips."),
 )
 
 
@@ -74,8 +74,8 @@ def score(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="The network: gabor (embedded), alex, vgg, squeeze, vgg19, resnet50, convnext_tiny or efficientnet_b0."
-            " Default: gabor for damlpips, alex for lpips.",
+            help="The network: nano (embedded), alex, vgg, squeeze, vgg19, resnet50, convnext_tiny or efficientnet_b0."
+            " Default: nano for damlpips, alex for lpips.",
         ),
     ] = None,
     weights: Annotated[
