@@ -67,7 +67,7 @@ agree-challenge:
 	$(RUN_AGREE) --challenge $(SHARED)/challenge $(patsubst %,--metric %,$(filter-out $(TOO_SMALL_FOR),$(AGREE)))
 
 # The backbone that is part of the package, from photographs and the teachers' weights: an hour on two cores. Goes on
-# where it was stopped. What it wrote is used once its SHA-256 stands in weights/cards.toml.
+# where it was stopped.
 train-nano: $(READY)
 	@test -d $(SHARED)/images || { echo "no photographs at $(SHARED)/images: make train-nano SHARED=FOLDER" >&2; exit 2; }
 	DAMLPIPS_WEIGHTS_DIR=$(SHARED)/weights $(BIN)/python -m training.nano $(SHARED)/images --processes $(JOBS)

@@ -18,7 +18,7 @@ from damlpips import DAMLPIPS, LPIPS
 from damlpips.images import read_image
 
 STEPS = 500
-RATE = 0.01
+RATE = 0.02
 # of 255
 NOISE = 50
 HIGHEST = 5

@@ -1,6 +1,6 @@
 """Train the backbone `nano` to find pictures as far apart as the teachers' networks do, without anyone's judgement.
 
-    make train-nano          the whole recipe: makes the pairs, trains, writes weights/nano.safetensors
+    make train-nano          the whole recipe: makes the pairs, trains, writes build/nano/trained.safetensors
     make train-nano-smoke    a minute of it
 
 Both go on where they were stopped.
@@ -219,7 +219,7 @@ def load(recipe: pairs.Recipe, shards: range) -> dict[str, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photographs", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("weights/nano.safetensors"))
+    parser.add_argument("--out", type=Path, default=Path("build/nano/trained.safetensors"))
     parser.add_argument("--work", type=Path, default=Path("build/nano"), help="pairs, state and log go here")
     parser.add_argument("--shards", type=int, default=20, help="to learn from; one more is held out")
     parser.add_argument("--items", type=int, default=pairs.ITEMS, help="of a shard")
@@ -245,7 +245,7 @@ def main() -> None:
     )
     save_file(weights_of(network), options.out)
     options.out.chmod(0o644)  # safetensors keeps it to its owner
-    print(f"{options.out}: SHA-256 {hashlib.sha256(options.out.read_bytes()).hexdigest()}")
+    print(f"DAMLPIPS(weights={str(options.out)!r}), SHA-256 {hashlib.sha256(options.out.read_bytes()).hexdigest()}")
 
 
 if __name__ == "__main__":
