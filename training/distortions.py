@@ -17,6 +17,8 @@ from damlpips.evaluation.ladders import LADDERS
 # (image (3, H, W) in [0, 1], strength 0..1, generator) to the distorted image, which may leave the range
 Distortion = Callable[[Tensor, float, torch.Generator], Tensor]
 DISTORTIONS: dict[str, Distortion] = {}
+# How often a kind is drawn; the others once. Only neighbouring whole shifts show what a stride leaves.
+WEIGHTS = {"whole_shift": 6}
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 
@@ -24,6 +26,13 @@ def distort(name: str, image: Tensor, strength: float, seed: int) -> Tensor:
     """Return the image distorted, rounded to 8 bits as files are."""
     changed = DISTORTIONS[name](image, strength, torch.Generator().manual_seed(seed))
     return (changed.clamp(0, 1) * 255).round() / 255
+
+
+def draw_kinds(count: int, g: torch.Generator) -> list[str]:
+    """Return the names of that many different distortions."""
+    weights = torch.tensor([float(WEIGHTS.get(name, 1)) for name in DISTORTIONS])
+    names = list(DISTORTIONS)
+    return [names[kind] for kind in torch.multinomial(weights, count, generator=g).tolist()]
 
 
 def _register(function: Distortion) -> Distortion:
@@ -453,6 +462,16 @@ def elastic_warp(x: Tensor, s: float, g: torch.Generator) -> Tensor:
 def shift(x: Tensor, s: float, g: torch.Generator) -> Tensor:
     angle, length = _uniform(g, 0, 2 * math.pi), _between(0.15, 20, s)
     return _affine(x, 0.0, 1.0, length * math.cos(angle), length * math.sin(angle))
+
+
+@_register
+def whole_shift(x: Tensor, s: float, g: torch.Generator) -> Tensor:
+    """Move the image by 1 to 8 whole pixels along x, along y or both."""
+    across, down = ((1, 0), (0, 1), (1, 1), (1, -1))[int(_uniform(g, 0, 4))]
+    length = 1 + round(7 * s)
+    padded = F.pad(x[None], (length,) * 4, mode="replicate")[0]
+    top, left = length + length * down, length + length * across
+    return padded[:, top : top + x.shape[1], left : left + x.shape[2]]
 
 
 @_register

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from damlpips import DAMLPIPS, distance
 from damlpips.images import SUFFIXES, read_image
 from damlpips.models import VIEWING_SIDE
-from training.distortions import DISTORTIONS, distort
+from training.distortions import distort, draw_kinds
 from training.procedural import PROCEDURAL
 
 TEACHERS = ("alex", "squeeze")
@@ -153,18 +153,18 @@ def _cut(file: Path, g: torch.Generator) -> Tensor:
 def _ladders(reference: Tensor, g: torch.Generator) -> list[Tensor]:
     """Return the rungs of the ladders, of each ladder from weak to strong."""
     rungs = []
-    for kind in torch.randperm(len(DISTORTIONS), generator=g)[:LADDERS].tolist():
+    for kind in draw_kinds(LADDERS, g):
         seed = _below(2**31, g)
         # more weak ones: differences near the threshold are what metrics are asked about
         strengths = sorted((torch.rand(RUNGS, generator=g) ** 1.3).tolist())
-        rungs += [distort(list(DISTORTIONS)[kind], reference, strength, seed) for strength in strengths]
+        rungs += [distort(kind, reference, strength, seed) for strength in strengths]
     return rungs
 
 
 def _twice_distorted(reference: Tensor, g: torch.Generator) -> Tensor:
     image = reference
-    for kind in torch.randperm(len(DISTORTIONS), generator=g)[:2].tolist():
-        image = distort(list(DISTORTIONS)[kind], image, 0.8 * float(torch.rand((), generator=g)), _below(2**31, g))
+    for kind in draw_kinds(2, g):
+        image = distort(kind, image, 0.8 * float(torch.rand((), generator=g)), _below(2**31, g))
     return image
 
 

@@ -1,6 +1,7 @@
 """The image itself as a layer to compare: perceptually even colours, adapted to the light."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -30,33 +31,84 @@ ADAPTATION = 0.75
 PHOTOGRAPH_ENERGY = 0.04
 
 
+class _Curve(NamedTuple):
+    """(x + shift)^exponent, from its value at the knee downwards a straight line."""
+
+    knee: float
+    shift: float
+    exponent: float
+    slope: float
+
+
+# The curve of sRGB less its constant factor, which is left to the cones: LINEAR_FACTOR times it is linear sRGB.
+LINEAR_FACTOR = (1 / 1.055) ** 2.4
+LINEAR = _Curve(DARK, 0.055, 2.4, slope=1 / 12.92 / LINEAR_FACTOR)
+ROOT = _Curve(TOE, 0.0, 1 / 3, slope=1 / (3 * TOE ** (2 / 3)))
+TO_CONES = tuple(tuple(LINEAR_FACTOR * weight for weight in row) for row in CONES)
+
+
 def oklab(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     """Bring sRGB images in [0, 1] to Oklab: lightness 0..1, green-red and blue-yellow within -0.4..0.4.
 
-    Finite with finite slopes everywhere, also for values outside of [0, 1].
+    Finite with finite slopes everywhere, also for values outside of [0, 1]. A graph keeps the images alone.
     """
-    if x.device.type != "cpu" or x.numel() <= BLOCK:
-        return _oklab(x)
-    # a CPU's cache holds what few images need for all steps
-    return torch.cat([_oklab(block) for block in x.split(max(1, BLOCK // x[0].numel()))])
+    return _Oklab.apply(x) if torch.is_grad_enabled() and x.requires_grad else _by_blocks(_oklab, x)
+
+
+class _Oklab(torch.autograd.Function):
+    """`oklab`, whose backward pass takes its steps again: to keep them takes ten times the images' memory."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return _by_blocks(_oklab, x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _by_blocks(_oklab_backward, *ctx.saved_tensors, gradient)
+
+
+def _by_blocks(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
+    """Apply a function to few images at a time: a CPU's cache holds what they need for all steps."""
+    first = images[0]
+    if first.device.type != "cpu" or first.numel() <= BLOCK:
+        return function(*images)
+    count = max(1, BLOCK // first[0].numel())
+    return torch.cat([function(*blocks) for blocks in zip(*(x.split(count) for x in images), strict=True)])
 
 
 def _oklab(x: Tensor) -> Tensor:
-    # the curve's constant factor goes into what comes after it
-    factor = (1 / 1.055) ** 2.4
-    linear = _curve(x, DARK, shift=0.055, exponent=2.4, slope=1 / 12.92 / factor)
-    cones = _mixed(linear, [[factor * weight for weight in row] for row in CONES])
-    return _mixed(_curve(cones, TOE, shift=0.0, exponent=1 / 3, slope=1 / (3 * TOE ** (2 / 3))), OPPONENTS)
+    cones = _mixed(_value(x, LINEAR), TO_CONES)
+    return _mixed(_value(cones, ROOT), OPPONENTS)
 
 
-def _curve(x: Tensor, knee: float, *, shift: float, exponent: float, slope: float) -> Tensor:
-    """Return (x + shift)^exponent, from its value at the knee downwards a straight line."""
-    above, below = x.clamp(min=knee), x.clamp(max=knee)
+def _oklab_backward(x: Tensor, gradient: Tensor) -> Tensor:
+    cones = _mixed(_value(x, LINEAR), TO_CONES)
+    of_cones = _mixed(gradient, tuple(zip(*OPPONENTS, strict=True))) * _slope(cones, ROOT)
+    return _mixed(of_cones, tuple(zip(*TO_CONES, strict=True))) * _slope(x, LINEAR)
+
+
+def _value(x: Tensor, curve: _Curve) -> Tensor:
+    line = x.clamp(max=curve.knee).sub_(curve.knee).mul_(curve.slope)
+    return line.add_(_power(x, curve, curve.exponent))
+
+
+def _slope(x: Tensor, curve: _Curve) -> Tensor:
+    return torch.where(x > curve.knee, _power(x, curve, curve.exponent - 1) * curve.exponent, curve.slope)
+
+
+def _power(x: Tensor, curve: _Curve, exponent: float) -> Tensor:
+    """Return (x + shift)^exponent above the knee, and its value there below."""
+    x = x.clamp(min=curve.knee)
     # log and exp: in half the time of `**` on a CPU
-    if torch.is_grad_enabled() and x.requires_grad:
-        return torch.add(((above + shift).log() * exponent).exp(), below - knee, alpha=slope)
-    # the same in place
-    return above.add_(shift).log_().mul_(exponent).exp_().add_(below.sub_(knee), alpha=slope)
+    if torch.is_grad_enabled():  # second derivatives
+        return ((x + curve.shift).log() * exponent).exp()
+    return x.add_(curve.shift).log_().mul_(exponent).exp_()
 
 
 def _mixed(x: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:

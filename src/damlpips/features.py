@@ -174,6 +174,7 @@ class Backbone(nn.Module):
     def _place_constants(self) -> None:
         """Put the scaling's numbers on the device once: made in `forward`, they would stall a CUDA stream."""
         self._dtype = self.dtype  # looked for once, not in every pass
+        self._memory_format = getattr(self.network, "memory_format", torch.preserve_format)
         # the scaling is done in float32 at least: in half precision it would round neighbouring pixel values together
         self._exact = torch.float64 if self._dtype == torch.float64 else torch.float32
         self._constants = {
@@ -271,10 +272,12 @@ class Backbone(nn.Module):
             images = self.preprocess((images - low) / width)
         else:
             mean, std = self._constants[self.scaling if scaling is None else scaling]
-            # ((x - low) / width - mean) / std as one product and one sum
-            images = (images * (1 / (std * width))).sub_((mean + low / width) / std)
-        maps = self.network(images.to(self._dtype))
-        return self._listed(maps)
+            # ((x - low) / width - mean) / std in one pass
+            factor = 1 / (std * width)
+            images = torch.addcmul(-(mean * width + low) * factor, images, factor)
+        # to the same name: what came before need not be kept
+        images = images.to(self._dtype, memory_format=self._memory_format)
+        return self._listed(self.network(images))
 
     def _listed(self, maps: Any) -> list[Tensor]:
         if isinstance(maps, dict):

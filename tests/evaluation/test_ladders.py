@@ -21,9 +21,10 @@ from torch import Tensor
 from damlpips.evaluation import ladders
 from damlpips.evaluation.ladders import FARTHEST, LADDERS, Ladder, Violations, violations
 from damlpips.evaluation.named import build
-from damlpips.images import ScoringError
+from damlpips.images import ScoringError, read_image
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS, DEMO = ROOT / "benchmarks", ROOT / "docs" / "demo"
 NAMES = ["noise", "blur", "jpeg", "contrast", "saturation", "shift"]
 GREY = Ladder("grey", "step", (1, 2, 3), (0, 9), lambda x, level, seed: x + 0.1 * level)
 
@@ -285,7 +286,8 @@ class TestViolations:
             violations(by_rung(0, 1, math.nan, 2), [image], GREY)
 
     def test_with_this_packages_metric(self, ladder: Ladder) -> None:
-        found = violations(build("damlpips").distances, [picture(0, 64, 64)], ladder)
+        photograph = read_image(DEMO / "landscape.png")[:, :128, :128]
+        found = violations(build("damlpips").distances, [photograph], ladder)
         assert found == Violations(len(ladder.levels), 0)
 
 

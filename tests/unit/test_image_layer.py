@@ -42,6 +42,33 @@ def test_oklab_is_smooth_at_its_joints_and_beyond() -> None:
     assert pytest.approx(0.008856, rel=1e-3) == TOE
 
 
+def test_slopes_of_oklab_of_first_and_second_order() -> None:
+    """Beside finite differences; below black, in the dark lines, on the curves, and above white."""
+    x = torch.tensor([-0.3, 0.01, 0.03, 0.2, 0.7, 1.3], dtype=torch.float64)
+    images = torch.cartesian_prod(x, x, x).T.reshape(1, 3, 12, 18).requires_grad_()
+    assert torch.autograd.gradcheck(oklab, images)
+    assert torch.autograd.gradgradcheck(oklab, images[..., :2, :5].detach().requires_grad_())
+
+
+def test_values_and_slopes_of_oklab_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.rand(5, 3, 6, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    whole = oklab(images)
+    (slope,) = torch.autograd.grad(whole.square().sum(), images)
+    monkeypatch.setattr("damlpips.colour.BLOCK", 2 * 3 * 6 * 4)
+    parts = oklab(images)
+    assert torch.equal(parts, whole)
+    assert torch.equal(torch.autograd.grad(parts.square().sum(), images)[0], slope)
+
+
+def test_the_graph_of_oklab_keeps_the_images_alone() -> None:
+    kept = []
+    images = torch.rand(2, 3, 8, 8).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        oklab(images).sum().backward()
+    assert [t.data_ptr() for t in kept] == [images.data_ptr()]
+    assert torch.isfinite(images.grad).all()
+
+
 def test_an_even_tint_counts_less_than_an_uneven_one() -> None:
     x, _ = reference.noise(1, 32, 32)
     x = 0.25 + 0.5 * x
