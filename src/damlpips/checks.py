@@ -11,6 +11,7 @@ Grey = Literal["repeat"] | None
 Resize = Literal["reference"] | int | tuple[int, int] | None
 
 REDUCTIONS = ("none", "mean", "sum")
+FLOATING_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 # Colour conversions and resampling leave values a rounding step outside the range; 0-255 floats and
 # (-1, 1) floats in a (0, 1) metric lie far beyond it.
@@ -49,6 +50,13 @@ def resize_option(value: Any) -> Resize:
     raise ValueError(
         f"resize: expected None, 'reference', the length of the shorter side or (height, width), got {value!r}"
     )
+
+
+def floating_type(value: Any) -> torch.dtype | None:
+    """Return `value` if it is None or a type that a network can run in."""
+    if value is None or value in FLOATING_TYPES:
+        return value
+    raise ValueError(f"dtype: expected None or one of {', '.join(map(str, FLOATING_TYPES))}, got {value!r}")
 
 
 def size_of(x: Tensor) -> tuple[int, int]:

@@ -37,6 +37,7 @@ class PerceptualDistance(nn.Module):
 
     _scaling: Scaling | None = None
     viewing_side: int | None = None
+    dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class PerceptualDistance(nn.Module):
         resize: checks.Resize = None,
         check_values: bool = True,
         deterministic: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.source = Source.of(backbone, weights)
@@ -58,6 +60,7 @@ class PerceptualDistance(nn.Module):
         self.resize = checks.resize_option(resize)
         self.check_values = bool(check_values)
         self.deterministic = bool(deterministic)
+        self.dtype = checks.floating_type(dtype)
         # Empty, and only there to be moved: its device and dtype say where the shared backbone has to be. Not a buffer:
         # DDP would broadcast it before every step.
         self.anchor = torch.empty(0)
@@ -66,11 +69,16 @@ class PerceptualDistance(nn.Module):
 
     @property
     def backbone(self) -> Backbone:
-        """The shared backbone on this module's device and in its dtype; loaded, or downloaded, when first used."""
-        place = (self.anchor.device, self.anchor.dtype)
+        """The shared backbone on this module's device; loaded, or downloaded, when first used."""
+        place = (self.anchor.device, self.pass_dtype)
         if self._loaded is None or self._loaded[0] != place:
             self._loaded = (place, self.source.get(*place))
         return self._loaded[1]
+
+    @property
+    def pass_dtype(self) -> torch.dtype:
+        """What the network runs in: `dtype`, or without one what the module was cast to."""
+        return self.anchor.dtype if self.dtype is None else self.dtype
 
     def load(self) -> "PerceptualDistance":
         """Load the backbone now, downloading it if need be, instead of when the first score is asked for."""
@@ -241,14 +249,14 @@ class PerceptualDistance(nn.Module):
             size = _target_size(size, self.resize)
         autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
         return (
-            *(self.source, self._scaling, device, self.anchor.dtype, self._seen_size(size)),
+            *(self.source, self._scaling, device, self.pass_dtype, self._seen_size(size)),
             *(self.value_range, self.grey, self.resize, self.check_values, self.deterministic),
             torch.get_autocast_dtype(device.type) if autocast else None,
         )
 
     def configuration(self) -> dict[str, Any]:
         """Return every option that a score depends on, by name."""
-        return {
+        options = {
             "metric": type(self).__name__,
             "backbone": self.source.identity(),
             "value_range": self.value_range,
@@ -256,6 +264,8 @@ class PerceptualDistance(nn.Module):
             "resize": self.resize,
             "deterministic": self.deterministic,
         }
+        # states saved before there was a choice still load
+        return options if self.dtype is None else {**options, "dtype": str(self.dtype)}
 
     def extra_repr(self) -> str:
         return f"backbone={self.source.name!r}, value_range={self.value_range}, reduction={self.reduction!r}"
@@ -321,6 +331,8 @@ class LPIPS(PerceptualDistance):
             an accelerator, are not checked here (see `LPIPSMetric` for the latter).
         deterministic: whether a score depends on its pair alone: not on the rest of the batch, the number of threads or
             cuDNN's benchmarks. Images go through the network one by one, on the CPU in one thread, which takes longer.
+        dtype: what the network runs in, `torch.bfloat16`, `torch.float16`, `torch.float32` or `torch.float64`; None:
+            what the module is in. Images are scaled and distances taken in float32 at least, whatever it is.
 
     Shapes:
         x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`).
@@ -358,6 +370,7 @@ class LPIPS(PerceptualDistance):
         resize: checks.Resize = None,
         check_values: bool = True,
         deterministic: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             backbone,
@@ -368,6 +381,7 @@ class LPIPS(PerceptualDistance):
             resize=resize,
             check_values=check_values,
             deterministic=deterministic,
+            dtype=dtype,
         )
         if not isinstance(heads, (str, os.PathLike)):
             raise TypeError(f"heads: expected a version, 'uniform' or a path, got {type(heads).__name__}")
@@ -495,7 +509,7 @@ class DAMLPIPS(PerceptualDistance):
 
     Args:
         backbone: a name of the table (`"nano"`, embedded, needs no other file) or a `Backbone`.
-        weights, value_range, reduction, grey, resize, check_values, deterministic: as for `LPIPS`.
+        weights, value_range, reduction, grey, resize, check_values, deterministic, dtype: as for `LPIPS`.
         rho: the share of a place's own energy in its normalisation, 0 to 1; the rest is the mean over the image.
         gamma: how much a channel's weight falls with its energy, at least 0.
         viewing_side: images are looked at with this shorter side in pixels where theirs is longer, so that scores of
@@ -533,6 +547,7 @@ class DAMLPIPS(PerceptualDistance):
         resize: checks.Resize = None,
         check_values: bool = True,
         deterministic: bool = False,
+        dtype: torch.dtype | None = None,
         rho: float = 0.25,
         gamma: float = 0.5,
         viewing_side: int | None = VIEWING_SIDE,
@@ -546,6 +561,7 @@ class DAMLPIPS(PerceptualDistance):
             resize=resize,
             check_values=check_values,
             deterministic=deterministic,
+            dtype=dtype,
         )
         if not 0 <= rho <= 1:
             raise ValueError(f"rho: expected a share from 0 to 1, got {rho!r}")

@@ -185,6 +185,20 @@ def test_type_changes_only_through_set_dtype(make) -> None:
     torch.testing.assert_close(metric.compute().float(), value, rtol=1e-5, atol=0)
 
 
+def test_dtype_of_the_network_stays_and_metrics_of_two_share_nothing(make) -> None:
+    x, y = images(2)
+    half, plain = make(dtype=torch.bfloat16), make()
+    together = MetricCollection({"in_half": half, "in_full": plain})
+    together.update(x, y)
+    together.update(y, x)
+    values = together.compute()
+    assert module_of(together["in_half"]).backbone.dtype == torch.bfloat16
+    assert values["in_half"] != values["in_full"]
+    torch.testing.assert_close(values["in_half"], values["in_full"], rtol=0.02, atol=0)  # eight bits of the features
+    half.set_dtype(torch.float64)
+    assert module_of(half).backbone.dtype == torch.bfloat16
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_backbone_and_state_follow_the_device(make) -> None:

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import pickle
+import re
 
 import pytest
 import reference
@@ -448,6 +450,34 @@ def test_half_module(make, dtype) -> None:
     assert score.dtype == torch.float32
     torch.testing.assert_close(score, make()(x, y), rtol=0.02, atol=0)  # eight bits of the features
     assert metric(x.to(dtype), y.to(dtype)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_dtype_is_what_the_network_runs_in(make, dtype) -> None:
+    """As a module cast to it, and whatever the module is cast to."""
+    x, y = reference.noise(2, 32, 32)
+    metric = make(dtype=dtype)
+    score = metric(x, y)
+    assert metric.backbone.dtype == metric.encode(x).features[0].dtype == dtype
+    assert score.dtype == torch.float32
+    assert torch.equal(score, make().to(dtype)(x, y))
+    assert torch.equal(metric.half()(x, y), score)
+    assert torch.equal(metric.float()(x.to(dtype), y.to(dtype)), make().to(dtype)(x.to(dtype), y.to(dtype)))
+    twin = pickle.loads(pickle.dumps(metric))
+    assert torch.equal(twin(x, y), score)
+
+
+def test_dtype_is_part_of_the_configuration(make) -> None:
+    plain, half = make(), make(dtype=torch.bfloat16)
+    assert "dtype" not in plain.configuration()
+    assert half.configuration() == {**plain.configuration(), "dtype": "torch.bfloat16"}
+    assert half.encoding_key((32, 32)) != plain.encoding_key((32, 32))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, "bfloat16", 16])
+def test_dtype_is_one_that_networks_run_in(make, dtype) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"torch.float16, torch.float32, torch.float64, got {dtype!r}")):
+        make(dtype=dtype)
 
 
 def test_images_may_lie_in_memory_as_they_like(make) -> None:
