@@ -1,10 +1,11 @@
 """A noisy image is led back to its reference by one metric or another as the loss: how close it comes.
 
-    DAMLPIPS_WEIGHTS_DIR=WEIGHTS python benchmarks/restoration.py IMAGE ... [--picture FILE]
+    DAMLPIPS_WEIGHTS_DIR=WEIGHTS python benchmarks/restoration.py IMAGE ... [--steps 500] [--picture FILE]
 
-Adam changes the pixels for 500 steps. Prints a Markdown table: PSNR, LPIPS of AlexNet, and `grid`, the mean power of
-the error at the five highest frequencies along x or y over its mean power at all frequencies, 1 for white noise: a
-checkerboard or stripes that a network's strides leave would stand out. `--picture` draws what came of the last image.
+Adam changes the pixels, at a rate that falls to zero over the steps. Prints a Markdown table: PSNR, LPIPS of AlexNet, and
+`grid`, the mean power of the error at the five highest frequencies along x or y over its mean power at all frequencies, 1
+for white noise: a checkerboard or stripes that a network's strides leave would stand out. `--picture` draws what came of
+the last image.
 """
 
 import argparse
@@ -17,11 +18,15 @@ from torch import Tensor, nn
 from damlpips import DAMLPIPS, LPIPS
 from damlpips.images import read_image
 
-STEPS = 500
 RATE = 0.02
 # of 255
 NOISE = 50
 HIGHEST = 5
+LOSSES = {
+    "DAMLPIPS nano": lambda: DAMLPIPS(reduction="mean"),
+    "DAMLPIPS alex": lambda: DAMLPIPS("alex", reduction="mean"),
+    "LPIPS alex": lambda: LPIPS("alex", reduction="mean"),
+}
 
 
 def cut(file: Path, side: int) -> Tensor:
@@ -31,13 +36,13 @@ def cut(file: Path, side: int) -> Tensor:
     return image[None, :, top : top + side, left : left + side].float() / 255
 
 
-def restored(loss: nn.Module, noisy: Tensor, reference: Tensor) -> Tensor:
+def restored(loss: nn.Module, noisy: Tensor, reference: Tensor, steps: int) -> Tensor:
     """Return the image after Adam has changed its pixels to bring the loss down."""
     image = noisy.clone().requires_grad_()
     optimizer = torch.optim.Adam([image], lr=RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     fixed = loss.encode(reference)
-    for _ in range(STEPS):
+    for _ in range(steps):
         optimizer.zero_grad()
         loss(image, fixed).backward()
         optimizer.step()
@@ -75,13 +80,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--side", type=int, default=192)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=LOSSES, metavar="LOSS")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
-    losses = {
-        "DAMLPIPS nano": DAMLPIPS(reduction="mean"),
-        "DAMLPIPS alex": DAMLPIPS("alex", reduction="mean"),
-        "LPIPS alex": LPIPS("alex", reduction="mean"),
-    }
+    losses = {name: LOSSES[name]() for name in options.losses}
     judge = LPIPS("alex", reduction="mean")
     print("| image | loss | PSNR, dB | LPIPS alex | grid |\n|---|---|---|---|---|")
     for file in options.images:
@@ -89,7 +92,7 @@ def main() -> None:
         noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(0))
         noisy = (reference + NOISE / 255 * noise).clamp(0, 1)
         pictures = {"reference": reference, "noisy": noisy}
-        pictures |= {name: restored(loss, noisy, reference) for name, loss in losses.items()}
+        pictures |= {name: restored(loss, noisy, reference, options.steps) for name, loss in losses.items()}
         for name, picture in list(pictures.items())[1:]:
             with torch.inference_mode():
                 score = float(judge(picture, reference))
