@@ -2,10 +2,10 @@
 
     DAMLPIPS_WEIGHTS_DIR=WEIGHTS python benchmarks/restoration.py IMAGE ... [--steps 500] [--picture FILE]
 
-Adam changes the pixels, at a rate that falls to zero over the steps. Prints a Markdown table: PSNR, LPIPS of AlexNet, and
-`grid`, the mean power of the error at the five highest frequencies along x or y over its mean power at all frequencies, 1
-for white noise: a checkerboard or stripes that a network's strides leave would stand out. `--picture` draws what came of
-the last image.
+Adam changes the pixels, at a rate that falls to zero over the steps. Prints a Markdown table: PSNR, LPIPS of AlexNet,
+and `grid`, the mean power of the error at the five highest frequencies along x or y over its mean power at all
+frequencies, 1 for white noise: a checkerboard or stripes that a network's strides leave would stand out. `--picture`
+draws what came of the last image.
 """
 
 import argparse
