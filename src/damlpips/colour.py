@@ -76,7 +76,7 @@ class _Oklab(torch.autograd.Function):
 def _by_blocks(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
     """Apply a function to few images at a time: a CPU's cache holds what they need for all steps."""
     first = images[0]
-    if first.device.type != "cpu" or first.numel() <= BLOCK:
+    if first.device.type != "cpu" or torch.compiler.is_compiling() or first.numel() <= BLOCK:
         return function(*images)
     count = max(1, BLOCK // first[0].numel())
     return torch.cat([function(*blocks) for blocks in zip(*(x.split(count) for x in images), strict=True)])

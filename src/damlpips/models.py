@@ -156,18 +156,19 @@ class PerceptualDistance(nn.Module):
             x = _resized(x, _size_of(y))
         self._check_size(x, what="first image")
         self._check_size(y, what="second image")
-        checks.matching_batch(len(x), len(y), _size_of(x), _size_of(y))
+        checks.matching_batch(_count_of(x), _count_of(y), _size_of(x), _size_of(y))
         # Where only one of them is optimised, batching would differentiate through the other for nothing; and on a CPU
         # joining large batches takes longer than a second pass.
         if (
             isinstance(x, Encoded)
             or isinstance(y, Encoded)
             or (torch.is_grad_enabled() and x.requires_grad != y.requires_grad)
-            or (x.device.type == "cpu" and x.numel() >= LARGE)
+            or (x.device.type == "cpu" and not torch.compiler.is_compiling() and x.numel() >= LARGE)
         ):
             return self._encoded(x), self._encoded(y)
         both = self._encoded(torch.cat([x, y]))
-        return both[: len(x)], both[len(x) :]
+        count = _count_of(x)
+        return both[:count], both[count:]
 
     @overload
     def _prepared(self, x: Tensor, *, what: str) -> Tensor: ...
@@ -273,6 +274,11 @@ class PerceptualDistance(nn.Module):
 
 def _size_of(x: Images) -> tuple[int, int]:
     return x.size if isinstance(x, Encoded) else checks.size_of(x)
+
+
+def _count_of(x: Images) -> int:
+    # not len(), which would fix the batch of an exported program
+    return (x.features[0] if isinstance(x, Encoded) else x).shape[0]
 
 
 def _spelled_size(size: tuple[int, int]) -> str:
