@@ -342,7 +342,14 @@ class Encoded:
 
     def take(self, places: Tensor) -> "Encoded":
         """Return the images at `places`, (K,) whole numbers, in this order; an image may be taken more than once."""
-        return self._each(lambda t: t.index_select(0, places))
+
+        def taken(t: Tensor) -> Tensor:
+            if t.is_contiguous():
+                return t.index_select(0, places)
+            # kept as they lie in memory, channels last: it decides the order of sums, and so their last bits
+            return t.permute(0, 2, 3, 1).index_select(0, places).permute(0, 3, 1, 2)
+
+        return self._each(taken)
 
     @staticmethod
     def joined(parts: "Sequence[Encoded]") -> "Encoded":

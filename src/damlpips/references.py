@@ -173,7 +173,8 @@ class ReferenceCache:
                 found.append(None if kept is None else kept.maps)
             self._use(places)
             self.misses += len(chosen)
-        images = images[chosen] if 0 < len(chosen) < len(images) else images
+        if 0 < len(chosen) < len(images):
+            images = torch.cat([images[n : n + 1] for n in chosen])  # indices would go to the device, and wait for it
         run = images if chosen else Encoded.joined([maps for maps in found if maps is not None])
         return Wanted(places, found, rows, run, [marks[n] for n in chosen])
 
