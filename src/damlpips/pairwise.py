@@ -61,10 +61,11 @@ def _blocks(
         for start_b, b in _placed(columns):
             if alone and start_b < start_a:
                 continue
-            i = torch.arange(len(a), device=a.device).repeat_interleave(len(b))
-            j = torch.arange(len(b), device=a.device).repeat(len(a))
             if alone and start_a == start_b:
                 i, j = torch.triu_indices(len(a), len(a), offset=1, device=a.device)
+            else:
+                places = torch.arange(len(a) * len(b), device=a.device)
+                i, j = places // len(b), places % len(b)
             for some_i, some_j in zip(i.split(count), j.split(count), strict=True):
                 if len(some_i):  # one image has no pair with itself
                     yield (some_i + start_a) * m + some_j + start_b, _scores(model, a, b, some_i, some_j)
