@@ -41,6 +41,7 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/published.py $(SHARED)
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/references.py
 
 # This package's metrics, and those of others that need no download. pyiqa's psnr, fsim, vsi and gmsd are piq's; its ssim
 # and ms_ssim take ten times as long as piq's, its mad fifteen seconds a pair.

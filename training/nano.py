@@ -35,28 +35,17 @@ VISIBLE = 0.05
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run depends on beside its pairs.
+    """What a run depends on beside its pairs."""
 
-    The first `steps` learn the distances; the last `ordering_steps` what is left of the order on ladders, most of all
-    of neighbouring shifts, which a sampling by two tends to confuse.
-    """
-
-    steps: int = 4800
-    ordering_steps: int = 800
+    steps: int = 3200
     batch: int = 16
     rate: float = 3e-3
-    ordering_rate: float = 6e-4
     warm_up: int = 100
     decay: float = 1e-4
     average: float = 0.998
     places_weight: float = 0.5
     order_weight: float = 1.0
-    ordering_weight: float = 20.0
     seed: int = 0
-
-    @property
-    def all_steps(self) -> int:
-        return self.steps + self.ordering_steps
 
 
 class LowPassed(nn.Module):
@@ -81,9 +70,7 @@ def student(seed: int) -> Nano:
     return network.to(memory_format=torch.channels_last)
 
 
-def errors(
-    network: nn.Module, batch: dict[str, Tensor], settings: Settings, *, ordering: bool = False
-) -> dict[str, Tensor]:
+def errors(network: nn.Module, batch: dict[str, Tensor], settings: Settings) -> dict[str, Tensor]:
     """Return the parts of the loss: relative errors of the distances, of their places, and rungs in the wrong order."""
     images = batch["images"]
     count = images.shape[1]
@@ -95,8 +82,7 @@ def errors(
     found = pairs.network_terms(features, count)
     parts = {key: _relative(found[key], batch[key]) for key in ("structure", "texture", "places")}
     parts["places"] = settings.places_weight * parts["places"]
-    weight = settings.ordering_weight if ordering else settings.order_weight
-    parts["order"] = weight * _disorder(_mixed(found), _mixed(batch))
+    parts["order"] = settings.order_weight * _disorder(_mixed(found), _mixed(batch))
     return parts
 
 
@@ -123,7 +109,7 @@ def batches(data: dict[str, Tensor], settings: Settings, start: int) -> Iterator
     a_pass = count // settings.batch
     if a_pass == 0:
         raise SystemExit(f"{count} items are fewer than a batch of {settings.batch}")
-    for step in range(start, settings.all_steps):
+    for step in range(start, settings.steps):
         number, k = divmod(step, a_pass)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed + number))
         chosen = order[k * settings.batch : (k + 1) * settings.batch]
@@ -134,11 +120,9 @@ def batches(data: dict[str, Tensor], settings: Settings, start: int) -> Iterator
 
 
 def rate_at(step: int, settings: Settings) -> float:
-    """Return the learning rate: up in a line, down along a cosine; and again, lower, for the order."""
-    rate, steps = settings.rate, settings.steps
-    if step >= steps:
-        step, rate, steps = step - steps, settings.ordering_rate, settings.ordering_steps
-    return rate * min(1.0, (step + 1) / settings.warm_up) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    """Return the learning rate: up in a line, down along a cosine."""
+    done = step / settings.steps
+    return settings.rate * min(1.0, (step + 1) / settings.warm_up) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def fit(
@@ -181,14 +165,13 @@ def fit(
         Path(f"{state_file}.partial").rename(state_file)
 
     saved = time.monotonic()
-    every = max(1, settings.all_steps // 200)
+    every = max(1, settings.steps // 200)
     with Progress(console=Console(stderr=True)) as progress, log_file.open("a") as log:
-        task = progress.add_task("training", total=settings.all_steps, completed=step)
+        task = progress.add_task("training", total=settings.steps, completed=step)
         for batch in batches(data, settings, step):
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(step, settings)
-            batch = {key: v.to(device) for key, v in batch.items()}
-            parts = errors(network, batch, settings, ordering=step >= settings.steps)
+            parts = errors(network, {key: v.to(device) for key, v in batch.items()}, settings)
             loss = torch.stack(list(parts.values())).sum()
             optimizer.zero_grad()
             loss.backward()
@@ -196,14 +179,14 @@ def fit(
             optimizer.step()
             averaged.update_parameters(network)
             step += 1
-            if step % every == 0 or step == settings.all_steps:
+            if step % every == 0 or step == settings.steps:
                 shown = {"step": step, **{key: float(v.detach()) for key, v in {"loss": loss, **parts}.items()}}
-                if step % (20 * every) == 0 or step == settings.all_steps:
+                if step % (20 * every) == 0 or step == settings.steps:
                     shown["held_out"] = held_out_error(averaged.module, held_out, settings, device)
                 log.write(json.dumps(shown) + "\n")
                 log.flush()
                 progress.update(task, completed=step, description=f"training, loss {shown['loss']:.3f}")
-            if time.monotonic() - saved >= save_every or step == settings.all_steps:
+            if time.monotonic() - saved >= save_every or step == settings.steps:
                 save()
                 saved = time.monotonic()
     return averaged.module
@@ -238,10 +221,9 @@ def main() -> None:
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--out", type=Path, default=Path("build/nano/trained.safetensors"))
     parser.add_argument("--work", type=Path, default=Path("build/nano"), help="pairs, state and log go here")
-    parser.add_argument("--shards", type=int, default=24, help="to learn from; one more is held out")
+    parser.add_argument("--shards", type=int, default=20, help="to learn from; one more is held out")
     parser.add_argument("--items", type=int, default=pairs.ITEMS, help="of a shard")
     parser.add_argument("--steps", type=int, default=Settings.steps)
-    parser.add_argument("--ordering-steps", type=int, default=Settings.ordering_steps)
     parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--batch", type=int, default=Settings.batch, help="items")
     parser.add_argument("--teachers", nargs="+", default=list(pairs.TEACHERS), help="backbones to learn from")
@@ -249,9 +231,7 @@ def main() -> None:
     parser.add_argument("--save-every", type=float, default=60, help="seconds")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    settings = Settings(
-        steps=options.steps, ordering_steps=options.ordering_steps, batch=options.batch, seed=options.seed
-    )
+    settings = Settings(steps=options.steps, batch=options.batch, seed=options.seed)
     photographs = pairs.photographs_in(options.photographs)
     recipe = pairs.Recipe(photographs, options.work, options.seed, options.items, tuple(options.teachers))
     pairs.make(recipe, range(options.shards + 1), processes=options.processes)

@@ -12,6 +12,7 @@ from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
 from damlpips import checks, exact
 from damlpips.models import Images, PerceptualDistance
+from damlpips.references import Keys
 from damlpips.reuse import encoded_pair, enrol
 from damlpips.states import ScoreState
 
@@ -57,24 +58,34 @@ class PerceptualMetric(ScoreState):
             return self._skipped
         return int(self._state("counts")[1]) + int(self._distinct(*self._kept())[0].isnan().sum())
 
-    def update(self, img: Tensor, ref: Tensor, index: Tensor | Sequence[int] | None = None) -> None:
+    def update(
+        self,
+        img: Images,
+        ref: Images,
+        index: Tensor | Sequence[int] | None = None,
+        reference_key: Keys | None = None,
+    ) -> None:
         """Score a batch of pairs and add the scores.
 
         Args:
             img: (N, 3, H, W), distorted images.
-            ref: (N, 3, H, W), their references.
+            ref: (N, 3, H, W), their references; or what `metric.model.encode` returned of one, for all N.
             index: (N,) whole numbers of 32 bits that name the images. An image whose index was seen before, on this
                 process or another, counts once: a sampler that repeats images to even out processes then changes
                 nothing. Scores with an index are kept, 8 bytes each.
+            reference_key: a key for each reference, `str`, `int` or another hashable, or whole numbers (N,). A
+                reference whose key came before is not run through the network again, also after `reset()`, as far as
+                `reference_cache` bytes hold the feature maps. A key stands for one image: another is an error on a CPU,
+                and on an accelerator only if it has another size.
 
         Raises:
-            TypeError, ValueError: images or index are not what they should be, or, with `on_error="raise"` on the CPU,
-                an image cannot be scored; the state is as it was.
+            TypeError, ValueError: images, index or keys are not what they should be, or, with `on_error="raise"` on the
+                CPU, an image cannot be scored; the state is as it was.
             TorchMetricsUserError: the metric is synced.
         """
         if self._is_synced:
             raise TorchMetricsUserError("update: call unsync() first, a synced state takes no scores")
-        pair = encoded_pair(self.model, img, ref)  # refuses what cannot be compared
+        pair = encoded_pair(self.model, img, ref, reference_key)  # refuses what cannot be compared
         indices = self._checked_index(index, len(pair[0]))
         good = self._checked_values(img, ref, indices)
         scores = self.model.per_layer(*pair).sum(1)
@@ -86,6 +97,10 @@ class PerceptualMetric(ScoreState):
         if self._in_forward is not None:
             self._in_forward.append((scores, indices))
 
+    def clear_references(self) -> None:
+        """Forget the references that came with a key."""
+        self.model.clear_references()
+
     @property
     def _raises_at_once(self) -> bool:
         """Whether values may be read: on an accelerator that would wait for it, so `compute` raises instead."""
@@ -93,7 +108,7 @@ class PerceptualMetric(ScoreState):
 
     def _checked_values(self, img: Images, ref: Images, indices: Tensor | None) -> Tensor:
         """Return which pairs have values that can be scored, (N,); raise at the first other where they may be read."""
-        good = torch.ones(len(img), dtype=torch.bool, device=self.device)
+        good = torch.ones(max(len(img), len(ref)), dtype=torch.bool, device=self.device)
         for what, x in (("first image", img), ("second image", ref)):
             if not self.check_values or not isinstance(x, Tensor) or checks.is_optimised(x):
                 continue

@@ -59,6 +59,15 @@ def floating_type(value: Any) -> torch.dtype | None:
     raise ValueError(f"dtype: expected None or one of {', '.join(map(str, FLOATING_TYPES))}, got {value!r}")
 
 
+def byte_limit(what: str, value: Any) -> int:
+    """Return `value` if it is a number of bytes, at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what}: expected a whole number of bytes, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{what}: expected a number of bytes of at least 0, got {value}")
+    return value
+
+
 def size_of(x: Tensor) -> tuple[int, int]:
     """Return the height and the width of a batch of images."""
     return x.shape[2], x.shape[3]
@@ -126,7 +135,10 @@ def matching_pair(x: Tensor, y: Tensor) -> None:
 def matching_batch(n_x: int, n_y: int, size_x: tuple[int, int], size_y: tuple[int, int]) -> None:
     """Raise a ValueError unless the two batches have as many images of the same size."""
     if n_x != n_y:
-        raise ValueError(f"the two batches must hold as many images, got {n_x} and {n_y}")
+        hint = ": pass what encode() returns of the one image to compare it with each of the others"
+        raise ValueError(
+            f"the two batches must hold as many images, got {n_x} and {n_y}{hint if 1 in (n_x, n_y) else ''}"
+        )
     if size_x != size_y:
         raise ValueError(
             f"the two images must have one size, got {size_x[0]} x {size_x[1]} and {size_y[0]} x {size_y[1]}:"

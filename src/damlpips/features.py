@@ -340,6 +340,33 @@ class Encoded:
             raise TypeError(f"Encoded: expected a slice, as in encoded[2:3], got {type(index).__name__}")
         return self._each(lambda t: t[index])
 
+    def take(self, places: Tensor) -> "Encoded":
+        """Return the images at `places`, (K,) whole numbers, in this order; an image may be taken more than once."""
+
+        def taken(t: Tensor) -> Tensor:
+            if t.is_contiguous():
+                return t.index_select(0, places)
+            # kept as they lie in memory, channels last: it decides the order of sums, and so their last bits
+            return t.permute(0, 2, 3, 1).index_select(0, places).permute(0, 3, 1, 2)
+
+        return self._each(taken)
+
+    @staticmethod
+    def joined(parts: "Sequence[Encoded]") -> "Encoded":
+        """Return one batch of several, all of one module and one size."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        layers = zip(*(part.features for part in parts), strict=True)
+        return replace(
+            first, features=tuple(torch.cat(layer) for layer in layers), seen=torch.cat([part.seen for part in parts])
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a copy takes: of the feature maps and of the images as the network saw them."""
+        return sum(t.numel() * t.element_size() for t in (*self.features, self.seen))
+
     def expand(self, n: int) -> "Encoded":
         """Return one image standing in for `n` of it, without copying its maps."""
         if len(self) != 1:
@@ -350,6 +377,10 @@ class Encoded:
     def device(self) -> torch.device:
         """The device of the feature maps."""
         return self.features[0].device
+
+    def copy(self) -> "Encoded":
+        """Return the same in memory of its own."""
+        return self._each(Tensor.clone)
 
     def detach(self) -> "Encoded":
         """Return the same without the graph."""

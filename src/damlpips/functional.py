@@ -7,8 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from damlpips import checks
 from damlpips.features import Backbone, Encoded
 from damlpips.models import DAMLPIPS, DEFAULT_BACKBONE, LPIPS, Images, PerceptualDistance
+from damlpips.pairwise import distances
+
+METRICS: dict[str, Any] = {"lpips": LPIPS, "damlpips": DAMLPIPS}
 
 
 @lru_cache(maxsize=16)
@@ -74,3 +78,53 @@ def damlpips(x: Images, y: Images, *, backbone: str | Backbone = DEFAULT_BACKBON
         tensor([0., 0.])
     """
     return _module(DAMLPIPS, _device(x), _hashable({"backbone": backbone, **options}))(x, y)
+
+
+def pairwise(
+    x: Images,
+    y: Images | None = None,
+    *,
+    metric: str | PerceptualDistance = "damlpips",
+    block: int | None = None,
+    **options: Any,
+) -> Tensor:
+    """Return the distance of every x_i and every y_j, (N, M); lower is closer.
+
+    Without y it is that of every x_i and x_j, (N, N): symmetric, each pair compared once, zeros on the diagonal. Every
+    image goes through the backbone once, some at a time; the feature maps of all are kept until the end, and pairs are
+    compared in blocks. Distances equal those of the pairs alone but for float32 rounding, 1e-5 of their value.
+
+    Gradients pass wherever the images ask for them; blocks are then compared again in the backward pass, so that only
+    the graph of the network's passes is kept.
+
+    Args:
+        x, y: (N, 3, H, W) and (M, 3, H, W), or what `encode` returned. With one image as y it is (N, 1): a reference
+            and its candidates.
+        metric: `"damlpips"`, `"lpips"`, or a module of one of the two, on the images' device.
+        block: pairs that are compared at a time; None: as many as have 64 MiB of feature maps. A block lies within the
+            images of two passes through the backbone, about 10 x 10 of 256 x 256.
+        options: those of the module where `metric` is a name (`backbone`, `weights`, `value_range`, ...).
+
+    Raises:
+        TypeError, ValueError, WeightsError: as the module; sizes of x and y that differ; options beside a module.
+
+    Example:
+        >>> import torch
+        >>> from damlpips.functional import pairwise
+        >>> pairwise(torch.ones(3, 3, 64, 64))
+        tensor([[0., 0., 0.],
+                [0., 0., 0.],
+                [0., 0., 0.]])
+    """
+    if isinstance(metric, str):
+        kind = METRICS[checks.one_of("metric", metric, METRICS)]
+        if "reduction" in options:
+            raise TypeError("reduction: a matrix of distances has none")
+        module: PerceptualDistance = _module(kind, _device(x), _hashable(options))
+    elif not isinstance(metric, PerceptualDistance):
+        raise TypeError(f"metric: expected {' or '.join(map(repr, METRICS))}, or a module, got {type(metric).__name__}")
+    elif options:
+        raise TypeError(f"options: a module brings its own, got {', '.join(options)}")
+    else:
+        module = metric
+    return distances(module, x, y, block=block)

@@ -8,11 +8,13 @@ from damlpips import checks
 from damlpips.aggregation import PerceptualMetric
 from damlpips.features import Backbone
 from damlpips.models import DAMLPIPS, DEFAULT_BACKBONE, LPIPS, VIEWING_SIDE
+from damlpips.references import CACHE_BYTES
 
 _OPTIONS = """
     Args:
-        backbone, weights, value_range, grey, resize, check_values, deterministic, dtype: as for the module. Images
-            on an accelerator are checked without waiting for it: `update` counts bad ones, `compute` raises.
+        backbone, weights, value_range, grey, resize, check_values, deterministic, dtype, reference_cache: as for the
+            module. Images on an accelerator are checked without waiting for it: `update` counts bad ones, `compute`
+            raises.
         reduction: `"mean"` or `"sum"` (), with a state of 15 whole numbers; `"none"` (N,), which keeps every score, 4
             bytes each.
         on_error: what to do with an image that cannot be scored, for NaN, values out of range or a score that is not
@@ -55,6 +57,7 @@ class LPIPSMetric(PerceptualMetric):
         check_values: bool = True,
         deterministic: bool = False,
         dtype: torch.dtype | None = None,
+        reference_cache: int = CACHE_BYTES,
         on_error: str = "raise",
         **kwargs: Any,
     ) -> None:
@@ -70,6 +73,7 @@ class LPIPSMetric(PerceptualMetric):
             check_values=False,  # the metric checks by itself, image by image
             deterministic=deterministic,
             dtype=dtype,
+            reference_cache=reference_cache,
         )
         super().__init__(model, reduction=reduction, on_error=on_error, check_values=check_values, **kwargs)
 
@@ -100,6 +104,7 @@ class DAMLPIPSMetric(PerceptualMetric):
         check_values: bool = True,
         deterministic: bool = False,
         dtype: torch.dtype | None = None,
+        reference_cache: int = CACHE_BYTES,
         on_error: str = "raise",
         rho: float = 0.25,
         gamma: float = 0.5,
@@ -115,6 +120,7 @@ class DAMLPIPSMetric(PerceptualMetric):
             check_values=False,  # the metric checks by itself, image by image
             deterministic=deterministic,
             dtype=dtype,
+            reference_cache=reference_cache,
             rho=rho,
             gamma=gamma,
             viewing_side=viewing_side,

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from damlpips import checks, colour, distance
 from damlpips.features import BACKBONES, SYMMETRIC, Backbone, Encoded, Scaling
 from damlpips.forks import without_lost_threads
+from damlpips.references import CACHE_BYTES, Keys, ReferenceCache
 from damlpips.reproducible import one_order
 from damlpips.sharing import Source
 from damlpips.weights import head_names, load_heads
@@ -51,6 +52,7 @@ class PerceptualDistance(nn.Module):
         check_values: bool = True,
         deterministic: bool = False,
         dtype: torch.dtype | None = None,
+        reference_cache: int = CACHE_BYTES,
     ) -> None:
         super().__init__()
         self.source = Source.of(backbone, weights)
@@ -61,6 +63,7 @@ class PerceptualDistance(nn.Module):
         self.check_values = bool(check_values)
         self.deterministic = bool(deterministic)
         self.dtype = checks.floating_type(dtype)
+        self.references = ReferenceCache(reference_cache)
         # Empty, and only there to be moved: its device and dtype say where the shared backbone has to be. Not a buffer:
         # DDP would broadcast it before every step.
         self.anchor = torch.empty(0)
@@ -92,6 +95,9 @@ class PerceptualDistance(nn.Module):
 
     def _place(self, anchor: Tensor) -> None:
         """Go where `anchor` is, with everything that is computed with."""
+        if (anchor.device, anchor.dtype) != (self.anchor.device, self.anchor.dtype):
+            # maps that lie elsewhere serve nobody; not emptied, since a replica holds its original's until here
+            self.references = ReferenceCache(self.references.limit)
         self.anchor = anchor
         if self._loaded is not None:
             self.load()
@@ -114,13 +120,20 @@ class PerceptualDistance(nn.Module):
         """What an `Encoded` must come from to be used here."""
         return self.source, self._scaling
 
-    def forward(self, x: Images, y: Images) -> Tensor:
-        """Return the distance of each pair, (N,), or its mean or sum as `reduction` says; lower is closer."""
-        return distance.reduce(self.per_layer(x, y).sum(1), self.reduction)
+    def clear_references(self) -> None:
+        """Forget the references that came with a key."""
+        self.references.clear()
 
-    def per_layer(self, x: Images, y: Images) -> Float[Tensor, "n l"]:
+    def forward(self, x: Images, y: Images, *, reference_key: Keys | None = None) -> Tensor:
+        """Return the distance of each pair, (N,), or its mean or sum as `reduction` says; lower is closer.
+
+        `reference_key` names the images of y, one key each: see `compare`.
+        """
+        return distance.reduce(self.per_layer(x, y, reference_key=reference_key).sum(1), self.reduction)
+
+    def per_layer(self, x: Images, y: Images, *, reference_key: Keys | None = None) -> Float[Tensor, "n l"]:
         """Return what each layer adds to the score of each pair: (N, L), from fine to coarse; rows sum to scores."""
-        x, y = self.compare(x, y)
+        x, y = self.compare(x, y, reference_key=reference_key)
         if not self.deterministic:
             return self._per_layer(x, y)
         with one_order(self.anchor.device):
@@ -133,6 +146,8 @@ class PerceptualDistance(nn.Module):
     def encode(self, x: Tensor) -> Encoded:
         """Run images through the backbone once; the result stands in for them in either place of later calls.
 
+        The result of one image is compared with each image of a batch.
+
         With gradients enabled it carries the graph; call `.detach()` on it, or encode under `torch.no_grad()`, to keep
         a fixed reference.
         """
@@ -142,8 +157,13 @@ class PerceptualDistance(nn.Module):
         # copied: what is kept must not change when the caller's tensor does
         return self._encoded(x.clone())
 
-    def compare(self, x: Images, y: Images) -> tuple[Encoded, Encoded]:
+    def compare(self, x: Images, y: Images, *, reference_key: Keys | None = None) -> tuple[Encoded, Encoded]:
         """Check a pair of batches and return both encoded, in one pass through the backbone where that is cheaper.
+
+        Args:
+            x, y: (N, 3, H, W), or what `encode` returned; of one image it stands in for N.
+            reference_key: a key for each image of y, `str`, `int` or another hashable, or whole numbers (N,). An image
+                whose key came before is not run through the backbone again; see `damlpips.references`.
 
         Raises:
             TypeError, ValueError: see `damlpips.checks`; the message says what came and what was expected.
@@ -151,12 +171,23 @@ class PerceptualDistance(nn.Module):
         if isinstance(x, Tensor) and isinstance(y, Tensor):
             checks.matching_pair(x, y)
             self._follow(x)
+        wanted = None
+        if reference_key is not None:
+            wanted = self.references.find(reference_key, y, (*self._conditions(), self.viewing_side), grey=self.grey)
+            y = wanted.images
         x, y = self._prepared(x, what="first image"), self._prepared(y, what="second image")
         if self.resize == "reference" and isinstance(x, Tensor):
             x = _resized(x, _size_of(y))
         self._check_size(x, what="first image")
         self._check_size(y, what="second image")
-        checks.matching_batch(_count_of(x), _count_of(y), _size_of(x), _size_of(y))
+        if wanted is None:
+            x, y = _matched(x, y)
+        count = _count_of(y) if wanted is None else len(wanted)
+        checks.matching_batch(_count_of(x), count, _size_of(x), _size_of(y))
+        x, y = self._both_encoded(x, y)
+        return (x, y) if wanted is None else (x, self.references.complete(wanted, y))
+
+    def _both_encoded(self, x: Images, y: Images) -> tuple[Encoded, Encoded]:
         # Where only one of them is optimised, batching would differentiate through the other for nothing; and on a CPU
         # joining large batches takes longer than a second pass.
         if (
@@ -245,12 +276,16 @@ class PerceptualDistance(nn.Module):
         Args:
             size: height and width of the second images of the pairs.
         """
-        device = self.anchor.device
         if self.resize is not None and self.resize != "reference":
             size = _target_size(size, self.resize)
+        return *self._conditions(), self._seen_size(size)
+
+    def _conditions(self) -> tuple[Hashable, ...]:
+        """Return what the feature maps of an image depend on, but for its size."""
+        device = self.anchor.device
         autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
         return (
-            *(self.source, self._scaling, device, self.pass_dtype, self._seen_size(size)),
+            *(self.source, self._scaling, device, self.pass_dtype),
             *(self.value_range, self.grey, self.resize, self.check_values, self.deterministic),
             torch.get_autocast_dtype(device.type) if autocast else None,
         )
@@ -270,6 +305,15 @@ class PerceptualDistance(nn.Module):
 
     def extra_repr(self) -> str:
         return f"backbone={self.source.name!r}, value_range={self.value_range}, reduction={self.reduction!r}"
+
+
+def _matched(x: Images, y: Images) -> tuple[Images, Images]:
+    """Let one encoded image stand in for as many as the other batch has; an image alone may be one by mistake."""
+    if isinstance(x, Encoded) and _count_of(x) == 1 != _count_of(y):
+        x = x.expand(_count_of(y))
+    if isinstance(y, Encoded) and _count_of(y) == 1 != _count_of(x):
+        y = y.expand(_count_of(x))
+    return x, y
 
 
 def _size_of(x: Images) -> tuple[int, int]:
@@ -339,6 +383,7 @@ class LPIPS(PerceptualDistance):
             cuDNN's benchmarks. Images go through the network one by one, on the CPU in one thread, which takes longer.
         dtype: what the network runs in, `torch.bfloat16`, `torch.float16`, `torch.float32` or `torch.float64`; None:
             what the module is in. Images are scaled and distances taken in float32 at least, whatever it is.
+        reference_cache: bytes that the feature maps of references with a `reference_key` may take; 0 keeps none.
 
     Shapes:
         x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`).
@@ -377,6 +422,7 @@ class LPIPS(PerceptualDistance):
         check_values: bool = True,
         deterministic: bool = False,
         dtype: torch.dtype | None = None,
+        reference_cache: int = CACHE_BYTES,
     ) -> None:
         super().__init__(
             backbone,
@@ -388,6 +434,7 @@ class LPIPS(PerceptualDistance):
             check_values=check_values,
             deterministic=deterministic,
             dtype=dtype,
+            reference_cache=reference_cache,
         )
         if not isinstance(heads, (str, os.PathLike)):
             raise TypeError(f"heads: expected a version, 'uniform' or a path, got {type(heads).__name__}")
@@ -515,7 +562,8 @@ class DAMLPIPS(PerceptualDistance):
 
     Args:
         backbone: a name of the table (`"nano"`, embedded, needs no other file) or a `Backbone`.
-        weights, value_range, reduction, grey, resize, check_values, deterministic, dtype: as for `LPIPS`.
+        weights, value_range, reduction, grey, resize, check_values, deterministic, dtype, reference_cache: as for
+            `LPIPS`.
         rho: the share of a place's own energy in its normalisation, 0 to 1; the rest is the mean over the image.
         gamma: how much a channel's weight falls with its energy, at least 0.
         viewing_side: images are looked at with this shorter side in pixels where theirs is longer, so that scores of
@@ -554,6 +602,7 @@ class DAMLPIPS(PerceptualDistance):
         check_values: bool = True,
         deterministic: bool = False,
         dtype: torch.dtype | None = None,
+        reference_cache: int = CACHE_BYTES,
         rho: float = 0.25,
         gamma: float = 0.5,
         viewing_side: int | None = VIEWING_SIDE,
@@ -568,6 +617,7 @@ class DAMLPIPS(PerceptualDistance):
             check_values=check_values,
             deterministic=deterministic,
             dtype=dtype,
+            reference_cache=reference_cache,
         )
         if not 0 <= rho <= 1:
             raise ValueError(f"rho: expected a share from 0 to 1, got {rho!r}")

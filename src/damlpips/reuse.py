@@ -4,9 +4,11 @@ The feature maps of the last pair are kept as long as its images live, and only 
 are handed out again only for the very same, unchanged images.
 """
 
+import functools
 import threading
 import weakref
 from collections.abc import Hashable
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -15,7 +17,8 @@ from damlpips import checks
 from damlpips.checks import is_optimised
 from damlpips.features import Encoded
 from damlpips.forks import Lock
-from damlpips.models import PerceptualDistance
+from damlpips.models import Images, PerceptualDistance
+from damlpips.references import Keys, as_keys
 
 # The modules that belong to metrics: with a single user of a backbone nothing is kept.
 _users: "weakref.WeakSet[PerceptualDistance]" = weakref.WeakSet()
@@ -75,25 +78,30 @@ class _Last(threading.local):
 _last = _Last()
 
 
-def _can_be_kept(x: object) -> bool:
+def _can_be_kept(x: object) -> TypeGuard[Tensor]:
     # Inference tensors have no version: on the CPU their values are compared, elsewhere a change would go unseen.
     return isinstance(x, Tensor) and (x.device.type == "cpu" or not x.is_inference())
 
 
-def encoded_pair(model: PerceptualDistance, x: Tensor, y: Tensor) -> tuple[Encoded, Encoded]:
+def encoded_pair(
+    model: PerceptualDistance, x: Images, y: Images, reference_key: Keys | None = None
+) -> tuple[Encoded, Encoded]:
     """Return `model.compare(x, y)`, from the last pass where another metric has just run these images through it."""
     if not (_can_be_kept(x) and _can_be_kept(y)) or y.ndim != 4:
-        return model.compare(x, y)
+        return model.compare(x, y, reference_key=reference_key)
+    keys = None if reference_key is None else as_keys(reference_key, len(y))
+    compare = functools.partial(model.compare, reference_key=keys)
     size = checks.size_of(y)
-    key = model.encoding_key(size)
-    if not any(other.encoding_key(size) == key for other in _others(model)):
-        return model.compare(x, y)
+    conditions = model.encoding_key(size)
+    if not any(other.encoding_key(size) == conditions for other in _others(model)):
+        return compare(x, y)
     # one graph for two metrics could be walked back only once
     if is_optimised(x) or is_optimised(y):
-        return model.compare(x, y)
+        return compare(x, y)
+    key = conditions, keys
     if _last.seen is not None and (maps := _last.seen.maps_for(key, x, y)) is not None:
         return maps
     _last.seen = None  # freed before the next pass needs the memory
-    maps = model.compare(x, y)
+    maps = compare(x, y)
     _last.seen = _Pass(key, x, y, maps)
     return maps

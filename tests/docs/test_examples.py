@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", "docs/how-to/export.md", "docs/how-to/own-backbone.md"]
+PAGES = ["README.md", *(f"docs/how-to/{page}.md" for page in ("export", "own-backbone", "references"))]
 # stands in the example of a loss only
 LOSS = "optimizer.zero_grad"
 MODULES = [
@@ -88,7 +88,7 @@ def test_public_classes_have_examples_that_ran() -> None:
         "models": ["LPIPS", "DAMLPIPS"],
         "metrics": ["LPIPSMetric", "DAMLPIPSMetric"],
         "features": ["Backbone"],
-        "functional": ["lpips", "damlpips"],
+        "functional": ["lpips", "damlpips", "pairwise"],
         "adapters": ["register"],
     }.items():
         found = finder.find(importlib.import_module(f"damlpips.{module}"))

@@ -103,8 +103,9 @@ def test_not_a_tensor(make, x, name) -> None:
 
 def test_batches_that_differ(make) -> None:
     refused(lambda: make()(images(2, 3, 16, 16), images(3, 3, 16, 16)), ValueError, "as many images", "got 2 and 3")
-    # one image is not silently compared with every image of a batch
-    refused(lambda: make()(images(1, 3, 16, 16), images(3, 3, 16, 16)), ValueError, "as many images", "got 1 and 3")
+    # one image is not silently compared with every image of a batch: who means it encodes it
+    parts = ("as many images", "got 1 and 3", "pass what encode() returns of the one image")
+    refused(lambda: make()(images(1, 3, 16, 16), images(3, 3, 16, 16)), ValueError, *parts)
 
 
 def test_sizes_that_differ(make) -> None:

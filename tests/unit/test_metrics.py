@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from reference import Counting
 from torch import nn
 from torchmetrics import MetricCollection
 from torchmetrics.wrappers import BootStrapper, MinMaxMetric, Running
@@ -33,23 +34,6 @@ def module_of(metric: PerceptualMetric):
 
 def images(n: int, size: int = 40, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return reference.noise(n, size, size, seed)
-
-
-class Counting(nn.Module):
-    """A network that counts the images and the calls that reach it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.seen: list[int] = []
-
-    def __deepcopy__(self, memo):
-        return self
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        self.seen.append(len(x))
-        first = self.conv(x).relu()
-        return [first, first[:, :, ::2, ::2]]
 
 
 def test_constants(make) -> None:

@@ -235,11 +235,16 @@ def test_slices_of_encoded_images(make) -> None:
 def test_one_encoded_image_for_a_batch(make) -> None:
     metric, (x, y) = make(), reference.noise(3, 32, 32)
     encoded = metric.encode(y[:1])
-    rounded(metric(x, encoded.expand(3)), metric(x, y[:1].expand(3, -1, -1, -1)))
+    expected = metric(x, y[:1].expand(3, -1, -1, -1))
+    rounded(metric(x, encoded.expand(3)), expected)
+    rounded(metric(x, encoded), expected)
+    rounded(metric(encoded, x), expected)
+    rounded(metric(metric.encode(x), encoded), expected)
+    rounded(metric.spatial_map(x, encoded), metric.spatial_map(x, y[:1].expand(3, -1, -1, -1)))
     with pytest.raises(ValueError, match="got 3"):
         metric.encode(x).expand(3)
-    with pytest.raises(ValueError, match=r"as many images, got 3 and 1"):
-        metric(x, encoded)
+    with pytest.raises(ValueError, match=r"as many images, got 3 and 2"):
+        metric(x, metric.encode(y[:2]))
 
 
 def test_encoding_carries_the_graph_or_not(make) -> None:
