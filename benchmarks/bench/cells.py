@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Linear growth is expected from here on; below it a call costs the same whatever the size.
+# Up to one pair of this size every cell is tried; from there on cost grows with the pixels.
 PROBE_SIDE = 256
 GIB = 1 << 30
 

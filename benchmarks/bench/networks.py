@@ -1,5 +1,6 @@
 """The networks that all contenders run on: seeded random weights, or those that are part of this package."""
 
+import functools
 import math
 from pathlib import Path
 
@@ -17,6 +18,7 @@ STAND_IN = "alex"
 HEADS = "v0.1"
 
 
+@functools.lru_cache(maxsize=1)
 def random_state(net: str) -> dict[str, Tensor]:
     """Return seeded random weights of a torchvision network of the table, through which activations keep their size.
 

@@ -75,9 +75,14 @@ class Runner:
         return outcome
 
     def _expected(self, cell: Cell, contender: Contender) -> Cost:
-        """Return what a call should cost: from smaller cells, else from one pair of small images."""
+        """Return what a call should cost: from smaller cells, else from one pair of small images.
+
+        Images so small that they would be the ones to judge from cost nothing.
+        """
         if cost := expected_cost(self.store.here(self.environment), cell, contender.name):
             return cost
+        if cell.pixels <= PROBE_SIDE**2:
+            return Cost(0.0, 0.0)
         side = min(cell.size, PROBE_SIDE)
         x, y = harness.images(1, side, self.place.device)
         call = partial(harness.run, cell.task, contender.call, x, y)
