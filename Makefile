@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SHARED ?= ../shared
 JOBS ?= 2
 
-.PHONY: setup demo test fuzz lint docs bench agree agree-full agree-256 agree-challenge train-nano train-nano-smoke clean
+.PHONY: setup demo test fuzz lint docs bench bench-quick agree agree-full agree-256 agree-challenge train-nano train-nano-smoke clean
 
 setup: $(READY)
 
@@ -38,10 +38,20 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
+# Published values, then speed and memory of every backbone, size and batch: hours on two cores. What was measured is
+# kept; a run that was stopped goes on where it was. On a GPU: make bench BENCH='--device cuda'
+BENCH ?=
 bench: $(READY)
+	@test -d $(SHARED)/golden || { echo "no published images at $(SHARED)/golden: make bench SHARED=FOLDER" >&2; exit 2; }
 	$(BIN)/python benchmarks/published.py $(SHARED)
-	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/references.py
+	mkdir -p build/bench
+	$(BIN)/python -m benchmarks.bench --json build/bench/results.json --markdown build/bench/tables.md \
+		--plot build/bench/plot.svg $(BENCH)
+
+# The default backbone and AlexNet at one size, no file needed: less than three minutes on two idle cores.
+bench-quick: $(READY)
+	$(BIN)/python -m benchmarks.bench --backbones alex nano --sizes 256 --batches 1 8 --budget 5 $(BENCH)
 
 # This package's metrics, and those of others that need no download. pyiqa's psnr, fsim, vsi and gmsd are piq's; its ssim
 # and ms_ssim take ten times as long as piq's, its mad fifteen seconds a pair.

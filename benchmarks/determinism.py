@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from speed import forward, medians, random_weights
+from bench.contenders import FORWARD
+from bench.harness import interleaved, ratio, run, wall_clock
+from bench.networks import random_weights
 
 from damlpips import DAMLPIPS, LPIPS
 
@@ -57,8 +59,12 @@ def main() -> None:
             plain, fixed = make(file), make(file, deterministic=True)
             spreads = [spread(metric, x, y) for metric in (plain, fixed)]
             torch.set_num_threads(2)
-            times = medians([lambda m=m: forward(m, x, y) for m in (plain, fixed)], options.repeats)
-            print(f"| {name} | {spreads[0]:.1e} | {spreads[1]:.1e} | {times[1] / times[0]:.2f} |", flush=True)
+            calls = {kind: functools.partial(run, FORWARD, m, x, y) for kind, m in (("plain", plain), ("fixed", fixed))}
+            for call in calls.values():
+                call()
+            seconds = interleaved(calls, wall_clock, budget=0, least=options.repeats)
+            slower = ratio(seconds["fixed"], seconds["plain"]).median
+            print(f"| {name} | {spreads[0]:.1e} | {spreads[1]:.1e} | {slower:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
