@@ -9,8 +9,8 @@ from damlpips.models import DAMLPIPS, DEFAULT_BACKBONE, LPIPS, VIEWING_SIDE
 
 _OPTIONS = """
     Args:
-        backbone, weights, value_range, grey, resize, check_values, deterministic: as for the module. Images on an
-            accelerator are checked without waiting for it: `update` counts bad ones, `compute` raises.
+        backbone, weights, value_range, grey, resize, check_values, deterministic, tile: as for the module. Images on
+            an accelerator are checked without waiting for it: `update` counts bad ones, `compute` raises.
         reduction: `"mean"` or `"sum"` (), with a state of 15 whole numbers; `"none"` (N,), which keeps every score, 4
             bytes each.
         on_error: what to do with an image that cannot be scored, for NaN, values out of range or a score that is not
@@ -52,6 +52,7 @@ class LPIPSMetric(PerceptualMetric):
         resize: checks.Resize = None,
         check_values: bool = True,
         deterministic: bool = False,
+        tile: int | None = None,
         on_error: str = "raise",
         **kwargs: Any,
     ) -> None:
@@ -66,6 +67,7 @@ class LPIPSMetric(PerceptualMetric):
             resize=resize,
             check_values=False,  # the metric checks by itself, image by image
             deterministic=deterministic,
+            tile=tile,
         )
         super().__init__(model, reduction=reduction, on_error=on_error, check_values=check_values, **kwargs)
 
@@ -95,6 +97,7 @@ class DAMLPIPSMetric(PerceptualMetric):
         resize: checks.Resize = None,
         check_values: bool = True,
         deterministic: bool = False,
+        tile: int | None = None,
         on_error: str = "raise",
         rho: float = 0.25,
         gamma: float = 0.5,
@@ -109,6 +112,7 @@ class DAMLPIPSMetric(PerceptualMetric):
             resize=resize,
             check_values=False,  # the metric checks by itself, image by image
             deterministic=deterministic,
+            tile=tile,
             rho=rho,
             gamma=gamma,
             viewing_side=viewing_side,

@@ -15,7 +15,7 @@ from damlpips import checks
 from damlpips.checks import is_optimised
 from damlpips.features import Encoded
 from damlpips.forks import Lock
-from damlpips.models import PerceptualDistance
+from damlpips.models import Images, PerceptualDistance
 
 # The modules that belong to metrics: with a single user of a backbone nothing is kept.
 _users: "weakref.WeakSet[PerceptualDistance]" = weakref.WeakSet()
@@ -80,8 +80,15 @@ def _can_be_kept(x: object) -> bool:
     return isinstance(x, Tensor) and (x.device.type == "cpu" or not x.is_inference())
 
 
-def encoded_pair(model: PerceptualDistance, x: Tensor, y: Tensor) -> tuple[Encoded, Encoded]:
-    """Return `model.compare(x, y)`, from the last pass where another metric has just run these images through it."""
+def encoded_pair(model: PerceptualDistance, x: Tensor, y: Tensor) -> tuple[Images, Images]:
+    """Return `model.compare(x, y)`, from the last pass where another metric has just run these images through it.
+
+    Images that are compared tile by tile come back checked: there are no whole maps of them to share.
+    """
+    if model.tiling is not None:
+        pair = model.checked(x, y)
+        if isinstance(pair[0], Tensor) and model.is_tiled(checks.size_of(pair[0])):
+            return pair
     if not (_can_be_kept(x) and _can_be_kept(y)) or y.ndim != 4:
         return model.compare(x, y)
     size = checks.size_of(y)
