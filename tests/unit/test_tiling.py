@@ -27,6 +27,12 @@ GRADIENTS = 1e-4
 # Sums in float64 in another order.
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 
+# Any backbone, and large images as they are.
+OPTIONS: dict[type, dict[str, object]] = {
+    **dict.fromkeys((LPIPS, LPIPSMetric), {"heads": "uniform"}),
+    **dict.fromkeys((DAMLPIPS, DAMLPIPSMetric), {"viewing_side": None}),
+}
+
 TILED = [name for name in BACKBONES if name != "efficientnet_b0"]
 
 
@@ -38,8 +44,7 @@ def pair(n: int, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def tiny(kind: type = LPIPS, **options) -> LPIPS | DAMLPIPS:
-    heads = {"heads": "uniform"} if kind is LPIPS else {"viewing_side": None}
-    return kind(Backbone(Tiny(), min_size=5, name="tiny"), **{**heads, **options})
+    return kind(Backbone(Tiny(), min_size=5, name="tiny"), **{**OPTIONS[kind], **options})
 
 
 # --- windows and axes ------------------------------------------------------------------------------------------------
@@ -233,7 +238,7 @@ def test_fields_are_the_pixels_that_a_place_sees(network: Branches, data: st.Dat
         seen = gradient.abs().amax(other).nonzero().flatten().tolist()
         first, last = index * field.stride + field.first, index * field.stride + field.last
         assert all(first <= pixel <= last for pixel in seen)
-        if seen and 0 <= first and last < size and _has_no_gaps(network):
+        if seen and first >= 0 and last < size and _has_no_gaps(network):
             assert (seen[0], seen[-1]) == (first, last)
 
 
@@ -396,9 +401,9 @@ def gradients(metric: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad((metric(x, y) * weights).sum(), [x, y]))
 
 
-def same_gradients(found: list[Tensor], expected: list[Tensor]) -> None:
+def same_gradients(found: list[Tensor], expected: list[Tensor], tolerance: float = GRADIENTS) -> None:
     for one, other in zip(found, expected, strict=True):
-        assert (one - other).abs().max() <= GRADIENTS * other.abs().max()
+        assert (one - other).abs().max() <= tolerance * other.abs().max()
         assert other.abs().max() > 0
 
 
@@ -446,15 +451,17 @@ def test_learned_heads_and_scalings(random_alex_weights) -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("kind", ["lpips", "damlpips"])
+@pytest.mark.parametrize("kind", [LPIPS, DAMLPIPS])
 def test_photographs(photographs, alex_weights, squeeze_weights, kind) -> None:
     x, y = photographs(2, 257, 300)
     for name, weights in (("alex", alex_weights), ("squeeze", squeeze_weights)):
-        heads = {"heads": "v0.1"} if kind == "lpips" else {"viewing_side": None}
-        whole, tiled = ((LPIPS if heads.get("heads") else DAMLPIPS)(name, weights=weights, tile=t, **heads)
-                        for t in (None, 128))  # fmt: skip
+        options = {"heads": "v0.1"} if kind is LPIPS else {"viewing_side": None}
+        whole, tiled = (kind(name, weights=weights, tile=t, **options) for t in (None, 128))
         torch.testing.assert_close(tiled.per_layer(x, y), whole.per_layer(x, y), **SCORES)
-        same_gradients(gradients(tiled, x, y), gradients(whole, x, y))
+        # In float64: in float32 rounding may decide which of two features is the larger, or whether one is above zero,
+        # and then another pixel has the gradient.
+        exact = [gradients(metric.double(), x.double(), y.double()) for metric in (tiled, whole)]
+        same_gradients(*exact, tolerance=1e-9)
 
 
 @settings(max_examples=25)
@@ -470,9 +477,11 @@ def test_scores_of_any_size_and_tile(kind: str, height: int, width: int, tile: i
 def test_gradients_are_those_of_finite_differences(kind) -> None:
     metric = KINDS[kind](Backbone(Tiny(), min_size=5), tile=5).double()
     x, y = (image.double().requires_grad_() for image in reference.noise(1, 7, 11))
-    assert torch.autograd.gradcheck(metric, (x, y), rtol=1e-5, atol=1e-8)
+    # along random directions: one by one the pixels would take a minute
+    options = {"fast_mode": True, "rtol": 1e-5, "atol": 1e-8}
+    assert torch.autograd.gradcheck(metric, (x, y), **options)
     if kind in MAPPED:
-        assert torch.autograd.gradcheck(metric.spatial_map, (x, y), rtol=1e-5, atol=1e-8)
+        assert torch.autograd.gradcheck(metric.spatial_map, (x, y), **options)
 
 
 @pytest.mark.parametrize("kind", [LPIPS, DAMLPIPS])
@@ -490,8 +499,7 @@ def test_gradients_of_one_image(kind) -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
 def test_identical_and_flat_images(kind, value) -> None:
     x = torch.full((1, 3, 120, 250), value)
-    whole, tiled = ((kind("nano", tile=t, **({"heads": "uniform"} if kind is LPIPS else {"viewing_side": None})))
-                    for t in (None, 96))  # fmt: skip
+    whole, tiled = (kind("nano", tile=t, **OPTIONS[kind]) for t in (None, 96))
     assert (tiled(x, x) == 0).all()
     assert all(g.isfinite().all() for g in gradients(tiled, x, x))
     y = (x + 0.2).clamp(0, 1) * 0.9
@@ -566,8 +574,7 @@ def test_functional_form() -> None:
 
 @pytest.mark.parametrize("kind", [LPIPSMetric, DAMLPIPSMetric])
 def test_metrics(kind) -> None:
-    options = {"heads": "uniform"} if kind is LPIPSMetric else {"viewing_side": None}
-    whole, tiled = (kind("nano", **options, tile=t) for t in (None, 96))
+    whole, tiled = (kind("nano", **OPTIONS[kind], tile=t) for t in (None, 96))
     with recorded(tiled.model) as sizes:
         for image in (pair(2, 120, 250), pair(1, 90, 90)):
             tiled.update(*image)
@@ -667,8 +674,7 @@ def test_a_graph_keeps_no_maps(kind) -> None:
 # --- options ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("metric", [DAMLPIPS, DAMLPIPSMetric, *(lambda **o: k("nano", heads="uniform", **o)
-                                    for k in (LPIPS, LPIPSMetric))])  # fmt: skip
+@pytest.mark.parametrize("kind", [LPIPS, DAMLPIPS, LPIPSMetric, DAMLPIPSMetric])
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
@@ -681,9 +687,9 @@ def test_a_graph_keeps_no_maps(kind) -> None:
         ((512, 512), TypeError, r"tile: .* got \(512, 512\)"),
     ],
 )
-def test_bad_tiles(metric, value, error, message) -> None:
+def test_bad_tiles(kind, value, error, message) -> None:
     with pytest.raises(error, match=message):
-        metric(tile=value)
+        kind("nano", tile=value, **OPTIONS[kind])
 
 
 @pytest.mark.parametrize("comparison", ["sort", "spatial+sort"])
