@@ -17,7 +17,7 @@ from damlpips.tiling import Axis, Step, Tiling, Window
 
 # The least sides of the image that a network is watched with. Unequal, so that rows are not taken for columns; and so
 # large that deep maps still have several places: one alone could be taken for a constant.
-PROBE = (160, 192)
+PROBE = (96, 128)
 
 # Works on one number of each input at a time.
 POINTWISE = frozenset(
@@ -250,12 +250,13 @@ def geometry(backbone: Backbone) -> tuple[Axis, Axis]:
 
 @lru_cache(maxsize=32)
 def named_geometry(name: str) -> tuple[Axis, Axis]:
-    """Return the geometry of a backbone of the table, which needs neither its weights nor time.
+    """Return the geometry of a backbone of the table, which needs none of its weights.
 
     Raises:
         ValueError: as `geometry`.
     """
-    state = {key: torch.empty(shape, device="meta") for key, shape in BACKBONES[name].expected_keys().items()}
+    # One zero for each tensor. On the device "meta" torch would first load what takes a second and 150 MB.
+    state = {key: torch.zeros(()).expand(shape) for key, shape in BACKBONES[name].expected_keys().items()}
     return geometry(Backbone.from_table(name, state))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", "docs/how-to/own-backbone.md"]
+PAGES = ["README.md", "docs/how-to/huge-images.md", "docs/how-to/own-backbone.md"]
 # stands in the example of a loss only
 LOSS = "optimizer.zero_grad"
 MODULES = [

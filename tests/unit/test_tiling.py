@@ -29,8 +29,8 @@ EXACT = {"rtol": 1e-9, "atol": 1e-12}
 
 # Any backbone, and large images as they are.
 OPTIONS: dict[type, dict[str, object]] = {
-    **dict.fromkeys((LPIPS, LPIPSMetric), {"heads": "uniform"}),
-    **dict.fromkeys((DAMLPIPS, DAMLPIPSMetric), {"viewing_side": None}),
+    **{kind: {"heads": "uniform"} for kind in (LPIPS, LPIPSMetric)},
+    **{kind: {"viewing_side": None} for kind in (DAMLPIPS, DAMLPIPSMetric)},
 }
 
 TILED = [name for name in BACKBONES if name != "efficientnet_b0"]
