@@ -68,6 +68,13 @@ def byte_limit(what: str, value: Any) -> int:
     return value
 
 
+def tile(value: Any) -> int:
+    """Return `value` if it can be a number of pixels a side; whether it is large enough depends on the network."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"tile: expected None or a number of pixels, got {value!r}")
+    return value
+
+
 def size_of(x: Tensor) -> tuple[int, int]:
     """Return the height and the width of a batch of images."""
     return x.shape[2], x.shape[3]

@@ -118,6 +118,10 @@ def _mixed(x: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:
     return torch.stack(rows, 1)
 
 
-def adapted(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Take three quarters of each image's mean colour off: an even tint counts little, an uneven one in full."""
-    return x - ADAPTATION * x.mean((2, 3), keepdim=True)
+def adapted(x: Float[Tensor, "n 3 h w"], tint: Float[Tensor, "n 3"] | None = None) -> Float[Tensor, "n 3 h w"]:
+    """Take three quarters of each image's mean colour off: an even tint counts little, an uneven one in full.
+
+    Args:
+        tint: the mean colour, where `x` is a part of the image.
+    """
+    return x - ADAPTATION * (x.mean((2, 3), keepdim=True) if tint is None else tint[:, :, None, None])

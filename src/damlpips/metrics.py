@@ -12,8 +12,8 @@ from damlpips.references import CACHE_BYTES
 
 _OPTIONS = """
     Args:
-        backbone, weights, value_range, grey, resize, check_values, deterministic, dtype, reference_cache: as for the
-            module. Images on an accelerator are checked without waiting for it: `update` counts bad ones, `compute`
+        backbone, weights, value_range, grey, resize, check_values, deterministic, dtype, reference_cache, tile: as for
+            the module. Images on an accelerator are checked without waiting for it: `update` counts bad ones, `compute`
             raises.
         reduction: `"mean"` or `"sum"` (), with a state of 15 whole numbers; `"none"` (N,), which keeps every score, 4
             bytes each.
@@ -58,6 +58,7 @@ class LPIPSMetric(PerceptualMetric):
         deterministic: bool = False,
         dtype: torch.dtype | None = None,
         reference_cache: int = CACHE_BYTES,
+        tile: int | None = None,
         on_error: str = "raise",
         **kwargs: Any,
     ) -> None:
@@ -74,6 +75,7 @@ class LPIPSMetric(PerceptualMetric):
             deterministic=deterministic,
             dtype=dtype,
             reference_cache=reference_cache,
+            tile=tile,
         )
         super().__init__(model, reduction=reduction, on_error=on_error, check_values=check_values, **kwargs)
 
@@ -105,6 +107,7 @@ class DAMLPIPSMetric(PerceptualMetric):
         deterministic: bool = False,
         dtype: torch.dtype | None = None,
         reference_cache: int = CACHE_BYTES,
+        tile: int | None = None,
         on_error: str = "raise",
         rho: float = 0.25,
         gamma: float = 0.5,
@@ -121,6 +124,7 @@ class DAMLPIPSMetric(PerceptualMetric):
             deterministic=deterministic,
             dtype=dtype,
             reference_cache=reference_cache,
+            tile=tile,
             rho=rho,
             gamma=gamma,
             viewing_side=viewing_side,

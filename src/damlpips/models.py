@@ -1,8 +1,9 @@
 """LPIPS and DAMLPIPS as modules: a backbone, weights, and the functions of `distance`."""
 
+import contextlib
 import functools
 import os
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -10,12 +11,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from damlpips import checks, colour, distance
+from damlpips import checks, colour, distance, tiled
 from damlpips.features import BACKBONES, SYMMETRIC, Backbone, Encoded, Scaling
 from damlpips.forks import without_lost_threads
 from damlpips.references import CACHE_BYTES, Keys, ReferenceCache
 from damlpips.reproducible import one_order
 from damlpips.sharing import Source
+from damlpips.tiling import Tiling
+from damlpips.tracing import tiling_of
 from damlpips.weights import head_names, load_heads
 
 DEFAULT_BACKBONE = "nano"
@@ -53,6 +56,7 @@ class PerceptualDistance(nn.Module):
         deterministic: bool = False,
         dtype: torch.dtype | None = None,
         reference_cache: int = CACHE_BYTES,
+        tile: int | None = None,
     ) -> None:
         super().__init__()
         self.source = Source.of(backbone, weights)
@@ -64,6 +68,9 @@ class PerceptualDistance(nn.Module):
         self.deterministic = bool(deterministic)
         self.dtype = checks.floating_type(dtype)
         self.references = ReferenceCache(reference_cache)
+        self.tiling: Tiling | None = (
+            None if tile is None else tiling_of(self.source.backbone, checks.tile(tile), least=self.source.min_size)
+        )
         # Empty, and only there to be moved: its device and dtype say where the shared backbone has to be. Not a buffer:
         # DDP would broadcast it before every step.
         self.anchor = torch.empty(0)
@@ -133,6 +140,10 @@ class PerceptualDistance(nn.Module):
 
     def per_layer(self, x: Images, y: Images, *, reference_key: Keys | None = None) -> Float[Tensor, "n l"]:
         """Return what each layer adds to the score of each pair: (N, L), from fine to coarse; rows sum to scores."""
+        if self.tiling is not None:
+            a, b = self.checked(x, y)
+            if (found := self._by_tiles(self._tiled_layers, a, b)) is not None:
+                return found
         x, y = self.compare(x, y, reference_key=reference_key)
         if not self.deterministic:
             return self._per_layer(x, y)
@@ -143,10 +154,32 @@ class PerceptualDistance(nn.Module):
     def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
         raise NotImplementedError
 
+    def _tiled_layers(self, pair: tiled.TiledPair) -> Float[Tensor, "1 l"]:
+        raise NotImplementedError
+
+    def is_tiled(self, size: tuple[int, int]) -> bool:
+        """Return whether images of a size, in pixels, are compared tile by tile."""
+        return self.tiling is not None and not self.tiling.fits(self._seen_size(size))
+
+    def _by_tiles(self, compare: Callable[[tiled.TiledPair], Tensor], x: Images, y: Images) -> Tensor | None:
+        """Return what `compare` makes of each pair of two batches; None where they are compared whole."""
+        if self.tiling is None or isinstance(x, Encoded) or isinstance(y, Encoded):
+            return None
+        if not self.is_tiled(checks.size_of(x)):
+            return None
+        exact = torch.float64 if self.pass_dtype == torch.float64 else torch.float32
+        found = []
+        with one_order(self.anchor.device) if self.deterministic else contextlib.nullcontext():
+            for a, b in zip(x.split(1), y.split(1), strict=True):
+                pair = tiled.TiledPair(self._seen(a), self._seen(b), self.tiling, self._encoded, exact)
+                found.append(compare(pair))
+        return torch.cat(found)
+
     def encode(self, x: Tensor) -> Encoded:
         """Run images through the backbone once; the result stands in for them in either place of later calls.
 
-        The result of one image is compared with each image of a batch.
+        The result of one image is compared with each image of a batch. It holds whole feature maps, also with `tile`,
+        and is compared whole.
 
         With gradients enabled it carries the graph; call `.detach()` on it, or encode under `torch.no_grad()`, to keep
         a fixed reference.
@@ -168,26 +201,41 @@ class PerceptualDistance(nn.Module):
         Raises:
             TypeError, ValueError: see `damlpips.checks`; the message says what came and what was expected.
         """
+        if reference_key is None:
+            return self._encoded_pair(*self.checked(x, y))
+        self._check_pair(x, y)
+        wanted = self.references.find(reference_key, y, (*self._conditions(), self.viewing_side), grey=self.grey)
+        x, y = self._encoded_pair(*self._ready(x, wanted.images, count=len(wanted)))
+        return x, self.references.complete(wanted, y)
+
+    def checked(self, x: Images, y: Images) -> tuple[Images, Images]:
+        """Check a pair of batches and return both with three channels and in one size.
+
+        Raises:
+            TypeError, ValueError: as `compare`.
+        """
+        self._check_pair(x, y)
+        return self._ready(x, y)
+
+    def _check_pair(self, x: Images, y: Images) -> None:
         if isinstance(x, Tensor) and isinstance(y, Tensor):
             checks.matching_pair(x, y)
             self._follow(x)
-        wanted = None
-        if reference_key is not None:
-            wanted = self.references.find(reference_key, y, (*self._conditions(), self.viewing_side), grey=self.grey)
-            y = wanted.images
+
+    def _ready(self, x: Images, y: Images, *, count: int | None = None) -> tuple[Images, Images]:
+        """Return both batches prepared; y stands for `count` images, where that is not as many as it has."""
         x, y = self._prepared(x, what="first image"), self._prepared(y, what="second image")
         if self.resize == "reference" and isinstance(x, Tensor):
             x = _resized(x, _size_of(y))
         self._check_size(x, what="first image")
         self._check_size(y, what="second image")
-        if wanted is None:
+        if count is None:
             x, y = _matched(x, y)
-        count = _count_of(y) if wanted is None else len(wanted)
+            count = _count_of(y)
         checks.matching_batch(_count_of(x), count, _size_of(x), _size_of(y))
-        x, y = self._both_encoded(x, y)
-        return (x, y) if wanted is None else (x, self.references.complete(wanted, y))
+        return x, y
 
-    def _both_encoded(self, x: Images, y: Images) -> tuple[Encoded, Encoded]:
+    def _encoded_pair(self, x: Images, y: Images) -> tuple[Encoded, Encoded]:
         # Where only one of them is optimised, batching would differentiate through the other for nothing; and on a CPU
         # joining large batches takes longer than a second pass.
         if (
@@ -304,7 +352,8 @@ class PerceptualDistance(nn.Module):
         return options if self.dtype is None else {**options, "dtype": str(self.dtype)}
 
     def extra_repr(self) -> str:
-        return f"backbone={self.source.name!r}, value_range={self.value_range}, reduction={self.reduction!r}"
+        tile = "" if self.tiling is None else f", tile={self.tiling.tile}"
+        return f"backbone={self.source.name!r}, value_range={self.value_range}, reduction={self.reduction!r}{tile}"
 
 
 def _matched(x: Images, y: Images) -> tuple[Images, Images]:
@@ -384,6 +433,10 @@ class LPIPS(PerceptualDistance):
         dtype: what the network runs in, `torch.bfloat16`, `torch.float16`, `torch.float32` or `torch.float64`; None:
             what the module is in. Images are scaled and distances taken in float32 at least, whatever it is.
         reference_cache: bytes that the feature maps of references with a `reference_key` may take; 0 keeps none.
+            Images that are compared tile by tile are not kept.
+        tile: images larger than this many pixels a side are compared pair by pair and tile by tile, in memory that does
+            not grow with their size; scores change by rounding only. Not with `comparison="sort"`, which needs all
+            places at once, nor with a backbone that sees the whole image at each place.
 
     Shapes:
         x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`).
@@ -423,6 +476,7 @@ class LPIPS(PerceptualDistance):
         deterministic: bool = False,
         dtype: torch.dtype | None = None,
         reference_cache: int = CACHE_BYTES,
+        tile: int | None = None,
     ) -> None:
         super().__init__(
             backbone,
@@ -435,12 +489,18 @@ class LPIPS(PerceptualDistance):
             deterministic=deterministic,
             dtype=dtype,
             reference_cache=reference_cache,
+            tile=tile,
         )
         if not isinstance(heads, (str, os.PathLike)):
             raise TypeError(f"heads: expected a version, 'uniform' or a path, got {type(heads).__name__}")
         self.heads = os.fspath(heads)
         self.comparison = checks.one_of("comparison", comparison, distance.COMPARISONS)
         self.channel_norm = bool(channel_norm)
+        if self.tiling is not None and distance.ranked in distance.COMPARISONS[self.comparison]:
+            raise ValueError(
+                f"tile: comparison={self.comparison!r} sorts the features of all places at once and cannot be computed"
+                " tile by tile: leave tile out, or use 'spatial', 'mean' or 'spatial+mean'"
+            )
         if self._variant and self.heads != "uniform":
             raise ValueError(
                 f"heads={self.heads!r} were learned for comparison='spatial' with channel_norm=True, got"
@@ -481,10 +541,20 @@ class LPIPS(PerceptualDistance):
         layers = [torch.stack([distance.pool(d) for d in maps], 1) for maps in parts]
         return torch.stack(layers).sum(0)
 
+    def _tiled_layers(self, pair: tiled.TiledPair) -> Float[Tensor, "1 l"]:
+        parts = distance.COMPARISONS[self.comparison]
+        kinds = {"spatial": distance.in_place in parts, "mean": distance.averaged in parts}
+        return tiled.lpips_layers(pair, self._feature_maps, **kinds)
+
     def _layer_maps(self, x: Encoded, y: Encoded, arrange: distance.Arrangement = distance.in_place) -> list[Tensor]:
+        return self._feature_maps(x.features, y.features, arrange)
+
+    def _feature_maps(
+        self, x: Sequence[Tensor], y: Sequence[Tensor], arrange: distance.Arrangement = distance.in_place
+    ) -> list[Tensor]:
         compare = functools.partial(distance.lpips_map, arrange=arrange, channel_norm=self.channel_norm)
-        heads = self._heads if self._heads is not None else [None] * len(x.features)
-        return [compare(a, b, w) for a, b, w in zip(x.features, y.features, heads, strict=True)]
+        heads = self._heads if self._heads is not None else [None] * len(x)
+        return [compare(a, b, w) for a, b, w in zip(x, y, heads, strict=True)]
 
     def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
         """Return where the images differ: (N, 1, H, W), the layers' maps brought to the image's size and summed.
@@ -502,9 +572,15 @@ class LPIPS(PerceptualDistance):
                 f" where a feature was: use comparison='spatial', or 'spatial+{self.comparison}' for the map of its"
                 " spatial part"
             )
-        encoded_x, encoded_y = self.compare(x, y)
-        maps = self._layer_maps(encoded_x, encoded_y)
-        return torch.stack([distance.upsample(d, encoded_x.size) for d in maps]).sum(0)
+        x, y = self.checked(x, y)
+        size = _size_of(x)
+
+        def by_tiles(pair: tiled.TiledPair) -> Tensor:
+            return _summed(tiled.lpips_maps(pair, self._feature_maps), size)
+
+        if (found := self._by_tiles(by_tiles, x, y)) is not None:
+            return found
+        return _summed(self._layer_maps(*self._encoded_pair(x, y)), size)
 
     def configuration(self) -> dict[str, Any]:
         heads = self.heads
@@ -515,6 +591,11 @@ class LPIPS(PerceptualDistance):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {_spelled({'heads': self.heads, **self._variant})}"
+
+
+def _summed(maps: list[Tensor], size: tuple[int, int]) -> Float[Tensor, "n 1 h w"]:
+    """Return the sum of maps brought to one size."""
+    return torch.stack([distance.upsample(d, size) for d in maps]).sum(0)
 
 
 class AdaptiveWeights(NamedTuple):
@@ -564,6 +645,8 @@ class DAMLPIPS(PerceptualDistance):
         backbone: a name of the table (`"nano"`, embedded, needs no other file) or a `Backbone`.
         weights, value_range, reduction, grey, resize, check_values, deterministic, dtype, reference_cache: as for
             `LPIPS`.
+        tile: as for `LPIPS`; of the image as it is looked at, so that it matters with `viewing_side=None` and for long
+            panoramas. Tiles go through the network twice: weights depend on means over the whole image.
         rho: the share of a place's own energy in its normalisation, 0 to 1; the rest is the mean over the image.
         gamma: how much a channel's weight falls with its energy, at least 0.
         viewing_side: images are looked at with this shorter side in pixels where theirs is longer, so that scores of
@@ -603,6 +686,7 @@ class DAMLPIPS(PerceptualDistance):
         deterministic: bool = False,
         dtype: torch.dtype | None = None,
         reference_cache: int = CACHE_BYTES,
+        tile: int | None = None,
         rho: float = 0.25,
         gamma: float = 0.5,
         viewing_side: int | None = VIEWING_SIDE,
@@ -618,6 +702,7 @@ class DAMLPIPS(PerceptualDistance):
             deterministic=deterministic,
             dtype=dtype,
             reference_cache=reference_cache,
+            tile=tile,
         )
         if not 0 <= rho <= 1:
             raise ValueError(f"rho: expected a share from 0 to 1, got {rho!r}")
@@ -659,23 +744,29 @@ class DAMLPIPS(PerceptualDistance):
     def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
         return _fused(self._comparisons(x, y))
 
+    def _tiled(self, pair: tiled.TiledPair) -> tiled.TiledDamlpips:
+        return tiled.TiledDamlpips(pair, self.rho, self.gamma)
+
+    def _tiled_layers(self, pair: tiled.TiledPair) -> Float[Tensor, "1 l"]:
+        return self._tiled(pair).layers()
+
     def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
         """Return where the images differ: (N, 1, H, W), whose mean is the score.
 
         Each layer's map, to the power that pools it, is enlarged bilinearly and scaled so that its mean is what the
         layer adds to the score.
         """
-        encoded_x, encoded_y = self.compare(x, y)
-        compared = self._comparisons(encoded_x, encoded_y)
-        enlarged = [distance.upsample(distance.peak_map(c.map), encoded_x.size) for c in compared]
-        mean = torch.stack([distance.pool(d) for d in enlarged], 1)
-        factor = torch.where(mean > 0, _fused(compared) / torch.where(mean > 0, mean, 1.0), 0.0)
-        return torch.stack([d * f[:, None, None, None] for d, f in zip(enlarged, factor.unbind(1), strict=True)]).sum(0)
+        x, y = self.checked(x, y)
+        size = _size_of(x)
+        if (found := self._by_tiles(lambda pair: _scaled(*self._tiled(pair).maps(), size), x, y)) is not None:
+            return found
+        compared = self._comparisons(*self._encoded_pair(x, y))
+        return _scaled([c.map for c in compared], _fused(compared), size)
 
     def weights_for(self, x: Images, y: Images) -> AdaptiveWeights:
         """Return the weights of place, channel and layer that the score of each pair was made with.
 
-        They belong to the maps that `layers` returns.
+        They belong to the maps that `layers` returns. Both are computed whole, also with `tile`.
         """
         compared = self._comparisons(*self.compare(x, y))
         structure = torch.stack([c.structure for c in compared], 1)
@@ -696,3 +787,11 @@ class DAMLPIPS(PerceptualDistance):
 
 def _fused(compared: list[_Comparison]) -> Float[Tensor, "n l"]:
     return distance.fuse(torch.stack([c.structure for c in compared], 1), torch.stack([c.texture for c in compared], 1))
+
+
+def _scaled(maps: list[Tensor], added: Float[Tensor, "n l"], size: tuple[int, int]) -> Float[Tensor, "n 1 h w"]:
+    """Return where the images differ: each layer's map enlarged, in proportion to what it adds to the score."""
+    enlarged = [distance.upsample(distance.peak_map(d), size) for d in maps]
+    mean = torch.stack([distance.pool(d) for d in enlarged], 1)
+    factor = torch.where(mean > 0, added / torch.where(mean > 0, mean, 1.0), 0.0)
+    return torch.stack([d * f[:, None, None, None] for d, f in zip(enlarged, factor.unbind(1), strict=True)]).sum(0)

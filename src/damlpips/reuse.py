@@ -85,8 +85,15 @@ def _can_be_kept(x: object) -> TypeGuard[Tensor]:
 
 def encoded_pair(
     model: PerceptualDistance, x: Images, y: Images, reference_key: Keys | None = None
-) -> tuple[Encoded, Encoded]:
-    """Return `model.compare(x, y)`, from the last pass where another metric has just run these images through it."""
+) -> tuple[Images, Images]:
+    """Return `model.compare(x, y)`, from the last pass where another metric has just run these images through it.
+
+    Images that are compared tile by tile come back checked: there are no whole maps of them to share.
+    """
+    if model.tiling is not None:
+        pair = model.checked(x, y)
+        if isinstance(pair[0], Tensor) and model.is_tiled(checks.size_of(pair[0])):
+            return pair
     if not (_can_be_kept(x) and _can_be_kept(y)) or y.ndim != 4:
         return model.compare(x, y, reference_key=reference_key)
     keys = None if reference_key is None else as_keys(reference_key, len(y))

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", *(f"docs/how-to/{page}.md" for page in ("export", "own-backbone", "references"))]
+HOW_TO = ("export", "huge-images", "own-backbone", "references")
+PAGES = ["README.md", *(f"docs/how-to/{page}.md" for page in HOW_TO)]
 # stands in the example of a loss only
 LOSS = "optimizer.zero_grad"
 MODULES = [
