@@ -1,0 +1,263 @@
+"""What a layer adds to a score, in few passes over its features; the graph keeps the features, hardly anything else.
+
+The equations are those of `distance`, whose plain functions keep a chain of maps as large as the features. Here the
+gradients are worked out by hand, and so not from what was kept. The plain functions remain where somebody looks into
+them: the compiler, which joins their steps itself, forward mode, mapped dimensions, and gradients of gradients.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from damlpips import distance, passes
+from damlpips.distance import Adaptive, Fixed, Statistics
+from damlpips.passes import Slopes
+
+
+class Distances(NamedTuple):
+    """The distances of a layer, (N,) each."""
+
+    structure: Tensor
+    texture: Tensor
+
+
+def lpips_head(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
+    """Return mean_p sum_c w_c (a^_c - b^_c)^2, what a layer adds to LPIPS.
+
+    Equal to `distance.pool(distance.lpips_map(a, b, head))`.
+
+    Args:
+        a, b: feature maps, (N, C, H, W).
+        head: the weights w of the channels (C,), which get no gradient here; None for 1.
+
+    Returns:
+        (N,), float32, or float64 where features are.
+    """
+    if _looked_into(a, b) or (head is not None and head.requires_grad):
+        return _plain_lpips(a, b, head)
+    return _Lpips.apply(*_kept(a, b), None if head is None else head.to(distance.working(a[:0]).dtype))
+
+
+def adaptive_head(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Distances:
+    """Return the distances of structure and of texture of a layer of DAMLPIPS.
+
+    Equal to those of `distance.compare(a, b, weighing)`.
+
+    Args:
+        a, b: feature maps, (N, C, H, W).
+        weighing: where the weights of places and channels come from.
+
+    Returns:
+        structure and texture, (N,) each, float32, or float64 where features are.
+    """
+    if _looked_into(a, b):
+        return Distances(*_plain_distances(a, b, weighing))
+    structure, texture, *_ = _Distances.apply(*_kept(a, b), weighing)
+    return Distances(structure, texture)
+
+
+def _looked_into(*features: Tensor) -> bool:
+    """Whether operations are recorded one by one, so that they should be the plain ones."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or any(forward_ad.unpack_dual(x).tangent is not None for x in features)
+    )
+
+
+def _kept(*features: Tensor) -> Sequence[Tensor]:
+    """Return features that a graph can keep: those that were made in inference mode are copied."""
+    if torch.is_inference_mode_enabled() or not any(x.requires_grad for x in features):
+        return features
+    return [x.clone() if x.is_inference() else x for x in features]
+
+
+def _passes(*features: Tensor) -> ModuleType:
+    return passes
+
+
+def _plain_lpips(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
+    return distance.pool(distance.lpips_map(a, b, head))
+
+
+def _plain_distances(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> tuple[Tensor, Tensor]:
+    compared = distance.compare(a, b, weighing)
+    return compared.structure, compared.texture
+
+
+def _plain_gradients(
+    function: Callable[..., Any], a: Tensor, b: Tensor, gradients: tuple[Tensor, ...], needed: Sequence[bool]
+) -> Sequence[Tensor]:
+    """Differentiate a plain function so that the gradients can be differentiated, too."""
+    with torch.enable_grad():
+        # where one was made from the other, the way through it is not this function's
+        features = [x.view_as(x) for x in (a, b)]
+        wanted = [x for x, want in zip(features, needed, strict=True) if want]
+        if all(x.requires_grad for x in wanted):
+            return torch.autograd.grad(function(*features), wanted, gradients, create_graph=True)
+    # within transforms of torch.func
+    found = torch.func.vjp(function, *features)[1](gradients if len(gradients) > 1 else gradients[0])
+    return [x for x, want in zip(found, needed, strict=True) if want]
+
+
+def _is_plain(gradient: Tensor) -> bool:
+    """Whether gradients should come from the plain functions: they are to be differentiated, or one of many at once."""
+    if torch.is_grad_enabled():
+        return True
+    try:  # what stands for a mapped dimension has no memory of its own
+        gradient.untyped_storage()
+    except (RuntimeError, NotImplementedError):
+        return True
+    return False
+
+
+class _Lpips(torch.autograd.Function):
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
+        return _passes(a, b).lpips(a, b, head)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, *inputs: Any) -> Any:
+        return torch.vmap(_plain_lpips, dims, randomness=info.randomness)(*inputs), 0
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        a, b, head = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:2]
+        if _is_plain(gradient):
+            found = _plain_gradients(partial(_plain_lpips, head=head), a, b, (gradient,), needed)
+        else:
+            found = _passes(a, b).lpips_gradients(a, b, head, gradient, needed)
+        return *_in_place_of(found, needed), None
+
+
+class _Distances(torch.autograd.Function):
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> tuple[Tensor, ...]:
+        run = _passes(a, b)
+        of_a, of_b = run.statistics(a, b)
+        place, channel = weighing.weights(of_a, of_b)
+        d = run.differences(a, b, channel if isinstance(weighing, Adaptive) else None).mul_(place)
+        structure, texture = distance.peak_pool(d), distance.texture_distance(of_a, of_b, place, channel)
+        return structure, texture, d, place, _joined(of_a, of_b, channel)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        a, b, ctx.weighing = inputs
+        kept = output[2:]  # beside the features a C-th of them, and what does not grow with the image
+        ctx.mark_non_differentiable(*kept)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(a, b, *kept)
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Any:
+        def plain(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+            place, channel, d, *distances = distance.compare(a, b, weighing)
+            return *distances, d, place, _joined(distance.statistics(a), distance.statistics(b), channel)
+
+        return torch.vmap(plain, dims[:2], randomness=info.randomness)(a, b), 0
+
+    @staticmethod
+    def backward(ctx: Any, by_structure: Tensor | None, by_texture: Tensor | None, *_: None) -> Any:
+        a, b, d, place, joined = ctx.saved_tensors
+        none = d.new_zeros(len(a))
+        gradients = (none if by_structure is None else by_structure, none if by_texture is None else by_texture)
+        needed, weighing = ctx.needs_input_grad[:2], ctx.weighing
+        if any(map(_is_plain, gradients)):
+            found = _plain_gradients(partial(_plain_distances, weighing=weighing), a, b, gradients, needed)
+        else:
+            found = _gradients_of_distances(a, b, d, place, joined, *gradients, weighing, needed)
+        return *_in_place_of(found, needed), None
+
+
+def _in_place_of(found: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
+    """Return one gradient for each that is needed, and None for the others."""
+    left = iter(found)
+    return [next(left) if want else None for want in needed]
+
+
+def _joined(a: Statistics, b: Statistics, channel: Tensor) -> Tensor:
+    """Put what is known of each channel into one tensor, (N, 5, C)."""
+    return torch.stack([a.mean, b.mean, a.power, b.power, channel], 1)
+
+
+def _gradients_of_distances(
+    a: Tensor,
+    b: Tensor,
+    d: Tensor,
+    place: Tensor,
+    joined: Tensor,
+    by_structure: Tensor,
+    by_texture: Tensor,
+    weighing: Adaptive | Fixed,
+    needed: Sequence[bool],
+) -> list[Tensor]:
+    """Return the gradients of structure and texture, weighted by those that come in, for what needs them.
+
+    With q = d_p / structure, u_p = sum_c g_c (a_cp - b_cp)^2 and 1 / place_p = s_p, so that d_p = u_p / s_p::
+
+        dL / du_p = q / (places s_p) dL / dstructure,        dL / ds_p = - d_p dL / du_p
+        dL / dg_c = sum_p dL / du_p (a_cp - b_cp)^2 + differences_c / mean_p s_p dL / dtexture
+
+    and from there through the weights to energies, means and powers.
+    """
+    run = _passes(a, b)
+    places = d[0].numel()
+    mean_a, mean_b, power_a, power_b, channel = joined.unbind(1)
+    of_a, of_b = Statistics(d, mean_a, power_a), Statistics(d, mean_b, power_b)
+    by_difference = by_structure[:, None, None, None] / places * distance.peak_weight(d) * place
+    # of the texture, sum_c g_c differences_c / pool
+    pool = place.reciprocal().mean((1, 2, 3))[:, None]
+    by_texture = by_texture[:, None] / pool
+    by_means, by_powers = _through_spread(of_a, of_b, by_texture * channel)
+    by_energy = None
+    if isinstance(weighing, Adaptive):
+        apart = distance.texture_differences(of_a, of_b)
+        by_place = -by_difference * d
+        by_energy = weighing.rho * by_place
+        by_all = (1 - weighing.rho) * by_place.sum((1, 2, 3))[:, None]
+        by_all = by_all - by_texture * (apart * channel).sum(1, keepdim=True) / pool
+        by_channel = by_texture * apart + run.channel_differences(a, b, by_difference)
+        by_power = by_all + _through_channel((power_a + power_b) / 2, channel, by_channel, weighing.gamma)
+        # the powers' mean is what weights see
+        by_powers = [p + by_power / 2 for p in by_powers]
+    slopes = Slopes(
+        by_difference,
+        channel if isinstance(weighing, Adaptive) else None,
+        by_energy,
+        # a mean is a places-th of a sum, a power twice a places-th of half a sum of squares
+        [m / places for m in by_means],
+        [p * (2 / places) for p in by_powers],
+    )
+    return run.gradients(a, b, slopes, needed)
+
+
+def _through_spread(a: Statistics, b: Statistics, by_difference: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Differentiate `distance.texture_differences`: by the means and by the powers of a and b."""
+    spreads = [distance.spread(x.mean, x.power) for x in (a, b)]
+    by_mean, by_spread = (2 * by_difference * (p - q) for p, q in ((a.mean, b.mean), spreads))
+    by_means, by_powers = [], []
+    for x, spread, sign in zip((a, b), spreads, (1, -1), strict=True):
+        inside = (x.power >= x.mean.square()).to(spread)  # not cut off at zero
+        by_square = sign * by_spread / (2 * spread)
+        by_means.append(sign * by_mean - 2 * by_square * inside * x.mean)
+        by_powers.append(by_square * (inside + distance.SPREAD_FLOOR))
+    return by_means, by_powers
+
+
+def _through_channel(power: Tensor, channel: Tensor, by_channel: Tensor, gamma: float) -> Tensor:
+    """Differentiate the weights of channels, ((m + eps) / (E_c + 0.001 m + eps))^gamma, by the powers E_c."""
+    mean = power.mean(1, keepdim=True)
+    floored = power + distance.CHANNEL_FLOOR * mean + distance.ENERGY_EPS
+    by_log = gamma * by_channel * channel
+    by_mean = by_log * (1 / (mean + distance.ENERGY_EPS) - distance.CHANNEL_FLOOR / floored)
+    return by_mean.mean(1, keepdim=True) - by_log / floored
