@@ -5,8 +5,10 @@ gradients are worked out by hand, and so not from what was kept. The plain funct
 them: the compiler, which joins their steps itself, forward mode, mapped dimensions, and gradients of gradients.
 """
 
+import os
+import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -17,6 +19,9 @@ from torch.autograd import forward_ad
 from damlpips import distance, passes
 from damlpips.distance import Adaptive, Fixed, Statistics
 from damlpips.passes import Slopes
+
+# An environment variable: "off" keeps Triton's kernels out, on CUDA devices too, where one wants to compare.
+SWITCH = "DAMLPIPS_KERNELS"
 
 
 class Distances(NamedTuple):
@@ -77,8 +82,32 @@ def _kept(*features: Tensor) -> Sequence[Tensor]:
     return [x.clone() if x.is_inference() else x for x in features]
 
 
-def _passes(*features: Tensor) -> ModuleType:
-    return passes
+def _passes(a: Tensor, b: Tensor) -> ModuleType:
+    """Return the module whose passes suit a pair of feature maps: `damlpips.kernels` or `damlpips.passes`."""
+    if a.device.type != "cuda" or os.environ.get(SWITCH) == "off":
+        return passes
+    kernels = _kernels(a.device)
+    return kernels if kernels is not None and kernels.fit(a, b) else passes
+
+
+@cache
+def _kernels(device: torch.device) -> ModuleType | None:
+    """Return `damlpips.kernels` where Triton is installed and runs, which is tried out once."""
+    try:
+        from damlpips import kernels
+
+        kernels.probe(device)
+    except ImportError:
+        return None
+    except Exception as error:  # a compiler, a driver or a device that Triton cannot do with
+        warnings.warn(
+            f"Triton cannot run its kernels on {device} ({type(error).__name__}: {error}): scores are computed without"
+            f" them, which takes more time and memory; {SWITCH}=off does so without this warning",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return kernels
 
 
 def _plain_lpips(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
@@ -123,7 +152,8 @@ class _Lpips(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*inputs)
+        a, b, ctx.head = inputs
+        ctx.save_for_backward(a, b)
 
     @staticmethod
     def vmap(info: Any, dims: Any, *inputs: Any) -> Any:
@@ -131,7 +161,8 @@ class _Lpips(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        a, b, head = ctx.saved_tensors
+        a, b = ctx.saved_tensors
+        head = ctx.head
         needed = ctx.needs_input_grad[:2]
         if _is_plain(gradient):
             found = _plain_gradients(partial(_plain_lpips, head=head), a, b, (gradient,), needed)
