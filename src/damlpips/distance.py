@@ -188,9 +188,12 @@ def peak_pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
     return _highest(d)[:, 0, 0, 0] * torch.where(empty, 0.0, root)
 
 
-def peak_weight(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Return w with mean_p w_p d_p = peak_pool(d): d_p / peak_pool(d), and 1 where the map is zero everywhere."""
-    pooled = peak_pool(d)[:, None, None, None]
+def peak_weight(d: Float[Tensor, "n 1 h w"], pooled: Float[Tensor, " n"]) -> Float[Tensor, "n 1 h w"]:
+    """Return w with mean_p w_p d_p = pooled = peak_pool(d): d_p / pooled, and 1 where the map is zero everywhere.
+
+    A places-th of it is the derivative of `peak_pool`.
+    """
+    pooled = pooled[:, None, None, None]
     safe = torch.where(pooled > 0, pooled, 1.0)
     return torch.where(pooled > 0, (d / safe) ** (PEAK_POWER - 1), 1.0)
 
@@ -220,7 +223,7 @@ def texture_differences(a: Statistics, b: Statistics) -> Float[Tensor, "n c"]:
     return (a.mean - b.mean).square() + (spread(a.mean, a.power) - spread(b.mean, b.power)).square()
 
 
-def spread(mean: Float[Tensor, "n c"], power: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+def spread(mean: Float[Tensor, "*n c"], power: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
     """Return the standard deviation of each channel over places, a thousandth of its root mean square at the least."""
     # the root has no derivative at 0; and below a millionth of the power the difference of the two is rounding
     return ((power - mean.square()).clamp(min=0) + SPREAD_FLOOR * power + ENERGY_EPS**2).sqrt()

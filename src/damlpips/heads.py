@@ -45,7 +45,7 @@ def lpips_head(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
     """
     if _looked_into(a, b) or (head is not None and head.requires_grad):
         return _plain_lpips(a, b, head)
-    return _Lpips.apply(*_kept(a, b), None if head is None else head.to(distance.working(a[:0]).dtype))
+    return _Lpips.apply(*_kept(a, b), None if head is None else head.to(torch.promote_types(a.dtype, torch.float32)))
 
 
 def adaptive_head(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Distances:
@@ -184,10 +184,11 @@ class _Distances(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         a, b, ctx.weighing = inputs
-        kept = output[2:]  # beside the features a C-th of them, and what does not grow with the image
-        ctx.mark_non_differentiable(*kept)
+        structure, _, d, place, channels = output
+        ctx.mark_non_differentiable(d, place, channels)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(a, b, *kept)
+        # beside the features a C-th of them, and what does not grow with the image
+        ctx.save_for_backward(a, b, structure, d, place, channels)
 
     @staticmethod
     def vmap(info: Any, dims: Any, a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Any:
@@ -199,14 +200,14 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, by_structure: Tensor | None, by_texture: Tensor | None, *_: None) -> Any:
-        a, b, d, place, joined = ctx.saved_tensors
-        none = d.new_zeros(len(a))
+        a, b, *kept = ctx.saved_tensors
+        none = kept[0].new_zeros(len(a))
         gradients = (none if by_structure is None else by_structure, none if by_texture is None else by_texture)
         needed, weighing = ctx.needs_input_grad[:2], ctx.weighing
         if any(map(_is_plain, gradients)):
             found = _plain_gradients(partial(_plain_distances, weighing=weighing), a, b, gradients, needed)
         else:
-            found = _gradients_of_distances(a, b, d, place, joined, *gradients, weighing, needed)
+            found = _gradients_of_distances(a, b, _Kept(*kept), gradients, weighing, needed)
         return *_in_place_of(found, needed), None
 
 
@@ -221,74 +222,79 @@ def _joined(a: Statistics, b: Statistics, channel: Tensor) -> Tensor:
     return torch.stack([a.mean, b.mean, a.power, b.power, channel], 1)
 
 
+class _Kept(NamedTuple):
+    """What the gradients of structure and texture need beside the features: maps, and what is known of channels."""
+
+    structure: Tensor
+    d: Tensor
+    place: Tensor
+    channels: Tensor
+
+
 def _gradients_of_distances(
     a: Tensor,
     b: Tensor,
-    d: Tensor,
-    place: Tensor,
-    joined: Tensor,
-    by_structure: Tensor,
-    by_texture: Tensor,
+    kept: _Kept,
+    gradients: tuple[Tensor, Tensor],
     weighing: Adaptive | Fixed,
     needed: Sequence[bool],
 ) -> list[Tensor]:
-    """Return the gradients of structure and texture, weighted by those that come in, for what needs them.
+    """Return the gradients for what needs them, of a loss L with the given gradients by structure and texture.
 
-    With q = d_p / structure, u_p = sum_c g_c (a_cp - b_cp)^2 and 1 / place_p = s_p, so that d_p = u_p / s_p::
+    With S the structure, u_p = sum_c g_c (a_cp - b_cp)^2, s_p = 1 / place_p, d_p = u_p / s_p, and the texture
+    T = sum_c g_c t_c / mean_p s_p::
 
-        dL / du_p = q / (places s_p) dL / dstructure,        dL / ds_p = - d_p dL / du_p
-        dL / dg_c = sum_p dL / du_p (a_cp - b_cp)^2 + differences_c / mean_p s_p dL / dtexture
+        dL / du_p = dL / dS * d_p / (S s_p places),    dL / ds_p = - d_p dL / du_p - dL / dT * T / sum_p s_p
+        dL / dg_c = sum_p dL / du_p (a_cp - b_cp)^2 + dL / dT * t_c / mean_p s_p
 
     and from there through the weights to energies, means and powers.
     """
     run = _passes(a, b)
-    places = d[0].numel()
-    mean_a, mean_b, power_a, power_b, channel = joined.unbind(1)
-    of_a, of_b = Statistics(d, mean_a, power_a), Statistics(d, mean_b, power_b)
-    by_difference = by_structure[:, None, None, None] / places * distance.peak_weight(d) * place
-    # of the texture, sum_c g_c differences_c / pool
-    pool = place.reciprocal().mean((1, 2, 3))[:, None]
-    by_texture = by_texture[:, None] / pool
-    by_means, by_powers = _through_spread(of_a, of_b, by_texture * channel)
+    places = kept.d[0].numel()
+    means, powers, channel = kept.channels[:, :2], kept.channels[:, 2:4], kept.channels[:, 4:]
+    by_structure, by_texture = (g[:, None, None] for g in gradients)
+    weight = distance.peak_weight(kept.d, kept.structure) * kept.place
+    by_difference = weight * (by_structure / places)[..., None]
+    pool = kept.place.reciprocal().mean((2, 3))[..., None]
+    by_texture = by_texture / pool
+    apart, by_means, by_powers = _through_texture(means, powers, by_texture * channel)
     by_energy = None
     if isinstance(weighing, Adaptive):
-        apart = distance.texture_differences(of_a, of_b)
-        by_place = -by_difference * d
-        by_energy = weighing.rho * by_place
-        by_all = (1 - weighing.rho) * by_place.sum((1, 2, 3))[:, None]
-        by_all = by_all - by_texture * (apart * channel).sum(1, keepdim=True) / pool
-        by_channel = by_texture * apart + run.channel_differences(a, b, by_difference)
-        by_power = by_all + _through_channel((power_a + power_b) / 2, channel, by_channel, weighing.gamma)
-        # the powers' mean is what weights see
-        by_powers = [p + by_power / 2 for p in by_powers]
+        by_pool = -by_difference * kept.d
+        by_energy = weighing.rho * by_pool
+        # the mean of s is the mean energy
+        by_all = (1 - weighing.rho) * by_pool.sum((2, 3))[..., None]
+        by_all = by_all - by_texture * (apart * channel).sum(2, keepdim=True) / pool
+        by_channel = by_texture * apart + run.channel_differences(a, b, by_difference)[:, None]
+        by_power = by_all + _through_channel(powers.mean(1, keepdim=True), channel, by_channel, weighing.gamma)
+        # weights see the mean of both powers
+        by_powers = by_powers + by_power / 2
     slopes = Slopes(
         by_difference,
-        channel if isinstance(weighing, Adaptive) else None,
+        channel[:, 0] if isinstance(weighing, Adaptive) else None,
         by_energy,
         # a mean is a places-th of a sum, a power twice a places-th of half a sum of squares
-        [m / places for m in by_means],
-        [p * (2 / places) for p in by_powers],
+        torch.cat([by_means / places, by_powers * (2 / places)], 1),
     )
     return run.gradients(a, b, slopes, needed)
 
 
-def _through_spread(a: Statistics, b: Statistics, by_difference: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Differentiate `distance.texture_differences`: by the means and by the powers of a and b."""
-    spreads = [distance.spread(x.mean, x.power) for x in (a, b)]
-    by_mean, by_spread = (2 * by_difference * (p - q) for p, q in ((a.mean, b.mean), spreads))
-    by_means, by_powers = [], []
-    for x, spread, sign in zip((a, b), spreads, (1, -1), strict=True):
-        inside = (x.power >= x.mean.square()).to(spread)  # not cut off at zero
-        by_square = sign * by_spread / (2 * spread)
-        by_means.append(sign * by_mean - 2 * by_square * inside * x.mean)
-        by_powers.append(by_square * (inside + distance.SPREAD_FLOOR))
-    return by_means, by_powers
+def _through_texture(means: Tensor, powers: Tensor, by_difference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `distance.texture_differences` (N, 1, C), and what comes through them to means and powers (N, 2, C)."""
+    spreads = distance.spread(means, powers)
+    # a - b for a, b - a for b
+    mean_apart, spread_apart = (x - x.flip(1) for x in (means, spreads))
+    differences = mean_apart[:, :1].square() + spread_apart[:, :1].square()
+    inside = (powers >= means.square()).to(means)  # where the variance is not cut off at zero
+    by_variance = by_difference * spread_apart / spreads
+    by_means = 2 * (by_difference * mean_apart - by_variance * inside * means)
+    return differences, by_means, by_variance * (inside + distance.SPREAD_FLOOR)
 
 
 def _through_channel(power: Tensor, channel: Tensor, by_channel: Tensor, gamma: float) -> Tensor:
     """Differentiate the weights of channels, ((m + eps) / (E_c + 0.001 m + eps))^gamma, by the powers E_c."""
-    mean = power.mean(1, keepdim=True)
+    mean = power.mean(-1, keepdim=True)
     floored = power + distance.CHANNEL_FLOOR * mean + distance.ENERGY_EPS
     by_log = gamma * by_channel * channel
     by_mean = by_log * (1 / (mean + distance.ENERGY_EPS) - distance.CHANNEL_FLOOR / floored)
-    return by_mean.mean(1, keepdim=True) - by_log / floored
+    return by_mean.mean(-1, keepdim=True) - by_log / floored

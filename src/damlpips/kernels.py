@@ -41,9 +41,9 @@ def fit(a: Tensor, b: Tensor) -> bool:
 
 
 def probe(device: torch.device) -> None:
-    """Compile and run the least kernel; raises what keeps Triton from it, such as a missing C compiler."""
+    """Compile and run a kernel on one feature; raises what keeps Triton from it, such as a missing C compiler."""
     a = torch.zeros(1, 1, 1, 1, device=device)
-    differences(a, a, None)
+    lpips(a, a, None)
 
 
 def _reach(a: Tensor) -> int:
@@ -320,9 +320,9 @@ def _gradients_kernel(
     CHANNEL: tl.constexpr, ENERGY: tl.constexpr, FOR_A: tl.constexpr, FOR_B: tl.constexpr,
     CHANNELS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
-    """Write 2 g_c (a_cp - b_cp) difference_p + a_cp (energy_p + squares_c) + means_c, and for b with b - a.
+    """Write 2 g_c (a_cp - b_cp) difference_p + a_cp (energy_p + by square) + by sum, and for b with b - a.
 
-    `by_sums` is (N, 4, C): the means of a and of b, their squares.
+    `by_sums` is (N, 4, C): by the sums of a and of b, by half their squares' sums.
     """
     n = tl.program_id(1).to(tl.int64)
     a += n * a_n
@@ -343,13 +343,13 @@ def _gradients_kernel(
         if CHANNEL:
             apart *= tl.load(channel + n * C + c, mask=c < C, other=0.0)
         if FOR_A:
-            mean = tl.load(by_sums + c, mask=c < C, other=0.0)
+            by_sum = tl.load(by_sums + c, mask=c < C, other=0.0)
             square = tl.load(by_sums + 2 * C + c, mask=c < C, other=0.0)
-            _put(for_a, for_a_c, for_a_p, c, p, there, mean + x * (energy + square) + apart)
+            _put(for_a, for_a_c, for_a_p, c, p, there, by_sum + x * (energy + square) + apart)
         if FOR_B:
-            mean = tl.load(by_sums + C + c, mask=c < C, other=0.0)
+            by_sum = tl.load(by_sums + C + c, mask=c < C, other=0.0)
             square = tl.load(by_sums + 3 * C + c, mask=c < C, other=0.0)
-            _put(for_b, for_b_c, for_b_p, c, p, there, mean + y * (energy + square) - apart)
+            _put(for_b, for_b_c, for_b_p, c, p, there, by_sum + y * (energy + square) - apart)
 
 
 def statistics(a: Tensor, b: Tensor) -> tuple[Statistics, Statistics]:
@@ -392,7 +392,7 @@ def gradients(a: Tensor, b: Tensor, slopes: Slopes, needed: Sequence[bool]) -> l
     energy = difference if slopes.energy is None else slopes.energy.contiguous()
     launch(
         _gradients_kernel,
-        *(difference, channel, energy, torch.stack([*slopes.means, *slopes.squares], 1), *targets),
+        *(difference, channel, energy, slopes.sums.contiguous(), *targets),
         CHANNEL=slopes.channel is not None,
         ENERGY=slopes.energy is not None,
         **wanted,

@@ -600,7 +600,7 @@ class DAMLPIPS(PerceptualDistance):
         compared = self._comparisons(*self.compare(x, y))
         structure = torch.stack([c.structure for c in compared], 1)
         return AdaptiveWeights(
-            [c.place * distance.peak_weight(c.map) for c in compared],
+            [c.place * distance.peak_weight(c.map, c.structure) for c in compared],
             [c.channel for c in compared],
             distance.fusion_weight(structure, _fused(compared)),
         )

@@ -4,16 +4,18 @@ A CPU takes them in blocks that stay in its cache from the first step to the las
 only ever what was asked for. `damlpips.kernels` has the same functions for CUDA.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from damlpips import distance
 from damlpips.distance import Statistics, divisor, pool, working
 
-# Features of a block for each thread, half a mebibyte in float32: two or three such blocks fit a core's cache.
-BLOCK = 1 << 17
+# Features of a block for each thread, a mebibyte in float32: a core's caches hold two or three, and a call to a block
+# takes longer than the calling.
+BLOCK = 1 << 18
 
 Place = tuple[slice, slice, slice]
 EVERYWHERE: Place = (slice(None), slice(None), slice(None))
@@ -34,7 +36,18 @@ def _blocks(a: Tensor) -> Iterator[Place]:
 
 def _map_like(a: Tensor) -> Tensor:
     n, _, h, w = a.shape
-    return torch.empty(n, 1, h, w, device=a.device, dtype=working(a[:0]).dtype)
+    return torch.empty(n, 1, h, w, device=a.device, dtype=torch.promote_types(a.dtype, torch.float32))
+
+
+def _map_of(function: Callable[[Place], Tensor], a: Tensor) -> Tensor:
+    """Put the maps together that a function returns for the blocks."""
+    blocks = list(_blocks(a))
+    if len(blocks) == 1:
+        return function(*blocks)
+    found = _map_like(a)
+    for place in blocks:
+        found[place] = function(place)
+    return found
 
 
 def _over_places(values: Tensor) -> Tensor:
@@ -46,23 +59,24 @@ def _over_places(values: Tensor) -> Tensor:
 
 
 def _unit(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `distance.unit` of features, its divisor, and the divisor in units of the norm, 0 where there is none."""
+    """Return `distance.unit` of features, the sum of their squares, and what they were divided by."""
     a = working(a)
     scratch = a.square()
     energy = scratch.sum(1, keepdim=True)
     divided_by = divisor(energy)
-    return torch.div(a, divided_by, out=scratch), divided_by, torch.where(energy > 0, divided_by / energy.sqrt(), 0.0)
+    return torch.div(a, divided_by, out=scratch), energy, divided_by
 
 
 def lpips(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
     """Return mean_p sum_c w_c (a^_c - b^_c)^2, (N,)."""
-    d = _map_like(a)
-    for place in _blocks(a):
+
+    def compared(place: Place) -> Tensor:
         difference = _unit(a[place])[0].sub_(_unit(b[place])[0]).square_()
         if head is not None:
             difference.mul_(head[:, None, None])
-        d[place] = difference.sum(1, keepdim=True)
-    return pool(d)
+        return difference.sum(1, keepdim=True)
+
+    return pool(_map_of(compared, a))
 
 
 def lpips_gradients(
@@ -80,9 +94,10 @@ def lpips_gradients(
     for place in _blocks(a):
         of_a, of_b = _unit(a[place]), _unit(b[place])
         outer = (of_a[0] - of_b[0]).mul_(factor[place[0]])
-        for (unit, divided_by, in_norms), part, sign in zip((of_a, of_b), found, (1, -1), strict=True):
+        for (unit, energy, divided_by), part, sign in zip((of_a, of_b), found, (1, -1), strict=True):
             if part is not None:
-                along = (unit * outer).sum(1, keepdim=True).mul_(in_norms)
+                along = (unit * outer).sum(1, keepdim=True)
+                along = torch.where(energy > 0, along * divided_by / energy.sqrt(), 0.0)
                 across = torch.sub(outer, unit.mul_(along), out=unit)
                 torch.div(across, sign * divided_by, out=part[place])
     return [part for part in found if part is not None]
@@ -97,10 +112,13 @@ def statistics(a: Tensor, b: Tensor) -> tuple[Statistics, Statistics]:
 
 
 def _statistics(a: Tensor) -> Statistics:
+    blocks = list(_blocks(a))
+    if len(blocks) == 1:
+        return distance.statistics(a)
     n, c, h, w = a.shape
     energy = _map_like(a)
     total, power = energy.new_zeros(2, n, c)
-    for place in _blocks(a):
+    for place in blocks:
         x = working(a[place])
         square = x.square()
         energy[place] = square.sum(1, keepdim=True)
@@ -111,13 +129,14 @@ def _statistics(a: Tensor) -> Statistics:
 
 def differences(a: Tensor, b: Tensor, channel: Tensor | None) -> Tensor:
     """Return sum_c g_c (a_c - b_c)^2 of each place, (N, 1, H, W); g = 1 where None."""
-    found = _map_like(a)
-    for place in _blocks(a):
+
+    def compared(place: Place) -> Tensor:
         difference = (working(a[place]) - working(b[place])).square_()
         if channel is not None:
             difference.mul_(_over_places(channel[place[0]]))
-        found[place] = difference.sum(1, keepdim=True)
-    return found
+        return difference.sum(1, keepdim=True)
+
+    return _map_of(compared, a)
 
 
 def channel_differences(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
@@ -136,20 +155,19 @@ class Slopes(NamedTuple):
     Attributes:
         difference: by sum_c g_c (a_c - b_c)^2 of each place, (N, 1, H, W); channel: those g (N, C), None for 1.
         energy: by (|a|^2 + |b|^2) / 2 of each place, (N, 1, H, W); None where it counts for nothing.
-        means, squares: of a and of b, by the sum over places of each channel and by half the sum of squares, (N, C).
+        sums: of each channel of a and of b, by the sums over places and by half the sums of squares, (N, 4, C).
     """
 
     difference: Tensor
     channel: Tensor | None
     energy: Tensor | None
-    means: Sequence[Tensor]
-    squares: Sequence[Tensor]
+    sums: Tensor
 
 
 def gradients(a: Tensor, b: Tensor, slopes: Slopes, needed: Sequence[bool]) -> list[Tensor]:
     """Return the gradients for a and for b, where they are needed.
 
-    That of a_cp is 2 g_c (a_cp - b_cp) difference_p + a_cp (energy_p + squares_c) + means_c; that of b with b - a.
+    That of a_cp is 2 g_c (a_cp - b_cp) difference_p + a_cp (energy_p + by square) + by sum; that of b with b - a.
     """
     found = [torch.empty_like(x) if wanted else None for x, wanted in zip((a, b), needed, strict=True)]
     for place in _blocks(a):
@@ -157,11 +175,11 @@ def gradients(a: Tensor, b: Tensor, slopes: Slopes, needed: Sequence[bool]) -> l
         apart = torch.sub(*features).mul_(2 * slopes.difference[place])
         if slopes.channel is not None:
             apart.mul_(_over_places(slopes.channel[images]))
-        for x, part, mean, square, sign in zip(features, found, slopes.means, slopes.squares, (1, -1), strict=True):
+        for k, (x, part, sign) in enumerate(zip(features, found, (1, -1), strict=True)):
             if part is not None:
-                factor = _over_places(square[images])
+                by_sum, factor = (_over_places(slopes.sums[images, row]) for row in (k, k + 2))
                 if slopes.energy is not None:
                     factor = factor + slopes.energy[place]
-                own = torch.addcmul(_over_places(mean[images]), x, factor)
+                own = torch.addcmul(by_sum, x, factor)
                 torch.add(own, apart, alpha=sign, out=part[place])
     return [part for part in found if part is not None]
