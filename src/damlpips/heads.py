@@ -2,7 +2,7 @@
 
 The equations are those of `distance`, whose plain functions keep a chain of maps as large as the features. Here the
 gradients are worked out by hand, and so not from what was kept. The plain functions remain where somebody looks into
-them: the compiler, which joins their steps itself, forward mode, mapped dimensions, and gradients of gradients.
+them: the compiler, which joins their steps itself, forward mode, `torch.func`, and gradients of gradients.
 """
 
 import os
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from damlpips import distance, passes
-from damlpips.distance import Adaptive, Fixed, Statistics
+from damlpips.distance import Adaptive, Fixed
 from damlpips.passes import Slopes
 
 # An environment variable: "off" keeps Triton's kernels out, on CUDA devices too, where one wants to compare.
@@ -45,13 +45,15 @@ def lpips_head(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
     """
     if _looked_into(a, b) or (head is not None and head.requires_grad):
         return _plain_lpips(a, b, head)
-    return _Lpips.apply(*_kept(a, b), None if head is None else head.to(torch.promote_types(a.dtype, torch.float32)))
+    head = None if head is None else head.to(torch.promote_types(a.dtype, torch.float32))
+    return _Lpips.apply(*_kept(a, b), head) if _has_graph(a, b) else _Lpips.forward(a, b, head)
 
 
 def adaptive_head(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Distances:
     """Return the distances of structure and of texture of a layer of DAMLPIPS.
 
-    Equal to those of `distance.compare(a, b, weighing)`.
+    Equal to those of `distance.compare(a, b, weighing)`. Two passes over the features: the weights need sums over all
+    places before the first can be compared; and two for the gradients.
 
     Args:
         a, b: feature maps, (N, C, H, W).
@@ -62,8 +64,8 @@ def adaptive_head(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Distances
     """
     if _looked_into(a, b):
         return Distances(*_plain_distances(a, b, weighing))
-    structure, texture, *_ = _Distances.apply(*_kept(a, b), weighing)
-    return Distances(structure, texture)
+    found = _Distances.apply(*_kept(a, b), weighing) if _has_graph(a, b) else _Distances.forward(a, b, weighing)
+    return Distances(*found[:2])
 
 
 def _looked_into(*features: Tensor) -> bool:
@@ -71,14 +73,25 @@ def _looked_into(*features: Tensor) -> bool:
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined]
-        or any(forward_ad.unpack_dual(x).tangent is not None for x in features)
+        or any(_is_mapped(x) or forward_ad.unpack_dual(x).tangent is not None for x in features)
     )
+
+
+def _is_mapped(x: Tensor) -> bool:
+    """Whether a tensor is one of many that are computed with at once, or else within a transform of `torch.func`."""
+    try:  # what stands for them has no memory of its own
+        x.untyped_storage()
+    except (RuntimeError, NotImplementedError):
+        return True
+    return False
+
+
+def _has_graph(*features: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in features)
 
 
 def _kept(*features: Tensor) -> Sequence[Tensor]:
     """Return features that a graph can keep: those that were made in inference mode are copied."""
-    if torch.is_inference_mode_enabled() or not any(x.requires_grad for x in features):
-        return features
     return [x.clone() if x.is_inference() else x for x in features]
 
 
@@ -127,22 +140,12 @@ def _plain_gradients(
         # where one was made from the other, the way through it is not this function's
         features = [x.view_as(x) for x in (a, b)]
         wanted = [x for x, want in zip(features, needed, strict=True) if want]
-        if all(x.requires_grad for x in wanted):
-            return torch.autograd.grad(function(*features), wanted, gradients, create_graph=True)
-    # within transforms of torch.func
-    found = torch.func.vjp(function, *features)[1](gradients if len(gradients) > 1 else gradients[0])
-    return [x for x, want in zip(found, needed, strict=True) if want]
+        return torch.autograd.grad(function(*features), wanted, gradients, create_graph=True)
 
 
 def _is_plain(gradient: Tensor) -> bool:
     """Whether gradients should come from the plain functions: they are to be differentiated, or one of many at once."""
-    if torch.is_grad_enabled():
-        return True
-    try:  # what stands for a mapped dimension has no memory of its own
-        gradient.untyped_storage()
-    except (RuntimeError, NotImplementedError):
-        return True
-    return False
+    return torch.is_grad_enabled() or _is_mapped(gradient)
 
 
 class _Lpips(torch.autograd.Function):
@@ -154,10 +157,6 @@ class _Lpips(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         a, b, ctx.head = inputs
         ctx.save_for_backward(a, b)
-
-    @staticmethod
-    def vmap(info: Any, dims: Any, *inputs: Any) -> Any:
-        return torch.vmap(_plain_lpips, dims, randomness=info.randomness)(*inputs), 0
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
@@ -179,7 +178,8 @@ class _Distances(torch.autograd.Function):
         place, channel = weighing.weights(of_a, of_b)
         d = run.differences(a, b, channel if isinstance(weighing, Adaptive) else None).mul_(place)
         structure, texture = distance.peak_pool(d), distance.texture_distance(of_a, of_b, place, channel)
-        return structure, texture, d, place, _joined(of_a, of_b, channel)
+        channels = torch.stack([of_a.mean, of_b.mean, of_a.power, of_b.power, channel], 1)
+        return structure, texture, d, place, channels
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -189,14 +189,6 @@ class _Distances(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         # beside the features a C-th of them, and what does not grow with the image
         ctx.save_for_backward(a, b, structure, d, place, channels)
-
-    @staticmethod
-    def vmap(info: Any, dims: Any, a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Any:
-        def plain(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-            place, channel, d, *distances = distance.compare(a, b, weighing)
-            return *distances, d, place, _joined(distance.statistics(a), distance.statistics(b), channel)
-
-        return torch.vmap(plain, dims[:2], randomness=info.randomness)(a, b), 0
 
     @staticmethod
     def backward(ctx: Any, by_structure: Tensor | None, by_texture: Tensor | None, *_: None) -> Any:
@@ -217,13 +209,11 @@ def _in_place_of(found: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor
     return [next(left) if want else None for want in needed]
 
 
-def _joined(a: Statistics, b: Statistics, channel: Tensor) -> Tensor:
-    """Put what is known of each channel into one tensor, (N, 5, C)."""
-    return torch.stack([a.mean, b.mean, a.power, b.power, channel], 1)
-
-
 class _Kept(NamedTuple):
-    """What the gradients of structure and texture need beside the features: maps, and what is known of channels."""
+    """What the gradients of structure and texture need beside the features.
+
+    `channels` is (N, 5, C): the means of a and of b, their powers, and the weights.
+    """
 
     structure: Tensor
     d: Tensor
