@@ -45,10 +45,14 @@ def unit(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     one there, since the root has no derivative at zero and 1/eps = 1e10 would be one in name only.
     """
     a = working(a)
-    energy = a.square().sum(1, keepdim=True)
+    return a / divisor(a.square().sum(1, keepdim=True))
+
+
+def divisor(energy: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
+    """Return what `unit` divides the features of a place by, from the sum of their squares."""
     dead = energy == 0
     norm = torch.where(dead, 1.0, energy).sqrt()
-    return a / torch.where(dead, 1.0, norm + NORM_EPS)
+    return torch.where(dead, 1.0, norm + NORM_EPS)
 
 
 def in_place(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
@@ -149,11 +153,10 @@ def adaptive_weights(
     return place, channel
 
 
-def fixed_weights(a: Float[Tensor, "n c h w"], energy: float) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c"]]:
+def fixed_weights(a: Statistics, energy: float) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c"]]:
     """Return the same weights of every place and channel: 1 / energy, and 1."""
-    n, c, h, w = a.shape
-    one = torch.ones((), device=a.device, dtype=working(a).dtype)
-    return (one / energy).expand(n, 1, h, w), one.expand(n, c)
+    one = torch.ones((), device=a.mean.device, dtype=a.mean.dtype)
+    return (one / energy).expand(a.energy.shape), one.expand(a.mean.shape)
 
 
 def adaptive_map(
@@ -185,9 +188,12 @@ def peak_pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
     return _highest(d)[:, 0, 0, 0] * torch.where(empty, 0.0, root)
 
 
-def peak_weight(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Return w with mean_p w_p d_p = peak_pool(d): d_p / peak_pool(d), and 1 where the map is zero everywhere."""
-    pooled = peak_pool(d)[:, None, None, None]
+def peak_weight(d: Float[Tensor, "n 1 h w"], pooled: Float[Tensor, " n"]) -> Float[Tensor, "n 1 h w"]:
+    """Return w with mean_p w_p d_p = pooled = peak_pool(d): d_p / pooled, and 1 where the map is zero everywhere.
+
+    A places-th of it is the derivative of `peak_pool`.
+    """
+    pooled = pooled[:, None, None, None]
     safe = torch.where(pooled > 0, pooled, 1.0)
     return torch.where(pooled > 0, (d / safe) ** (PEAK_POWER - 1), 1.0)
 
@@ -209,13 +215,57 @@ def texture_distance(
 
     The bracket is the squared 2-Wasserstein distance of two normal distributions with these means and spreads.
     """
-    apart = (a.mean - b.mean).square() + (_spread(a) - _spread(b)).square()
-    return (apart * channel).sum(1) / place.reciprocal().mean((1, 2, 3))
+    return (texture_differences(a, b) * channel).sum(1) / place.reciprocal().mean((1, 2, 3))
 
 
-def _spread(a: Statistics) -> Tensor:
+def texture_differences(a: Statistics, b: Statistics) -> Float[Tensor, "n c"]:
+    """Return the bracket of `texture_distance` for each channel."""
+    return (a.mean - b.mean).square() + (spread(a.mean, a.power) - spread(b.mean, b.power)).square()
+
+
+def spread(mean: Float[Tensor, "*n c"], power: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+    """Return the standard deviation of each channel over places, a thousandth of its root mean square at the least."""
     # the root has no derivative at 0; and below a millionth of the power the difference of the two is rounding
-    return ((a.power - a.mean.square()).clamp(min=0) + SPREAD_FLOOR * a.power + ENERGY_EPS**2).sqrt()
+    return ((power - mean.square()).clamp(min=0) + SPREAD_FLOOR * power + ENERGY_EPS**2).sqrt()
+
+
+class Adaptive(NamedTuple):
+    """Weights that a pair gives itself, see `adaptive_weights`."""
+
+    rho: float
+    gamma: float
+
+    def weights(self, a: Statistics, b: Statistics) -> tuple[Tensor, Tensor]:
+        """Return the weights of places and of channels."""
+        return adaptive_weights(a, b, self.rho, self.gamma)
+
+
+class Fixed(NamedTuple):
+    """Weights that every pair has, see `fixed_weights`."""
+
+    energy: float
+
+    def weights(self, a: Statistics, _b: Statistics) -> tuple[Tensor, Tensor]:
+        """Return the weights of places and of channels."""
+        return fixed_weights(a, self.energy)
+
+
+class Comparison(NamedTuple):
+    """How two feature maps of one layer compare: weights, the map of distances, and both distances pooled from it."""
+
+    place: Tensor
+    channel: Tensor
+    map: Tensor
+    structure: Tensor
+    texture: Tensor
+
+
+def compare(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], weighing: Adaptive | Fixed) -> Comparison:
+    """Compare the feature maps of one layer as DAMLPIPS does."""
+    of_a, of_b = statistics(a), statistics(b)
+    place, channel = weighing.weights(of_a, of_b)
+    d = adaptive_map(a, b, place, channel if isinstance(weighing, Adaptive) else None)
+    return Comparison(place, channel, d, peak_pool(d), texture_distance(of_a, of_b, place, channel))
 
 
 def share(d: Tensor) -> Tensor:

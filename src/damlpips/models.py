@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from damlpips import checks, colour, distance, tiled
 from damlpips.features import BACKBONES, SYMMETRIC, Backbone, Encoded, Scaling
 from damlpips.forks import without_lost_threads
+from damlpips.heads import Distances, adaptive_head, lpips_head
 from damlpips.references import CACHE_BYTES, Keys, ReferenceCache
 from damlpips.reproducible import one_order
 from damlpips.sharing import Source
@@ -537,6 +538,8 @@ class LPIPS(PerceptualDistance):
         return {name: value for name, (value, published) in options.items() if value != published}
 
     def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
+        if not self._variant:
+            return torch.stack([lpips_head(a, b, w) for a, b, w in self._layers(x.features, y.features)], 1)
         parts = [self._layer_maps(x, y, arrange) for arrange in distance.COMPARISONS[self.comparison]]
         layers = [torch.stack([distance.pool(d) for d in maps], 1) for maps in parts]
         return torch.stack(layers).sum(0)
@@ -553,8 +556,12 @@ class LPIPS(PerceptualDistance):
         self, x: Sequence[Tensor], y: Sequence[Tensor], arrange: distance.Arrangement = distance.in_place
     ) -> list[Tensor]:
         compare = functools.partial(distance.lpips_map, arrange=arrange, channel_norm=self.channel_norm)
-        heads = self._heads if self._heads is not None else [None] * len(x)
-        return [compare(a, b, w) for a, b, w in zip(x, y, heads, strict=True)]
+        return [compare(a, b, w) for a, b, w in self._layers(x, y)]
+
+    def _layers(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Yield the feature maps of both images and the head of each layer."""
+        heads = [None] * len(x) if self._heads is None else self._heads
+        return zip(x, y, heads, strict=True)
 
     def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
         """Return where the images differ: (N, 1, H, W), the layers' maps brought to the image's size and summed.
@@ -612,16 +619,6 @@ class AdaptiveWeights(NamedTuple):
     place: list[Tensor]
     channel: list[Tensor]
     layer: Tensor
-
-
-class _Comparison(NamedTuple):
-    """How two feature maps of one layer compare: weights, the map of distances, and both distances pooled from it."""
-
-    place: Tensor
-    channel: Tensor
-    map: Tensor
-    structure: Tensor
-    texture: Tensor
 
 
 class DAMLPIPS(PerceptualDistance):
@@ -727,22 +724,17 @@ class DAMLPIPS(PerceptualDistance):
         exact = distance.working(x.features[0]).dtype
         return [colour.adapted(colour.oklab(x.pixels(exact))), *x.features]
 
-    def _comparisons(self, x: Encoded, y: Encoded) -> list[_Comparison]:
-        found = []
-        for number, (a, b) in enumerate(zip(self.layers(x), self.layers(y), strict=True)):
-            of_a, of_b = distance.statistics(a), distance.statistics(b)
-            if number == 0:
-                place, channel = distance.fixed_weights(a, colour.PHOTOGRAPH_ENERGY)
-            else:
-                place, channel = distance.adaptive_weights(of_a, of_b, self.rho, self.gamma)
-            # the image's weights of channels are all one
-            d = distance.adaptive_map(a, b, place, channel if number > 0 else None)
-            texture = distance.texture_distance(of_a, of_b, place, channel)
-            found.append(_Comparison(place, channel, d, distance.peak_pool(d), texture))
-        return found
+    def _pairs(self, x: Encoded, y: Encoded) -> Iterator[tuple[Tensor, Tensor, distance.Adaptive | distance.Fixed]]:
+        """Yield what is compared with what, and how it is weighed: the image, then the network's layers."""
+        image, *network = zip(self.layers(x), self.layers(y), strict=True)
+        yield *image, distance.Fixed(colour.PHOTOGRAPH_ENERGY)
+        yield from ((a, b, distance.Adaptive(self.rho, self.gamma)) for a, b in network)
+
+    def _comparisons(self, x: Encoded, y: Encoded) -> list[distance.Comparison]:
+        return [distance.compare(a, b, weighing) for a, b, weighing in self._pairs(x, y)]
 
     def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
-        return _fused(self._comparisons(x, y))
+        return _fused([adaptive_head(a, b, weighing) for a, b, weighing in self._pairs(x, y)])
 
     def _tiled(self, pair: tiled.TiledPair) -> tiled.TiledDamlpips:
         return tiled.TiledDamlpips(pair, self.rho, self.gamma)
@@ -771,7 +763,7 @@ class DAMLPIPS(PerceptualDistance):
         compared = self._comparisons(*self.compare(x, y))
         structure = torch.stack([c.structure for c in compared], 1)
         return AdaptiveWeights(
-            [c.place * distance.peak_weight(c.map) for c in compared],
+            [c.place * distance.peak_weight(c.map, c.structure) for c in compared],
             [c.channel for c in compared],
             distance.fusion_weight(structure, _fused(compared)),
         )
@@ -785,7 +777,7 @@ class DAMLPIPS(PerceptualDistance):
         return f"{super().extra_repr()}, {options}"
 
 
-def _fused(compared: list[_Comparison]) -> Float[Tensor, "n l"]:
+def _fused(compared: Sequence[distance.Comparison | Distances]) -> Float[Tensor, "n l"]:
     return distance.fuse(torch.stack([c.structure for c in compared], 1), torch.stack([c.texture for c in compared], 1))
 
 

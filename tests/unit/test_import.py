@@ -10,7 +10,7 @@ import damlpips
 
 ECOSYSTEMS = (
     *("torchmetrics", "piq", "pyiqa", "lpips", "lightning", "pytorch_lightning", "matplotlib", "PIL", "typer", "rich"),
-    *("torchvision", "safetensors", "scipy", "pandas"),
+    *("torchvision", "safetensors", "scipy", "pandas", "triton"),
 )
 
 
