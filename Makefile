@@ -85,7 +85,7 @@ train-nano: $(READY)
 
 # The same recipe in a minute, from the demo's pictures, with nano itself as the teacher: it needs nothing from elsewhere.
 train-nano-smoke: $(READY)
-	$(BIN)/python -m training.nano docs/demo --teachers nano --shards 2 --items 8 --steps 80 --ordering-steps 4 --batch 4 \
+	$(BIN)/python -m training.nano docs/demo --teachers nano --shards 2 --items 8 --steps 80 --batch 4 \
 		--processes $(JOBS) --work build/nano-smoke --out build/nano-smoke/trained.safetensors
 
 clean:

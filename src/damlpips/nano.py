@@ -21,22 +21,24 @@ def binomial(dtype: torch.dtype = torch.float32) -> Float[Tensor, "3 3"]:
 
 
 class Nano(nn.Module):
-    """Five convolutions with rectifiers; feature maps of four scales.
+    """Four convolutions with rectifiers; feature maps of three scales.
 
     ::
 
-        h_0 = relu(conv_0(x))                          5 x 5, every second pixel
-        h_l = relu(conv_l(low_pass(h_l-1)))            3 x 3, l = 1 to 4; read as feature maps
+        h_0 = relu(conv_0(x))                          6 x 6, every second pixel
+        h_l = relu(conv_l(low_pass(h_l-1)))            3 x 3, l = 1 to 3; read as feature maps
 
     `low_pass` is a binomial of 3 x 3, sampled at every second pixel. The kernels of conv_0 are 4 x 4 learned numbers
-    averaged over 2 x 2, so that conv_0, too, is blind to the highest frequency; DAMLPIPS's image layer sees it. No
+    under the same low-pass, so that conv_0, too, is blind to the highest frequency; DAMLPIPS's image layer sees it. No
     batch statistics, no tensor but the convolutions' weights and the binomial.
 
-    Shapes: images (N, 3, H, W), normalised, any size from 1 x 1 -> four maps, (N, C_l, ceil(H / 2^(l+1)),
-    ceil(W / 2^(l+1))), with 32, 64, 112 and 160 channels.
+    Shapes: images (N, 3, H, W), normalised, any size from 1 x 1 -> three maps, (N, C_l, ceil(H / 2^(l+1)),
+    ceil(W / 2^(l+1))), with 32, 64 and 112 channels.
     """
 
-    channels = (32, 64, 112, 160)
+    channels = (32, 64, 112)
+    # of zeros, left, right, above and below: the first convolution then samples as many places as the others
+    margin = (2, 3, 2, 3)
     # half of the time on a CPU; the backbone brings images to it
     memory_format = torch.channels_last
 
@@ -44,14 +46,14 @@ class Nano(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, STEM_CHANNELS, 5, stride=2, padding=2)
+        self.stem = nn.Conv2d(3, STEM_CHANNELS, 6, stride=2)
         widths = (STEM_CHANNELS, *self.channels)
         self.stages = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         self.register_buffer("low_pass", binomial())  # exact in any precision
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
         """Return the maps from the finest scale to the coarsest."""
-        x = self.stem(images).relu_()  # in place: what a convolution gives is nobody else's
+        x = self.stem(F.pad(images, self.margin)).relu_()  # in place: what a convolution gives is nobody else's
         maps = []
         for stage in self.stages:
             x = stage(self._halved(x)).relu_()
