@@ -213,7 +213,8 @@ class TiledDamlpips:
         """Return the weights of a layer's places and channels; without maps a place has the mean energy."""
         of_a, of_b = self.x[number].statistics, self.y[number].statistics
         if number == 0:
-            return distance.fixed_weights(of_a.mean[:, :, None, None] if a is None else a, colour.PHOTOGRAPH_ENERGY)
+            places = of_a.mean[:, :, None, None] if a is None else a
+            return distance.fixed_weights(of_a._replace(energy=places[:, :1]), colour.PHOTOGRAPH_ENERGY)
         if a is not None and b is not None:
             of_a, of_b = (s._replace(energy=_energy(m)) for s, m in ((of_a, a), (of_b, b)))
         return distance.adaptive_weights(of_a, of_b, self.rho, self.gamma)
