@@ -136,7 +136,6 @@ class ReferenceCache:
             self._kept.clear()
             self.nbytes = self.hits = self.misses = 0
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def find(self, keys: Any, images: Any, conditions: Hashable, *, grey: checks.Grey = None) -> Wanted:
         """Return which of a batch's references are kept, and which have to be run.
 
@@ -186,7 +185,6 @@ class ReferenceCache:
                 self._kept.move_to_end(place)
                 self.hits += 1
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def complete(self, wanted: Wanted, encoded: Encoded) -> Encoded:
         """Return the maps of all references of a batch, given those of `wanted.images`, and keep what is new."""
         if not wanted.rows:

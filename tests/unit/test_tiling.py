@@ -271,7 +271,7 @@ def test_sizes_of_the_table_s_networks(name: str, height: int, width: int) -> No
 def test_tiles_of_nano(height: int, width: int, more: int) -> None:
     backbone = LPIPS("nano", heads="uniform").double().backbone
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(height)).double()
-    tiling = tiling_of("nano", 92 + more, least=1)
+    tiling = tiling_of("nano", 44 + more, least=1)
     for found, expected in zip(own_maps(backbone, tiling, image), backbone(image), strict=True):
         torch.testing.assert_close(found, expected, **EXACT)
 
@@ -678,8 +678,8 @@ def test_a_graph_keeps_no_maps(kind) -> None:
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        (91, ValueError, "tile: expected None or at least 92 pixels, .* backbone 'nano' .* got 91"),
-        (0, ValueError, "tile: expected None or at least 92 pixels, .* got 0"),
+        (43, ValueError, "tile: expected None or at least 44 pixels, .* backbone 'nano' .* got 43"),
+        (0, ValueError, "tile: expected None or at least 44 pixels, .* got 0"),
         (-512, ValueError, "tile: .* got -512"),
         (512.0, TypeError, r"tile: expected None or a number of pixels, got 512\.0"),
         (True, TypeError, "tile: expected None or a number of pixels, got True"),
