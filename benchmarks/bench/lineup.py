@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from damlpips import DAMLPIPS, LPIPS
+from damlpips.features import BACKBONES
 from damlpips.models import VIEWING_SIDE
 
 from .contenders import BASELINE, FORWARD, Contender, Field, Place
@@ -51,9 +52,12 @@ def in_dtype(kind: type[nn.Module], dtype: torch.dtype, **options: object) -> nn
 
 
 def floors(net: str, place: Place) -> list[Contender]:
-    """Return the network's own pass over both batches: convolutions, rectifiers and pooling, and nothing else."""
+    """Return the network's own pass over both batches: convolutions, rectifiers and pooling, and nothing else.
+
+    Channels last, as this package runs it.
+    """
     network = bare_network(net).to(place.device, place.dtype)
-    layout = getattr(network, "memory_format", torch.contiguous_format)
+    layout = BACKBONES[net].memory_format
 
     def run(images: Tensor) -> Tensor:
         last = network(images.to(place.dtype, memory_format=layout))

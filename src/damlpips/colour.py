@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from damlpips.blocks import blocks, on_cpu
+
 # Linear sRGB to cone responses, and their roots to lightness, green-red and blue-yellow (B. Ottosson, "A perceptual
 # color space for image processing", 2020; public domain).
 CONES = (
@@ -23,8 +25,6 @@ OPPONENTS = (
 TOE = (6 / 29) ** 3
 # sRGB is a straight line below it: where the line meets the curve. The standard rounds it to 0.04045, a step of 2e-9.
 DARK = 0.0404482362771082
-# Floats of a block of images, 2 MiB.
-BLOCK = 1 << 19
 # How much of an even tint the eye takes for the light and forgives.
 ADAPTATION = 0.75
 # The colours' mean squared deviation from their mean in photographs (0.039 in the mean over 494 of them).
@@ -52,7 +52,7 @@ def oklab(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
 
     Finite with finite slopes everywhere, also for values outside of [0, 1]. A graph keeps the images alone.
     """
-    return _Oklab.apply(x) if torch.is_grad_enabled() and x.requires_grad else _by_blocks(_oklab, x)
+    return _Oklab.apply(x) if _has_graph(x) else _by_blocks(_oklab, x)
 
 
 class _Oklab(torch.autograd.Function):
@@ -73,49 +73,66 @@ class _Oklab(torch.autograd.Function):
         return _by_blocks(_oklab_backward, *ctx.saved_tensors, gradient)
 
 
+def _has_graph(x: Tensor) -> bool:
+    return torch.is_grad_enabled() and x.requires_grad
+
+
 def _by_blocks(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
-    """Apply a function to few images at a time: a CPU's cache holds what they need for all steps."""
     first = images[0]
-    if first.device.type != "cpu" or torch.compiler.is_compiling() or first.numel() <= BLOCK:
+    if not on_cpu(first) or any(map(_has_graph, images)):
         return function(*images)
-    count = max(1, BLOCK // first[0].numel())
-    return torch.cat([function(*blocks) for blocks in zip(*(x.split(count) for x in images), strict=True)])
+    found = torch.empty_like(first, memory_format=torch.contiguous_format)
+    for place in blocks(first):
+        function(*(x[place] for x in images), out=found[place])
+    return found
 
 
-def _oklab(x: Tensor) -> Tensor:
+def _oklab(x: Tensor, out: Tensor | None = None) -> Tensor:
     cones = _mixed(_value(x, LINEAR), TO_CONES)
-    return _mixed(_value(cones, ROOT), OPPONENTS)
+    return _mixed(_value(cones, ROOT), OPPONENTS, out)
 
 
-def _oklab_backward(x: Tensor, gradient: Tensor) -> Tensor:
+def _oklab_backward(x: Tensor, gradient: Tensor, out: Tensor | None = None) -> Tensor:
     cones = _mixed(_value(x, LINEAR), TO_CONES)
     of_cones = _mixed(gradient, tuple(zip(*OPPONENTS, strict=True))) * _slope(cones, ROOT)
-    return _mixed(of_cones, tuple(zip(*TO_CONES, strict=True))) * _slope(x, LINEAR)
+    of_linear = _mixed(of_cones, tuple(zip(*TO_CONES, strict=True)))
+    return torch.mul(of_linear, _slope(x, LINEAR), out=out)
 
 
 def _value(x: Tensor, curve: _Curve) -> Tensor:
-    line = x.clamp(max=curve.knee).sub_(curve.knee).mul_(curve.slope)
-    return line.add_(_power(x, curve, curve.exponent))
+    line = x.clamp(max=curve.knee).sub_(curve.knee)
+    return torch.add(_power(x, curve, curve.exponent), line, alpha=curve.slope)
 
 
 def _slope(x: Tensor, curve: _Curve) -> Tensor:
-    return torch.where(x > curve.knee, _power(x, curve, curve.exponent - 1) * curve.exponent, curve.slope)
+    slope = _power(x, curve, curve.exponent - 1)
+    if _has_graph(x) or not on_cpu(x):
+        return torch.where(x > curve.knee, slope * curve.exponent, curve.slope)
+    # on a CPU a choice by booleans takes ten times as long
+    on_line = torch.le(x, curve.knee, out=torch.empty_like(x))
+    at_knee = curve.exponent * (curve.knee + curve.shift) ** (curve.exponent - 1)
+    return slope.mul_(curve.exponent).add_(on_line, alpha=curve.slope - at_knee)
 
 
 def _power(x: Tensor, curve: _Curve, exponent: float) -> Tensor:
     """Return (x + shift)^exponent above the knee, and its value there below."""
     x = x.clamp(min=curve.knee)
-    # log and exp: in half the time of `**` on a CPU
-    if torch.is_grad_enabled():  # second derivatives
+    # in half the time of `**` on a CPU; exp2 is faster still, but rounds by where in a batch a value lies
+    if _has_graph(x):  # second derivatives
         return ((x + curve.shift).log() * exponent).exp()
     return x.add_(curve.shift).log_().mul_(exponent).exp_()
 
 
-def _mixed(x: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:
-    # spelled out: autocast would run a matrix product in half precision
+def _mixed(x: Tensor, matrix: Sequence[Sequence[float]], out: Tensor | None = None) -> Tensor:
+    """Return a matrix times the colours; spelled out: autocast would run a matrix product in half precision."""
     first, second, third = x.unbind(1)
-    rows = [torch.add(torch.add(first * a, second, alpha=b), third, alpha=c) for a, b, c in matrix]
-    return torch.stack(rows, 1)
+    if _has_graph(x) or not on_cpu(x):
+        rows = [torch.add(torch.add(first * a, second, alpha=b), third, alpha=c) for a, b, c in matrix]
+        return torch.stack(rows, 1)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+    for row, (a, b, c) in zip(out.unbind(1), matrix, strict=True):
+        torch.mul(first, a, out=row).add_(second, alpha=b).add_(third, alpha=c)
+    return out
 
 
 def adapted(x: Float[Tensor, "n 3 h w"], tint: Float[Tensor, "n 3"] | None = None) -> Float[Tensor, "n 3 h w"]:

@@ -174,7 +174,7 @@ def adaptive_map(
 
 def peak_map(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
     """Return d^2 in units of the map's maximum: each place's share in `peak_pool`; zero where the map is zero."""
-    return (d / _highest(d)).pow(PEAK_POWER)
+    return _shares(d, _highest(d))
 
 
 def peak_pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
@@ -182,10 +182,10 @@ def peak_pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
 
     It lies between the mean and the maximum. Where the map is zero everywhere, so are its value and its gradient.
     """
-    mean = pool(peak_map(d))
-    empty = mean == 0
-    root = torch.where(empty, 1.0, mean).pow(1 / PEAK_POWER)
-    return _highest(d)[:, 0, 0, 0] * torch.where(empty, 0.0, root)
+    highest = _highest(d)
+    # the root has no derivative at 0; one place of many at the maximum is far above the least positive number
+    mean = pool(_shares(d, highest)).clamp(min=_least(d))
+    return highest.flatten() * mean.pow(1 / PEAK_POWER)
 
 
 def peak_weight(d: Float[Tensor, "n 1 h w"], pooled: Float[Tensor, " n"]) -> Float[Tensor, "n 1 h w"]:
@@ -198,10 +198,18 @@ def peak_weight(d: Float[Tensor, "n 1 h w"], pooled: Float[Tensor, " n"]) -> Flo
     return torch.where(pooled > 0, (d / safe) ** (PEAK_POWER - 1), 1.0)
 
 
+def _shares(d: Float[Tensor, "n 1 h w"], highest: Float[Tensor, "n 1 1 1"]) -> Float[Tensor, "n 1 h w"]:
+    return (d / highest).pow(PEAK_POWER)
+
+
 def _highest(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 1 1"]:
-    """Return the maximum of each map, 1 where it is zero; as a unit, so that powers of faint maps do not underflow."""
-    highest = d.detach().amax((1, 2, 3), keepdim=True)
-    return torch.where(highest > 0, highest, 1.0)
+    """Return the maximum of each map, never zero; as a unit, so that powers of faint maps do not underflow."""
+    return d.detach().amax((1, 2, 3), keepdim=True).clamp(min=_least(d))
+
+
+def _least(d: Tensor) -> float:
+    """Return the least positive number of full precision; the product with the root of another is zero."""
+    return torch.finfo(d.dtype).tiny
 
 
 def texture_distance(
@@ -220,7 +228,9 @@ def texture_distance(
 
 def texture_differences(a: Statistics, b: Statistics) -> Float[Tensor, "n c"]:
     """Return the bracket of `texture_distance` for each channel."""
-    return (a.mean - b.mean).square() + (spread(a.mean, a.power) - spread(b.mean, b.power)).square()
+    means = torch.stack([a.mean, b.mean])
+    both = torch.stack([means, spread(means, torch.stack([a.power, b.power]))])
+    return (both[:, 0] - both[:, 1]).square().sum(0)
 
 
 def spread(mean: Float[Tensor, "*n c"], power: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:

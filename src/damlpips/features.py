@@ -33,6 +33,11 @@ SYMMETRIC = Scaling((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IDENTITY = Scaling((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
+# How many values of images a pass on a CPU takes best: two images of 256 x 256 pixels. With more the maps of a pass are
+# more than its caches hold, and more than the C library hands out again without the system's help.
+PASS_VALUES = 2 * 3 * 256 * 256
+
+
 class _Steps(nn.Module):
     """Run a sequence of named modules up to the last tap and collect the maps at the taps."""
 
@@ -124,6 +129,7 @@ class Backbone(nn.Module):
     """
 
     preprocess: Callable[[Tensor], Tensor] | None
+    pass_values = PASS_VALUES
 
     def __init__(
         self,
@@ -174,7 +180,10 @@ class Backbone(nn.Module):
     def _place_constants(self) -> None:
         """Put the scaling's numbers on the device once: made in `forward`, they would stall a CUDA stream."""
         self._dtype = self.dtype  # looked for once, not in every pass
-        self._memory_format = getattr(self.network, "memory_format", torch.preserve_format)
+        layout: torch.memory_format = getattr(self.network, "memory_format", torch.preserve_format)
+        # in float32 and above CUDA's kernels are made for the other one
+        on_cuda = self.device.type == "cuda" and self._dtype in (torch.float32, torch.float64)
+        self._memory_format = torch.preserve_format if on_cuda else layout
         # the scaling is done in float32 at least: in half precision it would round neighbouring pixel values together
         self._exact = torch.float64 if self._dtype == torch.float64 else torch.float32
         self._constants = {
@@ -201,6 +210,7 @@ class Backbone(nn.Module):
         network.load_state_dict({k.removeprefix(spec.prefix): v for k, v in state.items()}, assign=True)
         if spec.taps:
             network = _Steps(cast(nn.Sequential, network), spec.taps)
+        network.memory_format = spec.memory_format  # type: ignore[assignment]
         backbone._set_up(network, spec.scaling, spec.min_size, name)
         return backbone
 
@@ -403,6 +413,9 @@ class BackboneSpec:
         scaling: what the network expects of images in [0, 1].
         prefix: what the keys of the features begin with in a full model's file.
         ignored: prefixes of keys in a full model's file that the features do not need.
+        memory_format: of images and maps; on a CPU channels last takes a third to nine tenths of the other's time, most
+            of it saved in pooling.
+        pass_values: how many values of images a pass on a CPU takes best.
     """
 
     build: Callable[[], nn.Module]
@@ -412,6 +425,8 @@ class BackboneSpec:
     scaling: Scaling = IMAGENET
     prefix: str = "features."
     ignored: tuple[str, ...] = ("classifier.",)
+    memory_format: torch.memory_format = torch.channels_last
+    pass_values: int = PASS_VALUES
 
     def expected_keys(self) -> dict[str, tuple[int, ...]]:
         """Return the name and the shape of every tensor of the network's state dict."""
@@ -440,16 +455,34 @@ def _resnet50() -> nn.Module:
 # LPIPS's taps for alex, vgg and squeeze: after the ReLU before each pooling, or of each later stage (arXiv 1801.03924).
 # The others by the same rule: the last map of each resolution.
 BACKBONES = {
-    "nano": BackboneSpec(Nano, (), Nano.channels, 1, prefix="", ignored=()),
-    "alex": BackboneSpec(_torchvision("alexnet"), ("1", "4", "7", "9", "11"), (64, 192, 384, 256, 256), 31),
-    "vgg": BackboneSpec(_torchvision("vgg16"), ("3", "8", "15", "22", "29"), (64, 128, 256, 512, 512), 16),
+    "nano": BackboneSpec(Nano, (), Nano.channels, 1, prefix="", ignored=(), pass_values=4 * PASS_VALUES),
+    "alex": BackboneSpec(
+        _torchvision("alexnet"),
+        ("1", "4", "7", "9", "11"),
+        (64, 192, 384, 256, 256),
+        31,
+        pass_values=4 * PASS_VALUES,
+    ),
+    "vgg": BackboneSpec(
+        _torchvision("vgg16"),
+        ("3", "8", "15", "22", "29"),
+        (64, 128, 256, 512, 512),
+        16,
+        pass_values=PASS_VALUES // 2,
+    ),
     "squeeze": BackboneSpec(
         _torchvision("squeezenet1_1"),
         ("1", "4", "7", "9", "10", "11", "12"),
         (64, 128, 256, 384, 384, 512, 512),
         17,
     ),
-    "vgg19": BackboneSpec(_torchvision("vgg19"), ("3", "8", "17", "26", "35"), (64, 128, 256, 512, 512), 16),
+    "vgg19": BackboneSpec(
+        _torchvision("vgg19"),
+        ("3", "8", "17", "26", "35"),
+        (64, 128, 256, 512, 512),
+        16,
+        pass_values=PASS_VALUES // 2,
+    ),
     "resnet50": BackboneSpec(
         _resnet50,
         ("relu", "layer1", "layer2", "layer3", "layer4"),

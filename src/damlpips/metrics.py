@@ -12,9 +12,9 @@ from damlpips.references import CACHE_BYTES
 
 _OPTIONS = """
     Args:
-        backbone, weights, value_range, grey, resize, check_values, deterministic, dtype, reference_cache, tile: as for
-            the module. Images on an accelerator are checked without waiting for it: `update` counts bad ones, `compute`
-            raises.
+        backbone, weights, value_range, grey, resize, check_values, deterministic, dtype, reference_cache, tile,
+            compile: as for the module. Images on an accelerator are checked without waiting for it: `update` counts bad
+            ones, `compute` raises.
         reduction: `"mean"` or `"sum"` (), with a state of 15 whole numbers; `"none"` (N,), which keeps every score, 4
             bytes each.
         on_error: what to do with an image that cannot be scored, for NaN, values out of range or a score that is not
@@ -59,6 +59,7 @@ class LPIPSMetric(PerceptualMetric):
         dtype: torch.dtype | None = None,
         reference_cache: int = CACHE_BYTES,
         tile: int | None = None,
+        compile: bool = False,
         on_error: str = "raise",
         **kwargs: Any,
     ) -> None:
@@ -76,6 +77,7 @@ class LPIPSMetric(PerceptualMetric):
             dtype=dtype,
             reference_cache=reference_cache,
             tile=tile,
+            compile=compile,
         )
         super().__init__(model, reduction=reduction, on_error=on_error, check_values=check_values, **kwargs)
 
@@ -108,6 +110,7 @@ class DAMLPIPSMetric(PerceptualMetric):
         dtype: torch.dtype | None = None,
         reference_cache: int = CACHE_BYTES,
         tile: int | None = None,
+        compile: bool = False,
         on_error: str = "raise",
         rho: float = 0.25,
         gamma: float = 0.5,
@@ -125,6 +128,7 @@ class DAMLPIPSMetric(PerceptualMetric):
             dtype=dtype,
             reference_cache=reference_cache,
             tile=tile,
+            compile=compile,
             rho=rho,
             gamma=gamma,
             viewing_side=viewing_side,

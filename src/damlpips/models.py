@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from damlpips import checks, colour, distance, tiled
+from damlpips.allocation import keep_freed_memory
+from damlpips.blocks import batches, images_of, on_cpu
 from damlpips.features import BACKBONES, SYMMETRIC, Backbone, Encoded, Scaling
 from damlpips.forks import without_lost_threads
 from damlpips.heads import Distances, adaptive_head, lpips_head
@@ -26,10 +28,10 @@ DEFAULT_BACKBONE = "nano"
 # The shorter side at which DAMLPIPS looks at larger images: agreement with observers is highest near it.
 VIEWING_SIDE = 256
 
-# Values of a batch, a mebibyte of them in float32: from here on a CPU copies it in more time than a call takes.
-LARGE = 1 << 18
-
 Images = Tensor | Encoded
+
+# the same weight for every place and channel of an image
+IMAGE_WEIGHING = distance.Fixed(colour.PHOTOGRAPH_ENERGY)
 
 
 class PerceptualDistance(nn.Module):
@@ -58,6 +60,7 @@ class PerceptualDistance(nn.Module):
         dtype: torch.dtype | None = None,
         reference_cache: int = CACHE_BYTES,
         tile: int | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.source = Source.of(backbone, weights)
@@ -72,6 +75,9 @@ class PerceptualDistance(nn.Module):
         self.tiling: Tiling | None = (
             None if tile is None else tiling_of(self.source.backbone, checks.tile(tile), least=self.source.min_size)
         )
+        # not `compile`, which is a method of every module
+        self.compiled = bool(compile)
+        self._program: Callable[[Tensor, Tensor], Tensor] | None = None
         # Empty, and only there to be moved: its device and dtype say where the shared backbone has to be. Not a buffer:
         # DDP would broadcast it before every step.
         self.anchor = torch.empty(0)
@@ -116,7 +122,7 @@ class PerceptualDistance(nn.Module):
             self._place(self.anchor.to(x.device))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": None}
+        return {**self.__dict__, "_loaded": None, "_program": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -145,12 +151,58 @@ class PerceptualDistance(nn.Module):
             a, b = self.checked(x, y)
             if (found := self._by_tiles(self._tiled_layers, a, b)) is not None:
                 return found
-        x, y = self.compare(x, y, reference_key=reference_key)
+        if reference_key is None and self._is_compiled(x, y):
+            a, b = self.checked(x, y)
+            return self._run_compiled(a, b)
+        if reference_key is None and self._is_split(x, y):
+            a, b = self.checked(x, y)
+            count = self._pass_count(a)
+            parts = [slice(k, k + count) for k in range(0, len(a), count)]
+            return torch.cat([self._whole_layers(*self._encoded_pair(a[part], b[part])) for part in parts])
+        return self._whole_layers(*self.compare(x, y, reference_key=reference_key))
+
+    def _is_compiled(self, x: Images, y: Images) -> bool:
+        by_itself = self.compiled and not self.deterministic and not torch.compiler.is_compiling()
+        return by_itself and isinstance(x, Tensor) and isinstance(y, Tensor)
+
+    def _run_compiled(self, x: Any, y: Any) -> Float[Tensor, "n l"]:
+        if self._program is None:
+            self._program = torch.compile(lambda a, b: self._per_layer(*self._encoded_pair(a, b)))
+        _ = self.backbone  # loading a file is nothing to compile
+        try:
+            return self._program(x, y)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            raise RuntimeError(
+                f"compile=True: torch.compile failed on {self.anchor.device}, which takes a C++ compiler on a CPU and"
+                f" Triton on CUDA: install it, or use compile=False ({error})"
+            ) from error
+
+    def _whole_layers(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
         if not self.deterministic:
             return self._per_layer(x, y)
         with one_order(self.anchor.device):
             pairs = ((x[n : n + 1], y[n : n + 1]) for n in range(len(x)))
             return torch.cat([self._per_layer(a, b) for a, b in pairs])
+
+    def takes_images(self, x: Images, y: Images) -> bool:
+        """Return whether `per_layer` runs images through the network in a better way than as a whole batch."""
+        return self._is_compiled(x, y) or self._is_split(x, y)
+
+    def _is_split(self, x: Images, y: Images) -> bool:
+        """Return whether a batch goes through part by part: on a CPU, where no graph needs the whole's feature maps."""
+        return (
+            isinstance(x, Tensor)
+            and isinstance(y, Tensor)
+            and x.ndim == 4
+            and on_cpu(x)
+            and not (torch.is_grad_enabled() and (x.requires_grad or y.requires_grad))
+            and len(x) > self._pass_count(x)
+        )
+
+    def _pass_count(self, x: Images) -> int:
+        """Return how many images of a batch go through the network at a time on a CPU."""
+        height, width = self._seen_size(_size_of(x))
+        return max(1, self.source.pass_values // max(1, 3 * height * width))
 
     def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
         raise NotImplementedError
@@ -237,13 +289,12 @@ class PerceptualDistance(nn.Module):
         return x, y
 
     def _encoded_pair(self, x: Images, y: Images) -> tuple[Encoded, Encoded]:
-        # Where only one of them is optimised, batching would differentiate through the other for nothing; and on a CPU
-        # joining large batches takes longer than a second pass.
+        # Where only one of them is optimised, batching would differentiate through the other for nothing.
         if (
             isinstance(x, Encoded)
             or isinstance(y, Encoded)
             or (torch.is_grad_enabled() and x.requires_grad != y.requires_grad)
-            or (x.device.type == "cpu" and not torch.compiler.is_compiling() and x.numel() >= LARGE)
+            or (on_cpu(x) and 2 * len(x) > self._pass_count(x))
         ):
             return self._encoded(x), self._encoded(y)
         both = self._encoded(torch.cat([x, y]))
@@ -259,6 +310,7 @@ class PerceptualDistance(nn.Module):
     def _prepared(self, x: Images, *, what: str) -> Images:
         """Return a checked batch: images with three channels, resized if all are, or feature maps of this module."""
         without_lost_threads()
+        keep_freed_memory()
         if isinstance(x, Encoded):
             if x.origin != self.origin:
                 raise ValueError(
@@ -438,6 +490,8 @@ class LPIPS(PerceptualDistance):
         tile: images larger than this many pixels a side are compared pair by pair and tile by tile, in memory that does
             not grow with their size; scores change by rounding only. Not with `comparison="sort"`, which needs all
             places at once, nor with a backbone that sees the whole image at each place.
+        compile: run network and distances through `torch.compile`. The first call of each shape takes a minute. Batches
+            with a `reference_key`, encoded images, images in tiles and `deterministic=True` go without it.
 
     Shapes:
         x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`).
@@ -478,6 +532,7 @@ class LPIPS(PerceptualDistance):
         dtype: torch.dtype | None = None,
         reference_cache: int = CACHE_BYTES,
         tile: int | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__(
             backbone,
@@ -491,6 +546,7 @@ class LPIPS(PerceptualDistance):
             dtype=dtype,
             reference_cache=reference_cache,
             tile=tile,
+            compile=compile,
         )
         if not isinstance(heads, (str, os.PathLike)):
             raise TypeError(f"heads: expected a version, 'uniform' or a path, got {type(heads).__name__}")
@@ -640,8 +696,8 @@ class DAMLPIPS(PerceptualDistance):
 
     Args:
         backbone: a name of the table (`"nano"`, embedded, needs no other file) or a `Backbone`.
-        weights, value_range, reduction, grey, resize, check_values, deterministic, dtype, reference_cache: as for
-            `LPIPS`.
+        weights, value_range, reduction, grey, resize, check_values, deterministic, dtype, reference_cache, compile: as
+            for `LPIPS`.
         tile: as for `LPIPS`; of the image as it is looked at, so that it matters with `viewing_side=None` and for long
             panoramas. Tiles go through the network twice: weights depend on means over the whole image.
         rho: the share of a place's own energy in its normalisation, 0 to 1; the rest is the mean over the image.
@@ -684,6 +740,7 @@ class DAMLPIPS(PerceptualDistance):
         dtype: torch.dtype | None = None,
         reference_cache: int = CACHE_BYTES,
         tile: int | None = None,
+        compile: bool = False,
         rho: float = 0.25,
         gamma: float = 0.5,
         viewing_side: int | None = VIEWING_SIDE,
@@ -700,6 +757,7 @@ class DAMLPIPS(PerceptualDistance):
             dtype=dtype,
             reference_cache=reference_cache,
             tile=tile,
+            compile=compile,
         )
         if not 0 <= rho <= 1:
             raise ValueError(f"rho: expected a share from 0 to 1, got {rho!r}")
@@ -721,20 +779,23 @@ class DAMLPIPS(PerceptualDistance):
     def layers(self, x: Images) -> list[Tensor]:
         """Return what DAMLPIPS compares: (N, C_l, H_l, W_l), the image in adapted colours, then the feature maps."""
         x = x if isinstance(x, Encoded) else self.encode(x)
-        exact = distance.working(x.features[0]).dtype
-        return [colour.adapted(colour.oklab(x.pixels(exact))), *x.features]
+        return [_colours(_pixels(x)), *x.features]
 
-    def _pairs(self, x: Encoded, y: Encoded) -> Iterator[tuple[Tensor, Tensor, distance.Adaptive | distance.Fixed]]:
-        """Yield what is compared with what, and how it is weighed: the image, then the network's layers."""
-        image, *network = zip(self.layers(x), self.layers(y), strict=True)
-        yield *image, distance.Fixed(colour.PHOTOGRAPH_ENERGY)
-        yield from ((a, b, distance.Adaptive(self.rho, self.gamma)) for a, b in network)
+    @property
+    def _weighing(self) -> distance.Adaptive:
+        return distance.Adaptive(self.rho, self.gamma)
 
     def _comparisons(self, x: Encoded, y: Encoded) -> list[distance.Comparison]:
-        return [distance.compare(a, b, weighing) for a, b, weighing in self._pairs(x, y)]
+        image, *network = zip(self.layers(x), self.layers(y), strict=True)
+        return [
+            distance.compare(*image, IMAGE_WEIGHING),
+            *(distance.compare(a, b, self._weighing) for a, b in network),
+        ]
 
     def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
-        return _fused([adaptive_head(a, b, weighing) for a, b, weighing in self._pairs(x, y)])
+        network = zip(x.features, y.features, strict=True)
+        image = _image_distances(_pixels(x), _pixels(y))
+        return _fused([image, *(adaptive_head(a, b, self._weighing) for a, b in network)])
 
     def _tiled(self, pair: tiled.TiledPair) -> tiled.TiledDamlpips:
         return tiled.TiledDamlpips(pair, self.rho, self.gamma)
@@ -775,6 +836,28 @@ class DAMLPIPS(PerceptualDistance):
     def extra_repr(self) -> str:
         options = f"rho={self.rho}, gamma={self.gamma}, viewing_side={self.viewing_side}"
         return f"{super().extra_repr()}, {options}"
+
+
+def _pixels(x: Encoded) -> Tensor:
+    return x.pixels(distance.working(x.features[0]).dtype)
+
+
+def _colours(pixels: Tensor) -> Tensor:
+    return colour.adapted(colour.oklab(pixels))
+
+
+def _image_distances(x: Tensor, y: Tensor) -> Distances:
+    """Compare two batches of images in adapted colours.
+
+    On a CPU, without a graph, few at a time: its cache holds them from the first step to the last.
+    """
+    if not on_cpu(x) or (torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)):
+        return adaptive_head(_colours(x), _colours(y), IMAGE_WEIGHING)
+    parts = []
+    for part in batches(x, max(1, images_of(x) // 2)):
+        a, b = _colours(torch.cat([x[part], y[part]])).chunk(2)
+        parts.append(adaptive_head(a, b, IMAGE_WEIGHING))
+    return Distances(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _fused(compared: Sequence[distance.Comparison | Distances]) -> Float[Tensor, "n l"]:

@@ -39,9 +39,6 @@ class Nano(nn.Module):
     channels = (32, 64, 112)
     # of zeros, left, right, above and below: the first convolution then samples as many places as the others
     margin = (2, 3, 2, 3)
-    # half of the time on a CPU; the backbone brings images to it
-    memory_format = torch.channels_last
-
     low_pass: Tensor
 
     def __init__(self) -> None:

@@ -4,34 +4,15 @@ A CPU takes them in blocks that stay in its cache from the first step to the las
 only ever what was asked for. `damlpips.kernels` has the same functions for CUDA.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from damlpips import distance
+from damlpips.blocks import Place, blocks
 from damlpips.distance import Statistics, divisor, pool, working
-
-# Features of a block for each thread, a mebibyte in float32: a core's caches hold two or three, and a call to a block
-# takes longer than the calling.
-BLOCK = 1 << 18
-
-Place = tuple[slice, slice, slice]
-EVERYWHERE: Place = (slice(None), slice(None), slice(None))
-
-
-def _blocks(a: Tensor) -> Iterator[Place]:
-    """Yield where the blocks of a feature map are: whole images, or rows of one."""
-    n, c, h, w = a.shape
-    most = BLOCK * torch.get_num_threads()
-    if a.device.type != "cpu" or a.numel() <= most:
-        yield EVERYWHERE
-    elif (images := most // (c * h * w)) > 0:
-        yield from ((slice(k, k + images), slice(None), slice(None)) for k in range(0, n, images))
-    else:
-        rows = max(1, most // (c * w))
-        yield from ((slice(k, k + 1), slice(None), slice(r, r + rows)) for k in range(n) for r in range(0, h, rows))
 
 
 def _map_like(a: Tensor) -> Tensor:
@@ -41,11 +22,11 @@ def _map_like(a: Tensor) -> Tensor:
 
 def _map_of(function: Callable[[Place], Tensor], a: Tensor) -> Tensor:
     """Put the maps together that a function returns for the blocks."""
-    blocks = list(_blocks(a))
-    if len(blocks) == 1:
-        return function(*blocks)
+    places = list(blocks(a))
+    if len(places) == 1:
+        return function(*places)
     found = _map_like(a)
-    for place in blocks:
+    for place in places:
         found[place] = function(place)
     return found
 
@@ -91,7 +72,7 @@ def lpips_gradients(
     factor = (gradient * (2 / (h * w)))[:, None].expand(n, c)
     factor = _over_places(factor if head is None else factor * head)
     found = [torch.empty_like(x) if wanted else None for x, wanted in zip((a, b), needed, strict=True)]
-    for place in _blocks(a):
+    for place in blocks(a):
         of_a, of_b = _unit(a[place]), _unit(b[place])
         outer = (of_a[0] - of_b[0]).mul_(factor[place[0]])
         for (unit, energy, divided_by), part, sign in zip((of_a, of_b), found, (1, -1), strict=True):
@@ -112,13 +93,13 @@ def statistics(a: Tensor, b: Tensor) -> tuple[Statistics, Statistics]:
 
 
 def _statistics(a: Tensor) -> Statistics:
-    blocks = list(_blocks(a))
-    if len(blocks) == 1:
+    places = list(blocks(a))
+    if len(places) == 1:
         return distance.statistics(a)
     n, c, h, w = a.shape
     energy = _map_like(a)
     total, power = energy.new_zeros(2, n, c)
-    for place in blocks:
+    for place in places:
         x = working(a[place])
         square = x.square()
         energy[place] = square.sum(1, keepdim=True)
@@ -143,7 +124,7 @@ def channel_differences(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     """Return sum_p w_p (a_cp - b_cp)^2 of each channel, (N, C)."""
     n, c, _, _ = a.shape
     found = weight.new_zeros(n, c)
-    for place in _blocks(a):
+    for place in blocks(a):
         difference = (working(a[place]) - working(b[place])).square_()
         found[place[0]] += difference.mul_(weight[place]).sum((2, 3))
     return found
@@ -170,7 +151,7 @@ def gradients(a: Tensor, b: Tensor, slopes: Slopes, needed: Sequence[bool]) -> l
     That of a_cp is 2 g_c (a_cp - b_cp) difference_p + a_cp (energy_p + by square) + by sum; that of b with b - a.
     """
     found = [torch.empty_like(x) if wanted else None for x, wanted in zip((a, b), needed, strict=True)]
-    for place in _blocks(a):
+    for place in blocks(a):
         images, features = place[0], (working(a[place]), working(b[place]))
         apart = torch.sub(*features).mul_(2 * slopes.difference[place])
         if slopes.channel is not None:

@@ -88,7 +88,8 @@ def encoded_pair(
 ) -> tuple[Images, Images]:
     """Return `model.compare(x, y)`, from the last pass where another metric has just run these images through it.
 
-    Images that are compared tile by tile come back checked: there are no whole maps of them to share.
+    Images that are compared tile by tile come back checked: there are no whole maps of them to share. So do those that
+    nobody else sees and that the module runs through the network in a way of its own.
     """
     if model.tiling is not None:
         pair = model.checked(x, y)
@@ -101,7 +102,7 @@ def encoded_pair(
     size = checks.size_of(y)
     conditions = model.encoding_key(size)
     if not any(other.encoding_key(size) == conditions for other in _others(model)):
-        return compare(x, y)
+        return model.checked(x, y) if keys is None and model.takes_images(x, y) else compare(x, y)
     # one graph for two metrics could be walked back only once
     if is_optimised(x) or is_optimised(y):
         return compare(x, y)

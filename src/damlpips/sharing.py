@@ -77,6 +77,11 @@ class Source:
         return (BACKBONES[self.backbone] if isinstance(self.backbone, str) else self.backbone).min_size
 
     @property
+    def pass_values(self) -> int:
+        """How many values of images a pass through the network on a CPU takes best."""
+        return (BACKBONES[self.backbone] if isinstance(self.backbone, str) else self.backbone).pass_values
+
+    @property
     def is_here(self) -> bool:
         """Whether the backbone can be had without a download."""
         if isinstance(self.backbone, Backbone):

@@ -240,6 +240,12 @@ class TestOptions:
             expected = direct(DAMLPIPS(resize=value), reference, small)
             assert json.loads(result.stdout)["mean"] == pytest.approx(expected, rel=1e-5)
 
+    def test_tile(self, tmp_path: Path) -> None:
+        reference, distorted = (noise_file(tmp_path / f"{k}.png", k, (60, 120)) for k in (1, 2))
+        result = run("score", reference, distorted, "--tile", "48", "--json", "-")
+        expected = direct(DAMLPIPS(), reference, distorted)
+        assert json.loads(result.stdout)["mean"] == pytest.approx(expected, rel=1e-5)
+
     def test_lpips_means_alex(self, pair: tuple[Path, Path], random_alex_weights: Path) -> None:
         result = run("score", *pair, "--metric", "lpips", "--weights", random_alex_weights)
         assert "lpips (alex), lower is closer" in result.stdout
@@ -344,6 +350,7 @@ class TestRefusals:
             ("--weights '/gone.pth': no such file", ["--weights", "/gone.pth"]),
             ("--resize 0: expected 'reference' or", ["--resize", "0"]),
             ("--resize big: expected 'reference' or", ["--resize", "big"]),
+            ("--tile: expected None or at least 44 pixels", ["--tile", "43"]),
             ("--device tpu: expected auto, cpu, cuda or cuda:N", ["--device", "tpu"]),
             ("--device cuda:x: expected auto, cpu, cuda or cuda:N", ["--device", "cuda:x"]),
             ("Invalid value for .--batch-size", ["--batch-size", "0"]),

@@ -23,7 +23,7 @@ BATCH = 2
 
 
 class OneByOne(torch.nn.Conv2d):
-    """A convolution whose result for an image does not depend, in its last bits, on how many others are in the batch."""
+    """A convolution whose result for an image does not depend, to the last bit, on how many others are in its batch."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([super(OneByOne, self).forward(image) for image in x.split(1)])

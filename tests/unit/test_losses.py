@@ -257,12 +257,13 @@ def test_sums_of_squares_do_not_overflow(make) -> None:
 
 # In a process of its own, without the shape checks that pytest puts into the package: a graph cannot go through them.
 COMPILED = """
+import copy
 import sys
 import torch
 sys.path.insert(0, {tests!r})
 import reference
 from reference import Tiny
-from damlpips import DAMLPIPS, LPIPS, Backbone
+from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric
 
 torch.set_num_threads(1)
 x, y = reference.noise(2, 40, 40)
@@ -276,6 +277,39 @@ for metric in (LPIPS("squeeze", weights={weights!r}), DAMLPIPS(reduction="mean")
     (expected,) = torch.autograd.grad(metric(image, y).sum(), image)
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
     print("equal:", type(metric).__name__, metric.source.name)
+
+# by the module's own option
+programs, torch_compile = [], torch.compile
+torch.compile = lambda function: programs.append(function) or torch_compile(function, backend="aot_eager")
+plain, metric = DAMLPIPS(), DAMLPIPS(compile=True)
+image, again = x.clone().requires_grad_(), x.clone().requires_grad_()
+torch.testing.assert_close(metric(image, y), plain(again, y), rtol=1e-5, atol=0)
+metric(image, y).sum().backward(), plain(again, y).sum().backward()
+assert (image.grad - again.grad).abs().max() <= 1e-4 * again.grad.abs().max()
+bytes_ = [(255 * t).to(torch.uint8) for t in (x, y)]
+torch.testing.assert_close(metric(*bytes_), plain(*bytes_), rtol=1e-5, atol=0)
+assert len(programs) == 1
+metric(metric.encode(x), y), metric(x, y, reference_key=[0, 1]), DAMLPIPS(compile=True, deterministic=True)(x, y)
+assert len(programs) == 1
+accumulated = DAMLPIPSMetric(compile=True)
+accumulated.update(x, y)
+torch.testing.assert_close(accumulated.compute(), plain(x, y).mean(), rtol=1e-5, atol=0)
+assert len(programs) == 2
+twin = copy.deepcopy(metric)
+torch.testing.assert_close(twin(x, y), plain(x, y), rtol=1e-5, atol=0)
+assert len(programs) == 3
+print("equal: by option")
+
+def broken(graph, inputs):
+    raise OSError("no compiler here")
+
+torch.compile = lambda function: torch_compile(function, backend=broken)
+try:
+    DAMLPIPS(compile=True)(x, y)
+except RuntimeError as error:
+    assert str(error).startswith("compile=True: torch.compile failed on cpu, which takes a C++ compiler"), error
+    assert "no compiler here" in str(error)
+    print("equal: the error")
 """
 
 
@@ -283,4 +317,4 @@ def test_compiled_without_a_break(random_squeeze_weights) -> None:
     code = COMPILED.format(tests=str(Path(reference.__file__).parent), weights=str(random_squeeze_weights))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("equal:") == 3
+    assert done.stdout.count("equal:") == 5

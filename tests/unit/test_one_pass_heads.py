@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, func
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from damlpips import DAMLPIPS, LPIPS, distance, heads, passes
+from damlpips import DAMLPIPS, LPIPS, blocks, distance, heads, passes
 
 HEADS = {name: lambda a, b, w=w: tuple(heads.adaptive_head(a, b, w)) for name, w in WEIGHINGS.items()}
 HEADS["lpips"] = lambda a, b: heads.lpips_head(a, b, torch.linspace(0.1, 1, a.shape[1], dtype=torch.float64))
@@ -39,7 +39,7 @@ def test_values_and_gradients_are_those_of_the_plain_functions(case: Case) -> No
 @given(cases(), st.integers(1, 80))
 def test_in_blocks_of_any_size(case: Case, block: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passes, "BLOCK", block)
+        patch.setattr(blocks, "BLOCK", block)
         check(case)
 
 
@@ -148,7 +148,7 @@ BLOCK = 5000  # features; maps are smaller
 
 def test_a_score_needs_no_memory_of_the_features_size(head: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     maps = features(2, 32, 40, 40, dtype=torch.float32)
-    monkeypatch.setattr(passes, "BLOCK", BLOCK)
+    monkeypatch.setattr(blocks, "BLOCK", BLOCK)
     for a, b in (maps, [x.bfloat16() for x in maps]):
         with Memory(a, b) as seen, torch.no_grad():
             head(a, b)
@@ -158,7 +158,7 @@ def test_a_score_needs_no_memory_of_the_features_size(head: Callable, monkeypatc
 
 def test_gradients_need_no_other_memory_of_the_features_size(head: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = (x.requires_grad_() for x in features(2, 32, 40, 40, dtype=torch.float32))
-    monkeypatch.setattr(passes, "BLOCK", BLOCK)
+    monkeypatch.setattr(blocks, "BLOCK", BLOCK)
     found = total(head(a, b))
     with Memory(a, b) as seen:
         gradients = torch.autograd.grad(found, (a, b))

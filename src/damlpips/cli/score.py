@@ -31,6 +31,7 @@ OPTIONS = (
     ("heads=", "--heads "),
     ("pass weights=", "pass --weights "),
     ("weights=", "--weights "),
+    ("tile: ", "--tile: "),
     ("Or use the embedded backbone, which needs no other file: DAMLPIPS('nano').", "Or use --metric damlpips."),
 )
 
@@ -94,6 +95,12 @@ def score(
             " images of different sizes are an error.",
         ),
     ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PIXELS", help="Compare larger images tile by tile, in memory that does not grow with them: 1024."
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option(metavar="DEVICE", help="auto (CUDA if there is one), cpu, cuda or cuda:N.")
     ] = "auto",
@@ -115,7 +122,7 @@ def score(
 
         found = find_pairs(reference, distorted, pairs)
         place = find_device(device)
-        model = _model(metric, backbone, weights=weights, heads=heads, resize=_resize(resize))
+        model = _model(metric, backbone, weights=weights, heads=heads, resize=_resize(resize), tile=tile)
         model = model.to(place).load()
         results = scoring.score_pairs(model, found, batch_size=batch_size, device=place)
         scores = list(_with_progress(results, len(found), shown=not quiet))
