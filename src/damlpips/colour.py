@@ -55,6 +55,16 @@ def oklab(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     return _Oklab.apply(x) if _has_graph(x) else _by_blocks(_oklab, x)
 
 
+def adapted_pair(x: Float[Tensor, "n 3 h w"], y: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, Tensor]:
+    """Return `adapted(oklab(...))` of two batches, without a graph, in the memory of the result and little more."""
+    both = x.new_empty((2, *x.shape))
+    for images, found in zip((x, y), both.unbind(), strict=True):
+        _by_blocks(_oklab, images, out=found)
+    tint = both.mean((3, 4), keepdim=True)
+    a, b = both.sub_(tint, alpha=ADAPTATION).unbind()
+    return a, b
+
+
 class _Oklab(torch.autograd.Function):
     """`oklab`, whose backward pass takes its steps again: to keep them takes ten times the images' memory."""
 
@@ -77,11 +87,11 @@ def _has_graph(x: Tensor) -> bool:
     return torch.is_grad_enabled() and x.requires_grad
 
 
-def _by_blocks(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
+def _by_blocks(function: Callable[..., Tensor], *images: Tensor, out: Tensor | None = None) -> Tensor:
     first = images[0]
     if not on_cpu(first) or any(map(_has_graph, images)):
         return function(*images)
-    found = torch.empty_like(first, memory_format=torch.contiguous_format)
+    found = torch.empty_like(first, memory_format=torch.contiguous_format) if out is None else out
     for place in blocks(first):
         function(*(x[place] for x in images), out=found[place])
     return found
@@ -89,7 +99,7 @@ def _by_blocks(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
 
 def _oklab(x: Tensor, out: Tensor | None = None) -> Tensor:
     cones = _mixed(_value(x, LINEAR), TO_CONES)
-    return _mixed(_value(cones, ROOT), OPPONENTS, out)
+    return _mixed(_value(cones, ROOT, spent=True), OPPONENTS, out)
 
 
 def _oklab_backward(x: Tensor, gradient: Tensor, out: Tensor | None = None) -> Tensor:
@@ -99,9 +109,13 @@ def _oklab_backward(x: Tensor, gradient: Tensor, out: Tensor | None = None) -> T
     return torch.mul(of_linear, _slope(x, LINEAR), out=out)
 
 
-def _value(x: Tensor, curve: _Curve) -> Tensor:
+def _value(x: Tensor, curve: _Curve, *, spent: bool = False) -> Tensor:
+    """Return the curve's values; what is spent is nobody's any more, and gives its memory to the result."""
     line = x.clamp(max=curve.knee).sub_(curve.knee)
-    return torch.add(_power(x, curve, curve.exponent), line, alpha=curve.slope)
+    if _has_graph(x) or not on_cpu(x):
+        return torch.add(_power(x, curve, curve.exponent), line, alpha=curve.slope)
+    power = _power(x, curve, curve.exponent, out=x if spent else None)
+    return power.add_(line, alpha=curve.slope)
 
 
 def _slope(x: Tensor, curve: _Curve) -> Tensor:
@@ -114,13 +128,13 @@ def _slope(x: Tensor, curve: _Curve) -> Tensor:
     return slope.mul_(curve.exponent).add_(on_line, alpha=curve.slope - at_knee)
 
 
-def _power(x: Tensor, curve: _Curve, exponent: float) -> Tensor:
+def _power(x: Tensor, curve: _Curve, exponent: float, out: Tensor | None = None) -> Tensor:
     """Return (x + shift)^exponent above the knee, and its value there below."""
-    x = x.clamp(min=curve.knee)
-    # in half the time of `**` on a CPU; exp2 is faster still, but rounds by where in a batch a value lies
+    x = x.clamp(min=curve.knee) if out is None else torch.clamp(x, min=curve.knee, out=out)
+    # on a CPU in half the time of log and exp, and in a quarter of that of `**`
     if _has_graph(x):  # second derivatives
-        return ((x + curve.shift).log() * exponent).exp()
-    return x.add_(curve.shift).log_().mul_(exponent).exp_()
+        return ((x + curve.shift).log2() * exponent).exp2()
+    return x.add_(curve.shift).log2_().mul_(exponent).exp2_()
 
 
 def _mixed(x: Tensor, matrix: Sequence[Sequence[float]], out: Tensor | None = None) -> Tensor:

@@ -853,10 +853,10 @@ def _image_distances(x: Tensor, y: Tensor) -> Distances:
     """
     if not on_cpu(x) or (torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)):
         return adaptive_head(_colours(x), _colours(y), IMAGE_WEIGHING)
-    parts = []
-    for part in batches(x, max(1, images_of(x) // 2)):
-        a, b = _colours(torch.cat([x[part], y[part]])).chunk(2)
-        parts.append(adaptive_head(a, b, IMAGE_WEIGHING))
+    parts = [
+        adaptive_head(*colour.adapted_pair(x[part], y[part]), IMAGE_WEIGHING)
+        for part in batches(x, max(1, images_of(x) // 2))
+    ]
     return Distances(*map(torch.cat, zip(*parts, strict=True)))
 
 
