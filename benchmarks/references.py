@@ -8,18 +8,32 @@ AlexNet and SqueezeNet have random weights, which cost the same as trained ones;
 """
 
 import argparse
+import statistics
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from speed import medians, random_weights
+from bench.networks import random_weights
 
 from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric, LPIPSMetric
 from damlpips.functional import pairwise
 from damlpips.models import PerceptualDistance
 
 Calls = tuple[Callable[[], object], Callable[[], object]]
+
+
+def medians(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Return the median of each call's seconds; they take turns, so that what slows the machine down slows all."""
+    times: list[list[float]] = [[] for _ in calls]
+    for round_ in range(repeats + 1):
+        for call, taken in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            if round_:  # the first is a warm-up
+                taken.append(time.perf_counter() - start)
+    return [statistics.median(taken) for taken in times]
 
 
 def epochs(metric: type, options: dict, x: torch.Tensor, y: torch.Tensor, batch: int) -> Calls:

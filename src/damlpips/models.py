@@ -594,11 +594,16 @@ class LPIPS(PerceptualDistance):
         return {name: value for name, (value, published) in options.items() if value != published}
 
     def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
-        if not self._variant:
-            return torch.stack([lpips_head(a, b, w) for a, b, w in self._layers(x.features, y.features)], 1)
-        parts = [self._layer_maps(x, y, arrange) for arrange in distance.COMPARISONS[self.comparison]]
-        layers = [torch.stack([distance.pool(d) for d in maps], 1) for maps in parts]
-        return torch.stack(layers).sum(0)
+        first, *others = [
+            torch.stack(self._part(x, y, arrange), 1) for arrange in distance.COMPARISONS[self.comparison]
+        ]
+        return sum(others, start=first)
+
+    def _part(self, x: Encoded, y: Encoded, arrange: distance.Arrangement) -> list[Tensor]:
+        """Return what each layer adds by one of the distances that are summed."""
+        if arrange is distance.in_place and self.channel_norm:
+            return [lpips_head(a, b, w) for a, b, w in self._layers(x.features, y.features)]
+        return [distance.pool(d) for d in self._layer_maps(x, y, arrange)]
 
     def _tiled_layers(self, pair: tiled.TiledPair) -> Float[Tensor, "1 l"]:
         parts = distance.COMPARISONS[self.comparison]
