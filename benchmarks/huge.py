@@ -80,6 +80,31 @@ def row(name: str, backbone: str, side: int, tile: int | None, limit: float, *, 
     raise RuntimeError(f"{' '.join(cells)}: {done.stderr[-2000:]}")
 
 
+def draw(file: str, rows: Sequence[tuple[int, tuple[str, ...]]]) -> None:
+    """Draw time and memory of what could be measured against megapixels, a line for each metric, network and tile."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    for side, (name, backbone, _, tile, seconds, gib, _) in rows:
+        if seconds != "-":
+            megapixels = side * side / 1e6
+            label = f"{name} {backbone}, {'whole' if tile == 'whole' else f'tiles of {tile}'}"
+            lines.setdefault(label, []).append((megapixels, float(seconds) * megapixels, float(gib)))
+    figure, (times, memory) = pyplot.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
+    for label, points in lines.items():
+        pixels, seconds_, gibs = zip(*points, strict=True)
+        style = {"marker": "o", "linestyle": ":" if label.endswith("whole") else "-", "label": label}
+        times.loglog(pixels, seconds_, **style)
+        memory.loglog(pixels, gibs, **style)
+    times.set(xlabel="megapixels of an image", ylabel="seconds a pair")
+    memory.set(xlabel="megapixels of an image", ylabel="peak of resident memory, GiB")
+    memory.legend(fontsize="small")
+    figure.savefig(file)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
@@ -88,6 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--metric", nargs="+", choices=METRICS, default=METRICS)
     parser.add_argument("--limit", type=float, default=8.0, help="GiB")
     parser.add_argument("--gradient", action="store_true", help="with the gradient of the first image")
+    parser.add_argument("--plot", metavar="FILE", help="draw time and memory against pixels")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # one row, in its own process
     options = parser.parse_args(arguments)
     if options.measure:
@@ -95,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(measure(name, backbone, side, tile, limit, gradient=gradient)))
         return
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    rows = []
     for name in options.metric:
         for backbone in options.backbone:
             for side in options.side:
@@ -102,6 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     if tile is None or side > tile:
                         cells = row(name, backbone, side, tile, options.limit, gradient=options.gradient)
                         print(f"| {' | '.join(cells)} |", flush=True)
+                        rows.append((side, cells))
+    if options.plot:
+        draw(options.plot, rows)
 
 
 if __name__ == "__main__":

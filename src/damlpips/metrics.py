@@ -12,9 +12,10 @@ from damlpips.references import CACHE_BYTES
 
 _OPTIONS = """
     Args:
-        backbone, weights, value_range, grey, resize, check_values, deterministic, dtype, reference_cache, tile,
-            compile: as for the module. Images on an accelerator are checked without waiting for it: `update` counts bad
-            ones, `compute` raises.
+        backbone, weights, value_range, grey, resize, deterministic: as for the module.
+        dtype, reference_cache, tile, compile: as for the module.
+        check_values: as for the module. Images on an accelerator are checked without waiting for it: `update` counts
+            bad ones, `compute` raises.
         reduction: `"mean"` or `"sum"` (), with a state of 15 whole numbers; `"none"` (N,), which keeps every score, 4
             bytes each.
         on_error: what to do with an image that cannot be scored, for NaN, values out of range or a score that is not
