@@ -1,10 +1,10 @@
 """Time of references that come again: ratios of medians, interleaved in one process.
 
-    python benchmarks/references.py [--repeats 9] [--size 256] [--batch 4] [--batches 4]
+    python benchmarks/references.py [--backbones NAME ...] [--repeats 9] [--size 256] [--batch 4] [--batches 4]
 
 Prints a Markdown table: an epoch whose references have keys and came before against the same epoch without keys; one
 encoded reference against a batch that repeats it; the matrix of all pairs against a loop over rows. Above 1 is faster.
-AlexNet and SqueezeNet have random weights, which cost the same as trained ones; no file is needed.
+Networks other than nano have random weights, which cost the same as trained ones; no file is needed.
 """
 
 import argparse
@@ -20,6 +20,8 @@ from bench.networks import random_weights
 from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric, LPIPSMetric
 from damlpips.functional import pairwise
 from damlpips.models import PerceptualDistance
+
+NETWORKS = ("nano", "alex", "squeeze")
 
 Calls = tuple[Callable[[], object], Callable[[], object]]
 
@@ -73,6 +75,7 @@ def all_pairs(module: PerceptualDistance, x: torch.Tensor) -> Calls:
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbones", nargs="+", choices=("nano", "alex", "squeeze", "vgg"), default=NETWORKS)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4)
@@ -85,7 +88,7 @@ def main() -> None:
     print("| metric | second epoch, keys / none | one reference, encoded / repeated | all pairs, matrix / loop |")
     print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for net in ("nano", "alex", "squeeze"):
+        for net in options.backbones:
             weights = {} if net == "nano" else {"weights": random_weights(net, Path(folder))}
             heads = {"heads": "uniform"} if net == "nano" else {}
             for module, metric, chosen in (

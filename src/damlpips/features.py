@@ -184,6 +184,8 @@ class Backbone(nn.Module):
         # in float32 and above CUDA's kernels are made for the other one
         on_cuda = self.device.type == "cuda" and self._dtype in (torch.float32, torch.float64)
         self._memory_format = torch.preserve_format if on_cuda else layout
+        # kernels then have nothing to bring into order in each call
+        self.network.to(memory_format=torch.contiguous_format if on_cuda else layout)
         # the scaling is done in float32 at least: in half precision it would round neighbouring pixel values together
         self._exact = torch.float64 if self._dtype == torch.float64 else torch.float32
         self._constants = {

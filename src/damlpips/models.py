@@ -151,15 +151,19 @@ class PerceptualDistance(nn.Module):
             a, b = self.checked(x, y)
             if (found := self._by_tiles(self._tiled_layers, a, b)) is not None:
                 return found
-        if reference_key is None and self._is_compiled(x, y):
-            a, b = self.checked(x, y)
-            return self._run_compiled(a, b)
-        if reference_key is None and self._is_split(x, y):
-            a, b = self.checked(x, y)
-            count = self._pass_count(a)
-            parts = [slice(k, k + count) for k in range(0, len(a), count)]
-            return torch.cat([self._whole_layers(*self._encoded_pair(a[part], b[part])) for part in parts])
-        return self._whole_layers(*self.compare(x, y, reference_key=reference_key))
+        if reference_key is not None or not self.takes_images(x, y):
+            return self._whole_layers(*self.compare(x, y, reference_key=reference_key))
+        run = self._run_compiled if self._is_compiled(x, y) else self._run
+        is_split = self._is_split(x, y)
+        a, b = self.checked(x, y)
+        if not is_split:
+            return run(a, b)
+        count = self._pass_count(a)
+        parts = [slice(k, k + count) for k in range(0, len(a), count)]
+        return torch.cat([run(a[part], b[part]) for part in parts])
+
+    def _run(self, x: Images, y: Images) -> Float[Tensor, "n l"]:
+        return self._whole_layers(*self._encoded_pair(x, y))
 
     def _is_compiled(self, x: Images, y: Images) -> bool:
         by_itself = self.compiled and not self.deterministic and not torch.compiler.is_compiling()
