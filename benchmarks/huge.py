@@ -36,7 +36,7 @@ def metric_of(name: str, backbone: str, tile: int | None) -> LPIPS | DAMLPIPS:
     network: str | Backbone = backbone
     if backbone != "nano":
         torch.manual_seed(0)
-        network = Backbone(spec.build(), spec.taps, min_size=spec.min_size, name=backbone)
+        network = Backbone.from_table(backbone, {spec.prefix + k: v for k, v in spec.build().state_dict().items()})
     if name == "LPIPS":
         return LPIPS(network, heads="uniform", tile=tile)
     return DAMLPIPS(network, viewing_side=None, tile=tile)
