@@ -44,9 +44,9 @@ def count(x: Tensor | Encoded, y: Tensor | Encoded) -> int:
         raise ValueError(
             f"the two batches must hold as many videos of as many frames, got {n} of {frames} and {m} of {others}"
         )
-    for v in (x, y):
-        if isinstance(v, Encoded) and len(v) not in (1, frames):
-            raise ValueError(f"encoded frames: expected those of one video, {frames}, or a still, got {len(v)}")
+    for encoded in (x, y):
+        if isinstance(encoded, Encoded) and len(encoded) not in (1, frames):
+            raise ValueError(f"encoded frames: expected those of one video, {frames}, or a still, got {len(encoded)}")
     return n
 
 

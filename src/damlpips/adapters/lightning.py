@@ -58,7 +58,7 @@ class PerceptualMapLogger(_Callback):
     """Log the k worst pairs of each validation epoch as pictures: reference, distorted image, and where they differ.
 
     A picture is (3, H, 3W). Its right third is `spatial_map` in colours from dark, equal, to light, the pair's largest
-    difference: it says where, the score beside it says how much. Pictures are named `TAG/1`, the worst, to `TAG/k`; with
+    difference: it says where, the score beside it says how much. Pictures are named `TAG/1`, the worst, to `TAG/k`; of
     several validation data loaders each has its own k, `TAG/dataloader_0/1` and so on. They go to
 
     - TensorBoard, and every logger whose `experiment` has `add_image`; scores as text under the same name;
@@ -144,12 +144,14 @@ class PerceptualMapLogger(_Callback):
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Score a batch, and keep of it what is among the k worst so far."""
-        if not self._sinks or (pair := self.pairs(outputs, batch)) is None:
+        if not self._sinks:
+            return
+        heap = self._worst.setdefault(dataloader_idx, [])
+        if (pair := self.pairs(outputs, batch)) is None:
             return
         img, ref = _checked(pair)
         with torch.inference_mode(False), torch.no_grad():
             scores = self.model.per_layer(img, ref).sum(1).tolist()
-            heap = self._worst.setdefault(dataloader_idx, [])
             for n, score in enumerate(scores):
                 order = next(self._order)
                 if not math.isfinite(score) or (len(heap) == self.k and (score, order) < heap[0][:2]):
@@ -182,8 +184,8 @@ def _returned(outputs: Any, batch: Any) -> Any:
         return outputs
     what = f"a mapping with {', '.join(map(repr, outputs))}" if isinstance(outputs, Mapping) else type(outputs).__name__
     raise TypeError(
-        f"validation_step: expected it to return (img, ref), or a mapping with 'img' and 'ref', got {what}: return them,"
-        " or pass pairs=lambda outputs, batch: (img, ref)"
+        f"validation_step: expected it to return (img, ref), or a mapping with 'img' and 'ref', got {what}: return"
+        " them, or pass pairs=lambda outputs, batch: (img, ref)"
     )
 
 
@@ -241,7 +243,7 @@ def _sink(logger: Any) -> _Sink | None:
             log_image(key=name, images=[pixels], step=step, caption=[caption])
 
         return log
-    experiment = getattr(logger, "experiment", None)
+    experiment: Any = getattr(logger, "experiment", None)
     if not callable(getattr(experiment, "add_image", None)):
         return None
 
