@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader, TensorDataset
 pytest.importorskip("lightning")
 
 import lightning
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric
+from damlpips.adapters import lightning as adapter
 from damlpips.adapters.lightning import PerceptualMapLogger, coloured, picture
 
 N, BATCH, SIDE = 10, 4, 20
@@ -314,7 +315,7 @@ def test_images_without_a_score_are_passed_over() -> None:
     assert [caption.split(", ", 1)[1] for caption in captions] == ["batch 1, image 2", "batch 1, image 0"]
 
 
-SCRIPT = '''
+SCRIPT = """
 import sys
 sys.path[:0] = {path!r}
 import warnings
@@ -331,12 +332,13 @@ used = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=re
 used.validate(t.restorer(), t.loader(), verbose=False)
 lines = [f"{{name}}: {{caption}}" for name, (_, _, caption) in recorder.images.items()]
 Path({folder!r}, f"{{used.global_rank}}.txt").write_text("\\n".join(lines))
-'''
+"""
 
 
 def test_of_two_processes_the_first_logs_the_worst_of_its_share(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
-    script.write_text(SCRIPT.format(path=[str(Path(__file__).parent), str(Path(__file__).parents[1])], folder=str(tmp_path)))
+    tests = Path(__file__).parents[1]
+    script.write_text(SCRIPT.format(path=[str(tests / "adapters"), str(tests)], folder=str(tmp_path)))
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK")}
     done = subprocess.run(
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300, check=False
@@ -350,16 +352,24 @@ def test_of_two_processes_the_first_logs_the_worst_of_its_share(tmp_path: Path) 
     assert (tmp_path / "1.txt").read_text() == ""
 
 
-def test_a_callback_belongs_to_the_package_in_use() -> None:
-    code = "import {0} as pl, damlpips.adapters.lightning as a; print(issubclass(a.PerceptualMapLogger, pl.Callback))"
-    for package in ("pytorch_lightning", "lightning.pytorch"):
-        done = subprocess.run([sys.executable, "-c", code.format(package)], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "True", package
-    hidden = "import sys; sys.modules.update(dict.fromkeys(['lightning', 'pytorch_lightning']))\n"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{hidden}import damlpips.adapters.lightning"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "pip install 'damlpips[lightning]'" in done.stderr
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_callback_belongs_to_the_package_in_use(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    importlib.import_module("pytorch_lightning")
+    (other,) = set(PACKAGES) - {package}
+    monkeypatch.setattr(adapter.sys, "modules", {k: v for k, v in sys.modules.items() if k != other})
+    assert adapter._callback() is importlib.import_module(f"{package}.callbacks").Callback
+
+
+def test_without_either_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name.split(".")[0])
+
+    def broken(name: str) -> Any:
+        raise ModuleNotFoundError("No module named 'yaml'", name="yaml")
+
+    monkeypatch.setattr(adapter, "import_module", missing)
+    with pytest.raises(ImportError, match=r"pip install 'damlpips\[lightning\]'"):
+        adapter._callback()
+    monkeypatch.setattr(adapter, "import_module", broken)
+    with pytest.raises(ModuleNotFoundError, match="yaml"):
+        adapter._callback()
