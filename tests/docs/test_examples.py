@@ -17,7 +17,18 @@ PAGES = ["README.md", *(f"docs/how-to/{page}.md" for page in HOW_TO)]
 # stands in the example of a loss only
 LOSS = "optimizer.zero_grad"
 MODULES = [
-    *("adapters", "adapters.lightning", "adapters.piq", "checks", "distance", "features", "functional", "nano", "metrics", "models"),
+    *(
+        "adapters",
+        "adapters.lightning",
+        "adapters.piq",
+        "checks",
+        "distance",
+        "features",
+        "functional",
+        "nano",
+        "metrics",
+        "models",
+    ),
     *("reuse", "scoring", "sharing", "weights"),
     *(f"evaluation.{name}" for name in ("agreement", "bootstrap", "cache", "challenge", "code", "correlation")),
     *(f"evaluation.{name}" for name in ("distances", "figures", "ladders", "logistic", "named", "views", "votes")),

@@ -44,8 +44,8 @@ def no_downloads() -> Iterator[None]:
     with (
         torchvision_gives(network),
         mock.patch("pyiqa.archs.lpips_arch.load_pretrained_network", into),
-        mock.patch("piq.perceptual.vgg16", lambda **_: mock.Mock(features=vgg)),
-        mock.patch("torch.hub.load_state_dict_from_url", lambda *_, **__: heads("vgg")),
+        mock.patch("piq.perceptual.vgg16", return_value=mock.Mock(features=vgg)),
+        mock.patch("torch.hub.load_state_dict_from_url", return_value=heads("vgg")),
     ):
         yield
 
