@@ -37,7 +37,8 @@ IMAGE_WEIGHING = distance.Fixed(colour.PHOTOGRAPH_ENERGY)
 class PerceptualDistance(nn.Module):
     """What LPIPS and DAMLPIPS share: inputs checked, run through the backbone, compared layer by layer, fused.
 
-    A subclass says what each layer adds (`_per_layer`), where images differ (`spatial_map`), and at what size it looks at images (`viewing_side`).
+    A subclass says what each layer adds (`_per_layer`), where images differ (`spatial_map`), and at what size it looks
+    at images (`viewing_side`).
     Nothing is registered, neither parameter nor buffer, so there is nothing that a `state_dict` would hold or that DDP
     and FSDP would send around or shard; the backbone follows `.to()`, `.double()` and the like.
     """
