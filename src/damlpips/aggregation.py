@@ -320,9 +320,33 @@ class PerceptualMetric(ScoreState):
         super().__setstate__(state)
         enrol(self.model)
 
-    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot one value, by default that of the last `compute`, or a list of values; returns figure and axes."""
-        return self._plot(self._computed if val is None else val, ax)
+    def plot(self, val: Tensor | Sequence[Tensor | float] | None = None, ax: Any = None) -> Any:
+        """Plot a value, by default what `compute` returns, or one a step, above a line at 0, the best.
+
+        Args:
+            val: what `compute` or a call returned, or a list of such values.
+            ax: the axes to draw into; None for new ones of `pyplot`.
+
+        Returns:
+            The figure, None where axes were given, and the axes.
+
+        Raises:
+            ValueError: an empty list. ModuleNotFoundError: matplotlib is not installed.
+        """
+        if val is None:
+            val = self.compute() if self._computed is None else self._computed
+        drawn = val if isinstance(val, Tensor) else [torch.as_tensor(v) for v in val]
+        if not len(drawn := torch.atleast_1d(drawn) if isinstance(drawn, Tensor) else drawn):
+            raise ValueError("val: expected a value or a list of at least one, got none")
+        axes: Any
+        figure, axes = self._plot(drawn, ax)
+        axes.set_ylabel(f"{type(self).__name__} (lower is closer)")
+        if isinstance(drawn, Tensor) and len(drawn) > 1:
+            # a score an image: its place says which, and a legend of them all would hide them
+            axes.get_legend().remove()
+            axes.get_xaxis().set_visible(True)
+            axes.set_xlabel("Image")
+        return figure, axes
 
 
 def _first_false(marks: Tensor) -> int | None:

@@ -38,7 +38,8 @@ IMAGE_WEIGHING = distance.Fixed(colour.PHOTOGRAPH_ENERGY)
 class PerceptualDistance(nn.Module):
     """What LPIPS and DAMLPIPS share: inputs checked, run through the backbone, compared layer by layer, fused.
 
-    A subclass says what each layer adds (`_per_layer`), and at what size it looks at images (`viewing_side`).
+    A subclass says what each layer adds (`_per_layer`), where images differ (`spatial_map`), and at what size it looks
+    at images (`viewing_side`).
     Nothing is registered, neither parameter nor buffer, so there is nothing that a `state_dict` would hold or that DDP
     and FSDP would send around or shard; the backbone follows `.to()`, `.double()` and the like.
     """
@@ -227,6 +228,10 @@ class PerceptualDistance(nn.Module):
         raise NotImplementedError
 
     def _tiled_layers(self, pair: tiled.TiledPair) -> Float[Tensor, "1 l"]:
+        raise NotImplementedError
+
+    def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
+        """Return where the images of each pair differ: (N, 1, H, W)."""
         raise NotImplementedError
 
     def is_tiled(self, size: tuple[int, int]) -> bool:

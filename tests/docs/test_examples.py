@@ -12,24 +12,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HOW_TO = ("choose", "export", "huge-images", "lightning", "migrate", "own-backbone", "references", "video")
+HOW_TO = ("choose", "export", "huge-images", "lightning", "migrate", "own-backbone", "pictures", "references", "video")
 PAGES = ["README.md", *(f"docs/how-to/{page}.md" for page in HOW_TO)]
 # stands in the example of a loss only
 LOSS = "optimizer.zero_grad"
 MODULES = [
-    *(
-        "adapters",
-        "adapters.lightning",
-        "adapters.piq",
-        "checks",
-        "distance",
-        "features",
-        "functional",
-        "nano",
-        "metrics",
-        "models",
-    ),
-    *("reuse", "scoring", "sharing", "weights"),
+    *(f"adapters{name}" for name in ("", ".lightning", ".piq")),
+    *("checks", "distance", "features", "functional", "nano", "metrics", "models"),
+    *("report", "reuse", "scoring", "sharing", "weights"),
     *(f"evaluation.{name}" for name in ("agreement", "bootstrap", "cache", "challenge", "code", "correlation")),
     *(f"evaluation.{name}" for name in ("distances", "figures", "ladders", "logistic", "named", "views", "votes")),
     "evaluation.datasets.layouts",

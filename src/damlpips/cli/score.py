@@ -1,10 +1,8 @@
 """`damlpips score`: image files in, a table of distances out."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -13,35 +11,16 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from damlpips.cli.model import Metric, bad_input, build, resizing
 from damlpips.cli.options import check_outputs, find_device, print_table, to_standard_output, write
-from damlpips.cli.program import app, fail, printable
+from damlpips.cli.program import app, printable
 
 if TYPE_CHECKING:
-    from damlpips.models import PerceptualDistance
     from damlpips.pairs import Pair
     from damlpips.scoring import Score
 
 # Fewer pairs than this are scored before a reader has found the bar.
 PAIRS_WORTH_A_BAR = 16
-
-# The core's errors speak of Python's arguments.
-OPTIONS = (
-    ("use resize='reference'", "use --resize reference"),
-    ("use heads='uniform'", "use --heads uniform"),
-    ("heads=", "--heads "),
-    ("pass weights=", "pass --weights "),
-    ("weights=", "--weights "),
-    ("tile: ", "--tile: "),
-    ("Or use the embedded backbone, which needs no other file: DAMLPIPS('nano').", "Or use --metric damlpips."),
-)
-
-
-class Metric(str, Enum):
-    """The metrics, by their names on the command line."""
-
-    DAMLPIPS = "damlpips"
-    LPIPS = "lpips"
-
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -122,7 +101,7 @@ def score(
 
         found = find_pairs(reference, distorted, pairs)
         place = find_device(device)
-        model = _model(metric, backbone, weights=weights, heads=heads, resize=_resize(resize), tile=tile)
+        model = build(metric, backbone, weights=weights, heads=heads, resize=resizing(resize), tile=tile)
         model = model.to(place).load()
         results = scoring.score_pairs(model, found, batch_size=batch_size, device=place)
         scores = list(_with_progress(results, len(found), shown=not quiet))
@@ -132,53 +111,6 @@ def score(
                 write(option, file, as_text(scores, **names))
         if not quiet and not to_standard_output(files):
             _print_table(scores, scoring.mean(scores), f"{metric.value} ({model.source.name}), lower is closer")
-
-
-@contextmanager
-def bad_input() -> Iterator[None]:
-    """Turn what the package raises for a user's input into one message and status 2."""
-    import torch
-
-    from damlpips.images import ScoringError
-    from damlpips.weights import WeightsError
-
-    try:
-        yield
-    except (ScoringError, WeightsError) as error:
-        fail(_in_options(error))
-    except torch.cuda.OutOfMemoryError as error:
-        fail(f"out of memory: {error}")
-
-
-def _in_options(error: Exception) -> str:
-    message = str(error)
-    for python, option in OPTIONS:
-        message = message.replace(python, option)
-    return message
-
-
-def _resize(value: str | None) -> "str | int | None":
-    if value is None or value == "reference":
-        return value
-    if not (value.isdecimal() and int(value) > 0):
-        fail(f"--resize {value}: expected 'reference' or the length of the shorter side in pixels")
-    return int(value)
-
-
-def _model(metric: Metric, backbone: str | None, *, heads: str | None, **options: Any) -> "PerceptualDistance":
-    """Return the metric with the options that were given; its own defaults stand in for the others."""
-    from damlpips.models import DAMLPIPS, LPIPS
-
-    if backbone is not None:
-        options["backbone"] = backbone
-    if heads is not None:
-        if metric is not Metric.LPIPS:
-            fail(f"--heads {heads}: only --metric lpips has heads")
-        options["heads"] = heads
-    try:
-        return {Metric.DAMLPIPS: DAMLPIPS, Metric.LPIPS: LPIPS}[metric](**options)
-    except (ValueError, TypeError) as error:
-        fail(_in_options(error))
 
 
 def _with_progress(scores: "Iterable[Score]", total: int, *, shown: bool) -> "Iterator[Score]":
