@@ -223,10 +223,6 @@ class PerceptualDistance(nn.Module):
     def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
         raise NotImplementedError
 
-    def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
-        """Return where the images differ, (N, 1, H, W)."""
-        raise NotImplementedError
-
     def _tiled_layers(self, pair: tiled.TiledPair) -> Float[Tensor, "1 l"]:
         raise NotImplementedError
 
