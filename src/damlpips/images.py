@@ -26,6 +26,10 @@ LARGEST_FILE = 1 << 29
 # tags of a TIFF
 TILE_WIDTH, TILE_LENGTH = 322, 323
 
+# What becomes of transparent pixels; a score depends on the background that a picture is shown on.
+ALPHA = ("error", "white", "black")
+BACKGROUNDS = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
+
 ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 # CMYK and Lab need a colour profile to become RGB; guessing one would change scores
 READABLE_MODES = ("1", "L", "P", "RGB", "YCbCr", *ALPHA_MODES)
@@ -46,10 +50,14 @@ def _pillow() -> ModuleType:
     return PIL
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: Path, *, alpha: str = "error") -> Tensor:
     """Return an image file's pixels as uint8 RGB (3, H, W), turned as its EXIF orientation says.
 
     Grey and palette images become RGB; an alpha channel that is opaque everywhere is dropped.
+
+    Args:
+        path: the file.
+        alpha: what becomes of transparent pixels: "error" refuses them, "white" and "black" lay them over a background.
 
     Raises:
         ScoringError: no such file, not a regular file, damaged, empty, too large to be read safely, animated, with
@@ -66,7 +74,7 @@ def read_image(path: Path) -> Tensor:
                 _check_tiles(image, pil.Image.MAX_IMAGE_PIXELS, path)
                 image.load()
                 pil.ImageOps.exif_transpose(image, in_place=True)
-                return _pixels(_opaque_rgb(image, path))
+                return _pixels(_opaque_rgb(image, path, alpha))
     except ScoringError:
         raise
     except pil.UnidentifiedImageError as error:
@@ -128,11 +136,14 @@ def _is_deep(codec: str, args: Any) -> bool:
     return isinstance(raw_mode, str) and DEEP_RAW_MODE.search(raw_mode) is not None
 
 
-def _opaque_rgb(image: Any, path: Path) -> Any:
+def _opaque_rgb(image: Any, path: Path, alpha: str) -> Any:
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] < 255:
-            raise ScoringError(f"{path}: has transparent pixels: flatten it over a background first")
+            if alpha == "error":
+                raise ScoringError(f"{path}: has transparent pixels: flatten it over a background first")
+            background = _pillow().Image.new("RGBA", image.size, BACKGROUNDS[alpha])
+            image = _pillow().Image.alpha_composite(background, image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -20,11 +20,12 @@ LARGEST_MANIFEST = 1 << 26
 
 @dataclass(frozen=True)
 class Pair:
-    """Two image files to compare, and what to call them in a table."""
+    """Two image files to compare, what to call them in a table, and which method made the second."""
 
     reference: Path
     distorted: Path
     name: str
+    method: str = ""
 
 
 def find_pairs(reference: Path, distorted: Path, manifest: Path | None = None) -> list[Pair]:

@@ -2,23 +2,23 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from damlpips.cli.options import check_outputs, find_device, print_table, to_standard_output, write
-from damlpips.cli.program import app, fail, printable
+from damlpips.cli.options import check_outputs, find_device, to_standard_output
+from damlpips.cli.program import FAILED_PAIRS, app, fail
+from damlpips.cli.tally import Tally
 
 if TYPE_CHECKING:
     from damlpips.models import PerceptualDistance
-    from damlpips.pairs import Pair
+    from damlpips.rows import Table
     from damlpips.scoring import Score
 
 # Fewer pairs than this are scored before a reader has found the bar.
@@ -106,32 +106,66 @@ def score(
     ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="The most pairs scored at once.")] = 8,
     csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the scores as CSV; '-' for standard output.")
+        Path | None, typer.Option(metavar="FILE", help="Write a row a pair as CSV; '-' for standard output.")
+    ] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a row a pair as JSON Lines; '-' for standard output.")
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a row a pair as Parquet, when all are scored.")
     ] = None,
     json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the scores as JSON; '-' for standard output.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the mean and the scores as one JSON object; '-' for standard output."),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="As one of these: .csv, .jsonl, .parquet or .json."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Score all anew, whatever the files to write hold.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no table and no progress bar.")] = False,
 ) -> None:
-    """Score images against a reference: two files, two folders, one file and a folder, or a list of pairs."""
-    files = {"--csv": csv, "--json": json}
+    """Score images against a reference: two files, two folders, one file and a folder, or a list of pairs.
+
+    A run that was killed goes on where it stopped when the same command is given again. A pair that cannot be scored
+    gets a row with its error, and the exit code is 3.
+    """
+    files = {"--csv": csv, "--jsonl": jsonl, "--parquet": parquet, "--json": json, "--output": output}
     check_outputs(files)
     with bad_input():
         from damlpips import scoring
+        from damlpips.cli.destinations import destinations, opened
         from damlpips.pairs import find_pairs
 
+        wanted = destinations(files)
         found = find_pairs(reference, distorted, pairs)
+        # of two files there is nothing to go on with: a bad one is a bad argument
+        errors = "raise" if pairs is None and not distorted.is_dir() else "keep"
         place = find_device(device)
         model = _model(metric, backbone, weights=weights, heads=heads, resize=_resize(resize), tile=tile)
         model = model.to(place).load()
-        results = scoring.score_pairs(model, found, batch_size=batch_size, device=place)
-        scores = list(_with_progress(results, len(found), shown=not quiet))
-        names = {"metric": metric.value, "backbone": model.source.name}
-        for option, as_text in {"--csv": scoring.as_csv, "--json": scoring.as_json}.items():
-            if (file := files[option]) is not None:
-                write(option, file, as_text(scores, **names))
+        table = _table(model, metric, heads=heads, resize=resize, tile=tile, alpha="error")
+        tally = Tally()
+        with opened(wanted, table, found, batch_size=batch_size, overwrite=overwrite) as outputs:
+            for score in outputs.kept_scores():
+                tally.add(score)
+            if tally.pairs and not quiet:
+                typer.echo(f"{tally.pairs} of {len(found)} pairs were scored before", err=True)
+            if tally.pairs < len(found):
+                results = scoring.score_pairs(
+                    model, found, batch_size=batch_size, device=place, start=tally.pairs, errors=errors
+                )
+                for score in _with_progress(results, len(found), done=tally.pairs, shown=not quiet):
+                    score = replace(score, error=_in_options(score.error)) if score.error else score
+                    outputs.write(score)
+                    tally.add(score)
         if not quiet and not to_standard_output(files):
-            _print_table(scores, scoring.mean(scores), f"{metric.value} ({model.source.name}), lower is closer")
+            tally.print(f"{metric.value} ({model.source.name}), lower is closer")
+        if tally.failed:
+            tally.complain()
+            raise typer.Exit(FAILED_PAIRS)
 
 
 @contextmanager
@@ -145,13 +179,12 @@ def bad_input() -> Iterator[None]:
     try:
         yield
     except (ScoringError, WeightsError) as error:
-        fail(_in_options(error))
+        fail(_in_options(str(error)))
     except torch.cuda.OutOfMemoryError as error:
         fail(f"out of memory: {error}")
 
 
-def _in_options(error: Exception) -> str:
-    message = str(error)
+def _in_options(message: str) -> str:
     for python, option in OPTIONS:
         message = message.replace(python, option)
     return message
@@ -178,32 +211,44 @@ def _model(metric: Metric, backbone: str | None, *, heads: str | None, **options
     try:
         return {Metric.DAMLPIPS: DAMLPIPS, Metric.LPIPS: LPIPS}[metric](**options)
     except (ValueError, TypeError) as error:
-        fail(_in_options(error))
+        fail(_in_options(str(error)))
 
 
-def _with_progress(scores: "Iterable[Score]", total: int, *, shown: bool) -> "Iterator[Score]":
+def _table(model: "PerceptualDistance", metric: Metric, *, heads: str | None, **options: object) -> "Table":
+    """Return the columns of a run, and what each row says of it: all that a score depends on besides the images."""
+    from damlpips.rows import Table
+    from damlpips.scoring import layer_count
+    from damlpips.weights import head_names, sha256
+
+    if metric is Metric.LPIPS:
+        name = heads or "v0.1"
+        options["heads"] = name if name in (*head_names(), "uniform") else sha256(Path(name))
+    else:
+        options["version"] = model.configuration()["version"]
+    spelled = [f"{name}={'none' if value is None else value}" for name, value in sorted(options.items())]
+    settings = {
+        "metric": metric.value,
+        "backbone": model.source.name,
+        "weights": model.source.identity(),
+        "options": " ".join(spelled),
+    }
+    return Table(settings, layer_count(model))
+
+
+class _Rate(ProgressColumn):
+    """Pairs a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} pairs/s")
+
+
+def _with_progress(scores: "Iterable[Score]", total: int, *, shown: bool, done: int = 0) -> "Iterator[Score]":
     console = Console(stderr=True)
-    hidden = not (shown and console.is_terminal and total >= PAIRS_WORTH_A_BAR)
-    with Progress(console=console, transient=True, disable=hidden) as progress:
-        yield from progress.track(scores, total=total, description="scoring")
-
-
-def _print_table(scores: "list[Score]", mean: float, title: str) -> None:
-    table = Table(title=title, box=box.SIMPLE, min_width=len(title) + 2, title_justify="left")
-    table.add_column("image", overflow="fold")
-    table.add_column("score", justify="right", no_wrap=True)
-    for number, s in enumerate(scores, 1):
-        table.add_row(_name(s.pair), _number(s.score), end_section=number == len(scores))
-    if len(scores) > 1:
-        table.add_row("mean", _number(mean))
-    print_table(table)
-
-
-def _name(pair: "Pair") -> Text:
-    """Return a file's name as text, so that brackets are no markup."""
-    return Text(printable(pair.name))
-
-
-def _number(value: float) -> str:
-    """Return a score with at least four significant digits."""
-    return f"{value:.6f}" if value == 0 or value >= 1e-3 else f"{value:.4g}"
+    hidden = not (shown and console.is_terminal and total - done >= PAIRS_WORTH_A_BAR)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task("scoring", total=total, completed=done)
+        for score in scores:
+            yield score
+            progress.advance(task)
