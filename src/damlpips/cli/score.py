@@ -18,6 +18,7 @@ from damlpips.cli.tally import Tally
 
 if TYPE_CHECKING:
     from damlpips.models import PerceptualDistance
+    from damlpips.pairs import Pair
     from damlpips.rows import Table
     from damlpips.scoring import Score
 
@@ -43,6 +44,14 @@ class Metric(str, Enum):
     LPIPS = "lpips"
 
 
+class Alpha(str, Enum):
+    """What becomes of transparent pixels."""
+
+    ERROR = "error"
+    WHITE = "white"
+    BLACK = "black"
+
+
 EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]damlpips score original.png compressed.jpg[/cyan]
@@ -51,18 +60,25 @@ EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]damlpips score originals/ restored/ --metric lpips --json - > scores.json[/cyan]
 
-[cyan]damlpips score originals/ restored/ --pairs pairs.csv --csv scores.csv[/cyan]"""
+[cyan]damlpips score originals/ restored/ --pairs pairs.csv --csv scores.csv[/cyan]
+
+[cyan]damlpips score originals/ --method ours=ours/ --method theirs=theirs/ -o scores.parquet --workers 4[/cyan]"""
 
 
 @app.command(epilog=EXAMPLES)
 def score(
     reference: Annotated[Path, typer.Argument(metavar="REF", help="The reference image, or a folder of them.")],
     distorted: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            metavar="DIST", help="The image to judge, or a folder: paired by name with REF's, or all against one REF."
+            metavar="DIST",
+            help="The image to judge, or a folder: paired by path and name with REF's, or all against one REF.",
         ),
-    ],
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="In place of DIST: a method's folder of images. May be repeated."),
+    ] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
@@ -105,6 +121,12 @@ def score(
         str, typer.Option(metavar="DEVICE", help="auto (CUDA if there is one), cpu, cuda or cuda:N.")
     ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="The most pairs scored at once.")] = 8,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Threads that read images while others are scored.")
+    ] = 0,
+    alpha: Annotated[
+        Alpha, typer.Option(help="Transparent pixels: an error, or laid over a white or black background.")
+    ] = Alpha.ERROR,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a row a pair as CSV; '-' for standard output.")
     ] = None,
@@ -137,16 +159,15 @@ def score(
     with bad_input():
         from damlpips import scoring
         from damlpips.cli.destinations import destinations, opened
-        from damlpips.pairs import find_pairs
 
         wanted = destinations(files)
-        found = find_pairs(reference, distorted, pairs)
+        found = _pairs(reference, distorted, _methods(method or []), pairs)
         # of two files there is nothing to go on with: a bad one is a bad argument
-        errors = "raise" if pairs is None and not distorted.is_dir() else "keep"
+        errors = "raise" if distorted is not None and pairs is None and not distorted.is_dir() else "keep"
         place = find_device(device)
         model = _model(metric, backbone, weights=weights, heads=heads, resize=_resize(resize), tile=tile)
         model = model.to(place).load()
-        table = _table(model, metric, heads=heads, resize=resize, tile=tile, alpha="error")
+        table = _table(model, metric, heads=heads, resize=resize, tile=tile, alpha=alpha.value)
         tally = Tally()
         with opened(wanted, table, found, batch_size=batch_size, overwrite=overwrite) as outputs:
             for score in outputs.kept_scores():
@@ -155,7 +176,14 @@ def score(
                 typer.echo(f"{tally.pairs} of {len(found)} pairs were scored before", err=True)
             if tally.pairs < len(found):
                 results = scoring.score_pairs(
-                    model, found, batch_size=batch_size, device=place, start=tally.pairs, errors=errors
+                    model,
+                    found,
+                    batch_size=batch_size,
+                    device=place,
+                    start=tally.pairs,
+                    errors=errors,
+                    alpha=alpha.value,
+                    workers=workers,
                 )
                 for score in _with_progress(results, len(found), done=tally.pairs, shown=not quiet):
                     score = replace(score, error=_in_options(score.error)) if score.error else score
@@ -166,6 +194,32 @@ def score(
         if tally.failed:
             tally.complain()
             raise typer.Exit(FAILED_PAIRS)
+
+
+def _methods(named: list[str]) -> dict[str, Path]:
+    """Return the folders of the methods by their names."""
+    methods: dict[str, Path] = {}
+    for text in named:
+        name, _, folder = text.partition("=")
+        if not (name and folder):
+            fail(f"--method {text}: expected NAME=DIR")
+        if name in methods:
+            fail(f"--method {text}: there is a method {name!r} already")
+        methods[name] = Path(folder)
+    return methods
+
+
+def _pairs(reference: Path, distorted: Path | None, methods: dict[str, Path], manifest: Path | None) -> "list[Pair]":
+    from damlpips.pairs import find_methods, find_pairs
+
+    if (distorted is None) == (not methods):
+        fail("expected DIST, or --method NAME=DIR once or more, and not both (see damlpips score --help)")
+    for name, folder in methods.items():
+        if not folder.is_dir():
+            fail(f"--method {name}={folder}: no such folder")
+    return (
+        find_methods(reference, methods, manifest) if distorted is None else find_pairs(reference, distorted, manifest)
+    )
 
 
 @contextmanager
