@@ -86,7 +86,7 @@ class RowFile:
 
     def finish(self) -> None:
         """Leave no rows that are not kept, and close the file."""
-        if self._file is None and not self._anew:
+        if self._file is None and not self._anew and self.path.stat().st_size != self._end:
             self._file = self._opened()
         self.close()
 

@@ -1,7 +1,6 @@
 """Rows of scores: their columns, and how CSV and JSON Lines spell them."""
 
 import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ Row = dict[str, Value]
 # what is the same in all rows of a run
 SETTINGS = ("metric", "backbone", "weights", "options")
 INTEGERS = ("width", "height")
+QUOTE = '"'
 OVERWRITE = "--overwrite starts anew"
 
 
@@ -132,9 +132,12 @@ class Csv:
 
     @staticmethod
     def _line(cells: Sequence[Value]) -> str:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(cells)
-        return text.getvalue()
+        return ",".join(_quoted(str(cell)) for cell in cells) + "\n"
+
+
+def _quoted(cell: str) -> str:
+    # not `csv.writer`, which before Python 3.13 leaves a carriage return bare, where readers see a new row
+    return f'"{cell.replace(QUOTE, QUOTE * 2)}"' if set(cell) & {",", QUOTE, "\n", "\r"} else cell
 
 
 class JsonLines:

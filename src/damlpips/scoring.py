@@ -163,7 +163,7 @@ def _picture(path: Path, alpha: str) -> Picture:
     except OSError:
         pass  # reading it says what is wrong
     try:
-        return Picture(read_image(path, alpha=alpha), known, "")
+        return Picture(read_image(path, alpha=alpha, deep=True), known, "")
     except ScoringError as error:
         return Picture(None, known, str(error))
 

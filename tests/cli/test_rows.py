@@ -25,7 +25,7 @@ from damlpips.images import read_image
 
 COLUMNS = [
     *("reference", "distorted", "score", "metric", "backbone", "method"),
-    *("layer_0", "layer_1", "layer_2", "layer_3", "layer_4"),
+    *("layer_0", "layer_1", "layer_2", "layer_3"),
     *("width", "height", "sha256", "reference_sha256", "weights", "options", "error"),
 ]
 
@@ -201,7 +201,7 @@ class TestGoingOn:
         ("first", "then", "message"),
         [
             ([], ["--resize", "reference"], "was scored with resize=none, this run has resize=reference"),
-            ([], ["--backbone", "squeeze", "--weights", "SQUEEZE"], "lacks layer_5, layer_6, layer_7"),
+            ([], ["--backbone", "squeeze", "--weights", "SQUEEZE"], "lacks layer_4, layer_5, layer_6, layer_7"),
             ([], ["--weights", "NANO"], "row 1 has weights 'nano:[0-9a-f]{64}', this run 'nano:[0-9a-f]{64}'"),
             (
                 ["--metric", "lpips", "--backbone", "nano", "--heads", "uniform"],
@@ -305,7 +305,8 @@ class TestBadPairs:
         assert [row["score"] is None and row["layer_0"] is None for row in rows] == [bool(row["error"]) for row in rows]
         damaged, smaller, gone = (row for row in rows if row["error"])
         assert "1.png: damaged image" in damaged["error"]
-        assert smaller["error"].endswith("one size, got 20 x 48 and 40 x 48: use --resize reference")
+        assert smaller["error"].endswith("the reference's size")
+        assert "one size, got 20 x 48 and 40 x 48: use --resize reference" in smaller["error"]
         assert (smaller["width"], smaller["height"], len(smaller["sha256"])) == (48, 20, 64)
         assert "r/4.png: No such file" in gone["error"]
         assert gone["reference_sha256"] == ""
@@ -333,8 +334,8 @@ class TestBadPairs:
         result = run(folders[0] / "0.png", folders[1])
         assert result.exit_code == 3
         lines = result.stderr.splitlines()
-        assert (lines[0], len(lines)) == ("damlpips: 15 of 22 pairs could not be scored:", 12)
-        assert lines[-1] == "  and 5 more"
+        assert (lines[0], len(lines)) == ("damlpips: 16 of 22 pairs could not be scored:", 12)
+        assert lines[-1] == "  and 6 more"
 
 
 def test_a_long_table_is_its_mean(tmp_path: Path) -> None:
