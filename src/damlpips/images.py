@@ -2,7 +2,10 @@
 
 import re
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -77,9 +80,7 @@ def read_image(path: Path, *, alpha: str = "error", deep: bool = False) -> Tenso
     """
     pil = _pillow()
     try:
-        with open_regular(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a file's metadata; what hides the pixels is an error by itself
-            warnings.simplefilter("error", pil.Image.DecompressionBombWarning)
+        with open_regular(path) as file, _FILTERS.of(pil):
             _check_length(file, path)
             with pil.Image.open(file, formats=_formats(pil)) as image:
                 is_deep = deep and _is_readable_deep(image)
@@ -105,6 +106,35 @@ def read_image(path: Path, *, alpha: str = "error", deep: bool = False) -> Tenso
         raise ScoringError(f"{path}: {what}") from error
     except Exception as error:  # each of Pillow's readers has its own kinds of errors for a damaged file
         raise ScoringError(f"{path}: damaged image ({type(error).__name__}: {error})") from error
+
+
+class _Filters:
+    """What becomes of warnings while images are read: one state for all threads, since warnings know no threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._before: ExitStack = ExitStack()
+
+    @contextmanager
+    def of(self, pil: ModuleType) -> Iterator[None]:
+        """Set the filters; when the last reader leaves they are as before."""
+        with self._lock:
+            if self._readers == 0:
+                self._before.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")  # of a file's metadata; what hides the pixels is an error by itself
+                warnings.simplefilter("error", pil.Image.DecompressionBombWarning)
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if self._readers == 0:
+                    self._before.close()
+
+
+_FILTERS = _Filters()
 
 
 def _check_length(file: BinaryIO, path: Path) -> None:
@@ -177,21 +207,20 @@ def _deep_pixels(image: Any, path: Path, alpha: str) -> Tensor:
     if image.mode == "I":
         image.load()
         pil.ImageOps.exif_transpose(image, in_place=True)
-        values = _table(image, torch.int32, 1)
+        values = _table(image, torch.int32, 1).float()
     elif image.mode in GREY_16:
         little = image.mode in ("I;16", "I;16L") or (image.mode == "I;16N" and sys.byteorder == "little")
         image.load()
         pil.ImageOps.exif_transpose(image, in_place=True)
-        first, second = _table(image, torch.uint8, 2).int().split(1)
-        values = first + 256 * second if little else 256 * first + second
+        first, second = _table(image, torch.uint8, 2).split(1)
+        values = _joined(second, first) if little else _joined(first, second)
     else:
         with open_regular(path) as file, pil.Image.open(file, formats=[image.format]) as again:
             again.tile = [_in_other_order(tile) for tile in again.tile]
             high, low = (_loaded(part, pil) for part in (image, again))
-        values = 256 * high + low
-    colours = values[:3].float() / 65535
-    if len(values) == 4:
-        colours = _over_background(colours, values[3:].float() / 65535, path, alpha)
+        values = _joined(high, low)
+    values /= 65535
+    colours = values if len(values) != 4 else _over_background(values[:3], values[3:], path, alpha)
     return colours.expand(3, -1, -1).contiguous()
 
 
@@ -205,12 +234,20 @@ def _in_other_order(tile: Any) -> Any:
 def _loaded(image: Any, pil: ModuleType) -> Tensor:
     image.load()
     pil.ImageOps.exif_transpose(image, in_place=True)
-    return _table(image, torch.uint8, len(image.mode)).int()
+    return _table(image, torch.uint8, len(image.mode))
+
+
+def _joined(high: Tensor, low: Tensor) -> Tensor:
+    """Return 256 high + low; a channel at a time, since large images are read."""
+    values = torch.empty(high.shape)
+    for value, more, less in zip(values, high, low, strict=True):
+        value.copy_(more).mul_(256).add_(less)
+    return values
 
 
 def _table(image: Any, dtype: torch.dtype, channels: int) -> Tensor:
     width, height = image.size
-    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=dtype)
+    flat = torch.frombuffer(image.tobytes(), dtype=dtype)
     return flat.reshape(height, width, channels).permute(2, 0, 1)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,12 @@ class TestWorkers:
         assert len(list(scores)) == 39
         assert len(read) == 41
         assert threading.main_thread().name not in read
+
+    def test_filters_of_warnings_outlive_no_reader(self, folders: Path) -> None:
+        before = list(warnings.filters)
+        pairs = find_pairs(folders / "r", folders / "a") * 5
+        assert len(list(score_pairs(DAMLPIPS(), pairs, batch_size=15, workers=4))) == 15
+        assert list(warnings.filters) == before
 
     def test_what_is_wrong_with_options(self) -> None:
         for options, message in (
