@@ -78,7 +78,7 @@ def build(metric: Metric, backbone: str | None, *, heads: str | None, **options:
     try:
         return DAMLPIPS(**options) if metric is Metric.DAMLPIPS else LPIPS(**options)
     except (ValueError, TypeError) as error:
-        fail(_in_options(error))
+        fail(in_options(str(error)))
 
 
 def resizing(value: str | None) -> "str | int | None":
@@ -101,13 +101,13 @@ def bad_input() -> Iterator[None]:
     try:
         yield
     except (ScoringError, WeightsError) as error:
-        fail(_in_options(error))
+        fail(in_options(str(error)))
     except torch.cuda.OutOfMemoryError as error:
         fail(f"out of memory: {error}")
 
 
-def _in_options(error: Exception) -> str:
-    message = str(error)
+def in_options(message: str) -> str:
+    """Return a message of the core in the words of the command line."""
     for python, option in OPTIONS:
         message = message.replace(python, option)
     return message
