@@ -20,6 +20,8 @@ demo: $(READY)
 	$(BIN)/damlpips score docs/demo/landscape.png docs/demo/landscape
 	$(BIN)/damlpips score docs/demo/pebbles.png docs/demo/pebbles
 	$(BIN)/damlpips score docs/demo/still_life.png docs/demo/still_life
+	mkdir -p build
+	$(BIN)/damlpips map docs/demo/pebbles.png docs/demo/pebbles/jpeg_q8.jpg -o build/map.png
 
 # A file's tests stay in one process: they share real processes that they have started.
 test: lint

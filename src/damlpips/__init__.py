@@ -30,7 +30,18 @@ _HOME = {
     "WeightsError": "damlpips.weights",
     "register": "damlpips.adapters",
 }
-_MODULES = ("adapters", "checks", "distance", "features", "functional", "metrics", "models", "scoring", "weights")
+_MODULES = (
+    "adapters",
+    "checks",
+    "distance",
+    "features",
+    "functional",
+    "metrics",
+    "models",
+    "report",
+    "scoring",
+    "weights",
+)
 
 __all__ = [  # noqa: RUF022  # in the order in which a reader meets them
     "LPIPS",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
-from damlpips import checks, exact
+from damlpips import checks, exact, video
 from damlpips.models import Images, PerceptualDistance
 from damlpips.references import Keys
 from damlpips.reuse import encoded_pair, enrol
@@ -68,8 +68,9 @@ class PerceptualMetric(ScoreState):
         """Score a batch of pairs and add the scores.
 
         Args:
-            img: (N, 3, H, W), distorted images.
-            ref: (N, 3, H, W), their references; or what `metric.model.encode` returned of one, for all N.
+            img: (N, 3, H, W), distorted images; with `video=True` (N, T, 3, H, W), videos, each of which is an image in
+                what follows.
+            ref: as img, their references; or what `metric.model.encode` returned of one, for all N.
             index: (N,) whole numbers of 32 bits that name the images. An image whose index was seen before, on this
                 process or another, counts once: a sampler that repeats images to even out processes then changes
                 nothing. Scores with an index are kept, 8 bytes each.
@@ -85,10 +86,14 @@ class PerceptualMetric(ScoreState):
         """
         if self._is_synced:
             raise TorchMetricsUserError("update: call unsync() first, a synced state takes no scores")
-        pair = encoded_pair(self.model, img, ref, reference_key)  # refuses what cannot be compared
-        indices = self._checked_index(index, len(pair[0]))
-        good = self._checked_values(img, ref, indices)
-        scores = self.model.per_layer(*pair).sum(1)
+        if self.model.video:  # the maps of all frames would be too large to be kept for another metric
+            n, pair, keys = video.count(img, ref), (img, ref), reference_key
+        else:
+            pair, keys = encoded_pair(self.model, img, ref, reference_key), None  # refuses what cannot be compared
+            n = len(pair[0])
+        indices = self._checked_index(index, n)
+        good = self._checked_values(img, ref, indices, n)
+        scores = self.model.per_layer(*pair, reference_key=keys).sum(1)
         good = good & scores.isfinite() & (scores.abs() < exact.LIMIT)
         if self._raises_at_once and (where := _first_false(good)) is not None:
             raise ValueError(f"{_named(where, indices)}: its score is {float(scores[where])}, not a finite number")
@@ -106,9 +111,9 @@ class PerceptualMetric(ScoreState):
         """Whether values may be read: on an accelerator that would wait for it, so `compute` raises instead."""
         return self.on_error == "raise" and self.device.type == "cpu"
 
-    def _checked_values(self, img: Images, ref: Images, indices: Tensor | None) -> Tensor:
+    def _checked_values(self, img: Images, ref: Images, indices: Tensor | None, n: int) -> Tensor:
         """Return which pairs have values that can be scored, (N,); raise at the first other where they may be read."""
-        good = torch.ones(max(len(img), len(ref)), dtype=torch.bool, device=self.device)
+        good = torch.ones(n, dtype=torch.bool, device=self.device)
         for what, x in (("first image", img), ("second image", ref)):
             if not self.check_values or not isinstance(x, Tensor) or checks.is_optimised(x):
                 continue
@@ -315,9 +320,33 @@ class PerceptualMetric(ScoreState):
         super().__setstate__(state)
         enrol(self.model)
 
-    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot one value, by default that of the last `compute`, or a list of values; returns figure and axes."""
-        return self._plot(self._computed if val is None else val, ax)
+    def plot(self, val: Tensor | Sequence[Tensor | float] | None = None, ax: Any = None) -> Any:
+        """Plot a value, by default what `compute` returns, or one a step, above a line at 0, the best.
+
+        Args:
+            val: what `compute` or a call returned, or a list of such values.
+            ax: the axes to draw into; None for new ones of `pyplot`.
+
+        Returns:
+            The figure, None where axes were given, and the axes.
+
+        Raises:
+            ValueError: an empty list. ModuleNotFoundError: matplotlib is not installed.
+        """
+        if val is None:
+            val = self.compute() if self._computed is None else self._computed
+        drawn = val if isinstance(val, Tensor) else [torch.as_tensor(v) for v in val]
+        if not len(drawn := torch.atleast_1d(drawn) if isinstance(drawn, Tensor) else drawn):
+            raise ValueError("val: expected a value or a list of at least one, got none")
+        axes: Any
+        figure, axes = self._plot(drawn, ax)
+        axes.set_ylabel(f"{type(self).__name__} (lower is closer)")
+        if isinstance(drawn, Tensor) and len(drawn) > 1:
+            # a score an image: its place says which, and a legend of them all would hide them
+            axes.get_legend().remove()
+            axes.get_xaxis().set_visible(True)
+            axes.set_xlabel("Image")
+        return figure, axes
 
 
 def _first_false(marks: Tensor) -> int | None:

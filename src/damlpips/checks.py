@@ -96,7 +96,7 @@ def image_batch(x: Any, *, what: str, grey: Grey = None) -> None:
     if x.ndim != 4:
         hint = {
             3: ": add a batch dimension with x.unsqueeze(0)",
-            5: ": video is not an image batch; fold its frames into the batch with x.flatten(0, 1)",
+            5: ": videos (N, T, 3, H, W) need video=True; or fold their frames into the batch with x.flatten(0, 1)",
         }.get(x.ndim, "")
         raise ValueError(f"{what}: expected (N, 3, H, W), got {_shape(x)}{hint}")
     channels = x.shape[1]

@@ -1,6 +1,7 @@
 """Files whose names and contents come from others: a name may be a folder, a pipe or a device, or lead elsewhere."""
 
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -89,6 +90,14 @@ def _line(content: bytes, place: int) -> int:
 def size(file: BinaryIO) -> int:
     """Return the length of an open file in bytes."""
     return os.fstat(file.fileno()).st_size
+
+
+def digest(file: BinaryIO) -> str:
+    """Return the SHA-256 of what an open file holds from here on, as hexadecimal digits."""
+    found = hashlib.sha256()
+    while block := file.read(1 << 20):
+        found.update(block)
+    return found.hexdigest()
 
 
 def identity(path: Path) -> tuple[int, ...]:

@@ -1,7 +1,11 @@
 """Read image files that may be anything: what is no 8-bit RGB or grey image is an error, never a guess."""
 
 import re
+import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -26,11 +30,23 @@ LARGEST_FILE = 1 << 29
 # tags of a TIFF
 TILE_WIDTH, TILE_LENGTH = 322, 323
 
+# What becomes of transparent pixels; a score depends on the background that a picture is shown on.
+ALPHA = ("error", "white", "black")
+BACKGROUNDS = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
+
 ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 # CMYK and Lab need a colour profile to become RGB; guessing one would change scores
 READABLE_MODES = ("1", "L", "P", "RGB", "YCbCr", *ALPHA_MODES)
 # Pillow reads RGB of 16 bits as 8 without a word; what it unpacks from still says so. BMP's "BGR;16" is 5-6-5 bits.
 DEEP_RAW_MODE = re.compile(r";16[BLN]")
+
+
+# Of 16 bits Pillow keeps the high byte; read in the other order of bytes, it keeps the low one.
+OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+COLOUR_16 = ("RGB;16", "RGBA;16")
+GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
+# a tag of a TIFF, and its value for grey that is counted from white, of which Pillow takes no notice in 16 bits
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
 
 
 class ScoringError(ValueError):
@@ -46,10 +62,17 @@ def _pillow() -> ModuleType:
     return PIL
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: Path, *, alpha: str = "error", deep: bool = False) -> Tensor:
     """Return an image file's pixels as uint8 RGB (3, H, W), turned as its EXIF orientation says.
 
     Grey and palette images become RGB; an alpha channel that is opaque everywhere is dropped.
+
+    With `deep`, PNG and TIFF of 16 bits a channel become float32 in [0, 1], value / 65535.
+
+    Args:
+        path: the file.
+        alpha: what becomes of transparent pixels: "error" refuses them, "white" and "black" lay them over a background.
+        deep: whether 16 bits a channel are read; without it they are an error.
 
     Raises:
         ScoringError: no such file, not a regular file, damaged, empty, too large to be read safely, animated, with
@@ -57,16 +80,18 @@ def read_image(path: Path) -> Tensor:
     """
     pil = _pillow()
     try:
-        with open_regular(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a file's metadata; what hides the pixels is an error by itself
-            warnings.simplefilter("error", pil.Image.DecompressionBombWarning)
+        with open_regular(path) as file, _FILTERS.of(pil):
             _check_length(file, path)
             with pil.Image.open(file, formats=_formats(pil)) as image:
-                _check_kind(image, path)
+                is_deep = deep and _is_readable_deep(image)
+                if not is_deep:
+                    _check_kind(image, path)
                 _check_tiles(image, pil.Image.MAX_IMAGE_PIXELS, path)
+                if is_deep:
+                    return _deep_pixels(image, path, alpha)
                 image.load()
                 pil.ImageOps.exif_transpose(image, in_place=True)
-                return _pixels(_opaque_rgb(image, path))
+                return _pixels(_opaque_rgb(image, path, alpha))
     except ScoringError:
         raise
     except pil.UnidentifiedImageError as error:
@@ -81,6 +106,35 @@ def read_image(path: Path) -> Tensor:
         raise ScoringError(f"{path}: {what}") from error
     except Exception as error:  # each of Pillow's readers has its own kinds of errors for a damaged file
         raise ScoringError(f"{path}: damaged image ({type(error).__name__}: {error})") from error
+
+
+class _Filters:
+    """What becomes of warnings while images are read: one state for all threads, since warnings know no threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._before: ExitStack = ExitStack()
+
+    @contextmanager
+    def of(self, pil: ModuleType) -> Iterator[None]:
+        """Set the filters; when the last reader leaves they are as before."""
+        with self._lock:
+            if self._readers == 0:
+                self._before.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")  # of a file's metadata; what hides the pixels is an error by itself
+                warnings.simplefilter("error", pil.Image.DecompressionBombWarning)
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if self._readers == 0:
+                    self._before.close()
+
+
+_FILTERS = _Filters()
 
 
 def _check_length(file: BinaryIO, path: Path) -> None:
@@ -128,11 +182,91 @@ def _is_deep(codec: str, args: Any) -> bool:
     return isinstance(raw_mode, str) and DEEP_RAW_MODE.search(raw_mode) is not None
 
 
-def _opaque_rgb(image: Any, path: Path) -> Any:
+def _raw_mode(tile: Any) -> str:
+    args = tile[3][0] if isinstance(tile[3], tuple) and tile[3] else tile[3]
+    return args if isinstance(args, str) else ""
+
+
+def _is_readable_deep(image: Any) -> bool:
+    """Return whether an image has 16 bits a channel, all of which can be had."""
+    if image.format not in ("PNG", "TIFF") or getattr(image, "is_animated", False) or "transparency" in image.info:
+        return False
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        return False
+    raw_modes = [_raw_mode(tile) for tile in image.tile]
+    if image.mode in GREY_16:
+        return True
+    if image.mode == "I":  # Pillow 10's grey PNG
+        return image.format == "PNG" and raw_modes == ["I;16B"]
+    return bool(raw_modes) and all(mode[:-1] in COLOUR_16 and mode[-1] in OTHER_ORDER for mode in raw_modes)
+
+
+def _deep_pixels(image: Any, path: Path, alpha: str) -> Tensor:
+    """Return an image of 16 bits a channel as float32 RGB (3, H, W) in [0, 1]."""
+    pil = _pillow()
+    if image.mode == "I":
+        image.load()
+        pil.ImageOps.exif_transpose(image, in_place=True)
+        values = _table(image, torch.int32, 1).float()
+    elif image.mode in GREY_16:
+        little = image.mode in ("I;16", "I;16L") or (image.mode == "I;16N" and sys.byteorder == "little")
+        image.load()
+        pil.ImageOps.exif_transpose(image, in_place=True)
+        first, second = _table(image, torch.uint8, 2).split(1)
+        values = _joined(second, first) if little else _joined(first, second)
+    else:
+        with open_regular(path) as file, pil.Image.open(file, formats=[image.format]) as again:
+            again.tile = [_in_other_order(tile) for tile in again.tile]
+            high, low = (_loaded(part, pil) for part in (image, again))
+        values = _joined(high, low)
+    values /= 65535
+    colours = values if len(values) != 4 else _over_background(values[:3], values[3:], path, alpha)
+    return colours.expand(3, -1, -1).contiguous()
+
+
+def _in_other_order(tile: Any) -> Any:
+    mode = _raw_mode(tile)
+    other = mode[:-1] + OTHER_ORDER[mode[-1]]
+    args = (other, *tile[3][1:]) if isinstance(tile[3], tuple) else other
+    return type(tile)(*tile[:3], args) if hasattr(tile, "_fields") else (*tile[:3], args)
+
+
+def _loaded(image: Any, pil: ModuleType) -> Tensor:
+    image.load()
+    pil.ImageOps.exif_transpose(image, in_place=True)
+    return _table(image, torch.uint8, len(image.mode))
+
+
+def _joined(high: Tensor, low: Tensor) -> Tensor:
+    """Return 256 high + low; a channel at a time, since large images are read."""
+    values = torch.empty(high.shape)
+    for value, more, less in zip(values, high, low, strict=True):
+        value.copy_(more).mul_(256).add_(less)
+    return values
+
+
+def _table(image: Any, dtype: torch.dtype, channels: int) -> Tensor:
+    width, height = image.size
+    flat = torch.frombuffer(image.tobytes(), dtype=dtype)
+    return flat.reshape(height, width, channels).permute(2, 0, 1)
+
+
+def _over_background(colours: Tensor, opacity: Tensor, path: Path, alpha: str) -> Tensor:
+    if bool((opacity == 1).all()):
+        return colours
+    if alpha == "error":
+        raise ScoringError(f"{path}: has transparent pixels: flatten it over a background first")
+    return opacity * colours + (1 - opacity) * (BACKGROUNDS[alpha][0] / 255)
+
+
+def _opaque_rgb(image: Any, path: Path, alpha: str) -> Any:
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] < 255:
-            raise ScoringError(f"{path}: has transparent pixels: flatten it over a background first")
+            if alpha == "error":
+                raise ScoringError(f"{path}: has transparent pixels: flatten it over a background first")
+            background = _pillow().Image.new("RGBA", image.size, BACKGROUNDS[alpha])
+            image = _pillow().Image.alpha_composite(background, image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -14,6 +14,8 @@ _OPTIONS = """
     Args:
         backbone, weights, value_range, grey, resize, deterministic: as for the module.
         dtype, reference_cache, tile, compile: as for the module.
+        video: as for the module; `update` takes (N, T, 3, H, W), counts a video as one score, and `index` and
+            `reference_key` name videos. Metrics of a `MetricCollection` then share no pass.
         check_values: as for the module. Images on an accelerator are checked without waiting for it: `update` counts
             bad ones, `compute` raises.
         reduction: `"mean"` or `"sum"` (), with a state of 15 whole numbers; `"none"` (N,), which keeps every score, 4
@@ -61,6 +63,7 @@ class LPIPSMetric(PerceptualMetric):
         reference_cache: int = CACHE_BYTES,
         tile: int | None = None,
         compile: bool = False,
+        video: bool = False,
         on_error: str = "raise",
         **kwargs: Any,
     ) -> None:
@@ -79,6 +82,7 @@ class LPIPSMetric(PerceptualMetric):
             reference_cache=reference_cache,
             tile=tile,
             compile=compile,
+            video=video,
         )
         super().__init__(model, reduction=reduction, on_error=on_error, check_values=check_values, **kwargs)
 
@@ -112,6 +116,7 @@ class DAMLPIPSMetric(PerceptualMetric):
         reference_cache: int = CACHE_BYTES,
         tile: int | None = None,
         compile: bool = False,
+        video: bool = False,
         on_error: str = "raise",
         rho: float = 0.25,
         gamma: float = 0.5,
@@ -130,6 +135,7 @@ class DAMLPIPSMetric(PerceptualMetric):
             reference_cache=reference_cache,
             tile=tile,
             compile=compile,
+            video=video,
             rho=rho,
             gamma=gamma,
             viewing_side=viewing_side,

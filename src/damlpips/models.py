@@ -22,6 +22,7 @@ from damlpips.reproducible import one_order
 from damlpips.sharing import Source
 from damlpips.tiling import Tiling
 from damlpips.tracing import tiling_of
+from damlpips.video import ACCELERATED, frame_by_frame
 from damlpips.weights import head_names, load_heads
 
 DEFAULT_BACKBONE = "nano"
@@ -37,7 +38,8 @@ IMAGE_WEIGHING = distance.Fixed(colour.PHOTOGRAPH_ENERGY)
 class PerceptualDistance(nn.Module):
     """What LPIPS and DAMLPIPS share: inputs checked, run through the backbone, compared layer by layer, fused.
 
-    A subclass says what each layer adds (`_per_layer`), and at what size it looks at images (`viewing_side`).
+    A subclass says what each layer adds (`_per_layer`), where images differ (`spatial_map`), and at what size it looks
+    at images (`viewing_side`).
     Nothing is registered, neither parameter nor buffer, so there is nothing that a `state_dict` would hold or that DDP
     and FSDP would send around or shard; the backbone follows `.to()`, `.double()` and the like.
     """
@@ -45,6 +47,7 @@ class PerceptualDistance(nn.Module):
     _scaling: Scaling | None = None
     viewing_side: int | None = None
     dtype: torch.dtype | None = None
+    video = False
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class PerceptualDistance(nn.Module):
         reference_cache: int = CACHE_BYTES,
         tile: int | None = None,
         compile: bool = False,
+        video: bool = False,
     ) -> None:
         super().__init__()
         self.source = Source.of(backbone, weights)
@@ -77,6 +81,7 @@ class PerceptualDistance(nn.Module):
         )
         # not `compile`, which is a method of every module
         self.compiled = bool(compile)
+        self.video = bool(video)
         self._program: Callable[[Tensor, Tensor], Tensor] | None = None
         # Empty, and only there to be moved: its device and dtype say where the shared backbone has to be. Not a buffer:
         # DDP would broadcast it before every step.
@@ -145,6 +150,7 @@ class PerceptualDistance(nn.Module):
         """
         return distance.reduce(self.per_layer(x, y, reference_key=reference_key).sum(1), self.reduction)
 
+    @frame_by_frame(mean=True)
     def per_layer(self, x: Images, y: Images, *, reference_key: Keys | None = None) -> Float[Tensor, "n l"]:
         """Return what each layer adds to the score of each pair: (N, L), from fine to coarse; rows sum to scores."""
         if self.tiling is not None:
@@ -208,10 +214,20 @@ class PerceptualDistance(nn.Module):
         height, width = self._seen_size(_size_of(x))
         return max(1, self.source.pass_values // max(1, 3 * height * width))
 
+    def frames_at_once(self, x: Tensor) -> int:
+        """Return how many of the frames of a video go through the network at a time."""
+        height, width = self._seen_size(checks.size_of(x))
+        values = self.source.pass_values * (1 if x.device.type == "cpu" else ACCELERATED)
+        return max(1, values // max(1, 3 * height * width))
+
     def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
         raise NotImplementedError
 
     def _tiled_layers(self, pair: tiled.TiledPair) -> Float[Tensor, "1 l"]:
+        raise NotImplementedError
+
+    def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
+        """Return where the images of each pair differ: (N, 1, H, W)."""
         raise NotImplementedError
 
     def is_tiled(self, size: tuple[int, int]) -> bool:
@@ -391,13 +407,13 @@ class PerceptualDistance(nn.Module):
         autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
         return (
             *(self.source, self._scaling, device, self.pass_dtype),
-            *(self.value_range, self.grey, self.resize, self.check_values, self.deterministic),
+            *(self.value_range, self.grey, self.resize, self.check_values, self.deterministic, self.video),
             torch.get_autocast_dtype(device.type) if autocast else None,
         )
 
     def configuration(self) -> dict[str, Any]:
         """Return every option that a score depends on, by name."""
-        options = {
+        options: dict[str, Any] = {
             "metric": type(self).__name__,
             "backbone": self.source.identity(),
             "value_range": self.value_range,
@@ -406,11 +422,16 @@ class PerceptualDistance(nn.Module):
             "deterministic": self.deterministic,
         }
         # states saved before there was a choice still load
-        return options if self.dtype is None else {**options, "dtype": str(self.dtype)}
+        if self.dtype is not None:
+            options["dtype"] = str(self.dtype)
+        if self.video:
+            options["video"] = True
+        return options
 
     def extra_repr(self) -> str:
-        tile = "" if self.tiling is None else f", tile={self.tiling.tile}"
-        return f"backbone={self.source.name!r}, value_range={self.value_range}, reduction={self.reduction!r}{tile}"
+        more = "" if self.tiling is None else f", tile={self.tiling.tile}"
+        more += ", video=True" if self.video else ""
+        return f"backbone={self.source.name!r}, value_range={self.value_range}, reduction={self.reduction!r}{more}"
 
 
 def _matched(x: Images, y: Images) -> tuple[Images, Images]:
@@ -496,9 +517,12 @@ class LPIPS(PerceptualDistance):
             places at once, nor with a backbone that sees the whole image at each place.
         compile: run network and distances through `torch.compile`. The first call of each shape takes a minute. Batches
             with a `reference_key`, encoded images, images in tiles and `deterministic=True` go without it.
+        video: compare videos, (N, T, 3, H, W), frame by frame: a score is the mean over the frames. See Shapes.
 
     Shapes:
         x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`).
+        With `video=True` x, y: (N, T, 3, H, W); the scores (N,), `per_layer` (N, L), `spatial_map` (N, T, 1, H, W), a
+        `reference_key` a video. `encode` still takes images: the T frames of one video stand in for it in each pair.
 
     Raises:
         ValueError, TypeError: bad options or images. WeightsError: weights missing, damaged or of another network.
@@ -537,6 +561,7 @@ class LPIPS(PerceptualDistance):
         reference_cache: int = CACHE_BYTES,
         tile: int | None = None,
         compile: bool = False,
+        video: bool = False,
     ) -> None:
         super().__init__(
             backbone,
@@ -551,6 +576,7 @@ class LPIPS(PerceptualDistance):
             reference_cache=reference_cache,
             tile=tile,
             compile=compile,
+            video=video,
         )
         if not isinstance(heads, (str, os.PathLike)):
             raise TypeError(f"heads: expected a version, 'uniform' or a path, got {type(heads).__name__}")
@@ -628,6 +654,7 @@ class LPIPS(PerceptualDistance):
         heads = [None] * len(x) if self._heads is None else self._heads
         return zip(x, y, heads, strict=True)
 
+    @frame_by_frame()
     def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
         """Return where the images differ: (N, 1, H, W), the layers' maps brought to the image's size and summed.
 
@@ -705,8 +732,8 @@ class DAMLPIPS(PerceptualDistance):
 
     Args:
         backbone: a name of the table (`"nano"`, embedded, needs no other file) or a `Backbone`.
-        weights, value_range, reduction, grey, resize, check_values, deterministic, dtype, reference_cache, compile: as
-            for `LPIPS`.
+        weights, value_range, reduction, grey, resize, check_values, deterministic, dtype, reference_cache, compile,
+            video: as for `LPIPS`.
         tile: as for `LPIPS`; of the image as it is looked at, so that it matters with `viewing_side=None` and for long
             panoramas. Tiles go through the network twice: weights depend on means over the whole image.
         rho: the share of a place's own energy in its normalisation, 0 to 1; the rest is the mean over the image.
@@ -716,7 +743,7 @@ class DAMLPIPS(PerceptualDistance):
 
     Shapes:
         x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`), about 1
-        for unrelated photographs.
+        for unrelated photographs. Of videos as for `LPIPS`.
 
     Raises:
         ValueError, TypeError: bad options or images. WeightsError: weights missing, damaged or of another network.
@@ -750,6 +777,7 @@ class DAMLPIPS(PerceptualDistance):
         reference_cache: int = CACHE_BYTES,
         tile: int | None = None,
         compile: bool = False,
+        video: bool = False,
         rho: float = 0.25,
         gamma: float = 0.5,
         viewing_side: int | None = VIEWING_SIDE,
@@ -767,6 +795,7 @@ class DAMLPIPS(PerceptualDistance):
             reference_cache=reference_cache,
             tile=tile,
             compile=compile,
+            video=video,
         )
         if not 0 <= rho <= 1:
             raise ValueError(f"rho: expected a share from 0 to 1, got {rho!r}")
@@ -812,6 +841,7 @@ class DAMLPIPS(PerceptualDistance):
     def _tiled_layers(self, pair: tiled.TiledPair) -> Float[Tensor, "1 l"]:
         return self._tiled(pair).layers()
 
+    @frame_by_frame()
     def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
         """Return where the images differ: (N, 1, H, W), whose mean is the score.
 

@@ -5,9 +5,8 @@ import io
 import math
 import re
 import stat
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from damlpips.files import MOST_SHOWN, as_text, open_regular, path_within, reason, shown, size
@@ -16,31 +15,35 @@ from damlpips.images import SUFFIXES, ScoringError
 COLUMNS = ("reference", "distorted")
 # a million rows of long names
 LARGEST_MANIFEST = 1 << 26
+# files that an error lists
+MOST_NAMED = 6
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two image files to compare, and what to call them in a table."""
+    """Two image files to compare, what to call them in a table, and which method made the second."""
 
     reference: Path
     distorted: Path
     name: str
+    method: str = ""
 
 
 def find_pairs(reference: Path, distorted: Path, manifest: Path | None = None) -> list[Pair]:
     """Return the pairs that two paths stand for, sorted as a reader would: `a2` before `a10`.
 
-    Two files are one pair. Of two folders, images of one name are paired, or else of one stem where the stem occurs
-    once in each folder (`a.png`, `a.jpg`). A reference file is paired with every image of a distorted folder. Folders
-    within folders, hidden files and files that are not images by their suffix are passed over.
+    Two files are one pair. Of two folders, images of one path within them are paired, or else of one path but for the
+    ending (`deep/a.png`, `deep/a.jpg`). A reference file is paired with every image of a distorted folder. Folders are
+    searched with the folders within them; hidden ones, hidden files and files that are not images by their suffix are
+    passed over.
 
     With a manifest the pairs are its rows, in their order: a CSV file in UTF-8 with a header, whose columns `reference`
     and `distorted` hold paths within the two folders; other columns are passed over.
 
     Raises:
-        ScoringError: a path does not exist, a folder without images, an image without a partner on the other side, or
-            a reference folder with a distorted file; a manifest that is damaged, empty or leads to a file that is
-            missing or outside the folders, with the number of the line.
+        ScoringError: a path does not exist, a folder without images, an image without a partner on the other side or
+            with several that differ in their ending, or a reference folder with a distorted file; a manifest that is
+            damaged, empty or leads to a file that is missing or outside the folders, with the number of the line.
     """
     if manifest is not None:
         return _listed(reference, distorted, manifest)
@@ -55,7 +58,30 @@ def find_pairs(reference: Path, distorted: Path, manifest: Path | None = None) -
         )
     else:
         pairs = [(reference, distorted)]
-    return [Pair(r, d, d.name) for r, d in pairs]
+    within = distorted if folders[1] else distorted.parent
+    return [Pair(r, d, d.relative_to(within).as_posix()) for r, d in pairs]
+
+
+def find_methods(reference: Path, methods: Mapping[str, Path], manifest: Path | None = None) -> list[Pair]:
+    """Return the pairs of the folders of several methods, by `find_pairs`; a reference's pairs follow each other.
+
+    Args:
+        methods: each method's name and folder.
+
+    Raises:
+        ScoringError: as `find_pairs`, of the first folder that has something wrong.
+    """
+    found = [
+        [replace(pair, method=name) for pair in find_pairs(reference, folder, manifest)]
+        for name, folder in methods.items()
+    ]
+    if manifest is None and not _is_folder(reference, "reference"):
+        return [pair for pairs in found for pair in pairs]
+    if manifest is None:
+        # in the order of the first; each reference has one pair a method
+        order = {pair.reference: k for k, pair in enumerate(found[0])}
+        found = [sorted(pairs, key=lambda pair: order[pair.reference]) for pairs in found]
+    return [pair for pairs in zip(*found, strict=True) for pair in pairs]
 
 
 def _is_folder(path: Path, what: str) -> bool:
@@ -69,35 +95,67 @@ def _is_folder(path: Path, what: str) -> bool:
         raise ScoringError(f"{what} {str(path)!r}: not a file name ({error})") from error
 
 
-def _natural(path: Path) -> tuple[list[tuple[float, str]], str]:
-    """Return a key that sorts digits by their value, and before letters."""
-    runs = re.findall(r"[0-9]+|[^0-9]+", path.stem.lower())
-    return [(int(r), "") if r.isdecimal() else (math.inf, r) for r in runs], path.name
+def _natural(path: Path) -> tuple[list[list[tuple[float, str]]], str]:
+    """Return a key that sorts digits by their value, and before letters; a folder's files before the next folder's."""
+    runs = [re.findall(r"[0-9]+|[^0-9]+", part.lower()) for part in path.with_suffix("").parts]
+    return [[(int(r), "") if r.isdecimal() else (math.inf, r) for r in part] for part in runs], path.as_posix()
 
 
 def _images(folder: Path) -> list[Path]:
+    images: list[Path] = []
     try:
-        files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
-        # what is no file either, as a link to nowhere, is an error when it is read, and not passed over
-        images = sorted((f for f in files if not f.is_dir()), key=_natural)
+        _collect(folder, images, frozenset())
     except OSError as error:
-        raise ScoringError(f"{folder}: {reason(error)}") from error
+        raise ScoringError(f"{error.filename or folder}: {reason(error)}") from error
     if not images:
         raise ScoringError(f"{folder}: no images in this folder")
-    return images
+    return sorted(images, key=lambda path: _natural(path.relative_to(folder)))
+
+
+def _collect(folder: Path, images: list[Path], above: frozenset[tuple[int, int]]) -> None:
+    """Add the images of a folder and of those within it; `above` are the folders that it lies in."""
+    status = folder.stat()
+    if (here := (status.st_dev, status.st_ino)) in above:
+        return  # a link to a folder above it has no end
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            _collect(path, images, above | {here})
+        elif path.suffix.lower() in SUFFIXES:
+            # what is no file either, as a link to nowhere, is an error when it is read, and not passed over
+            images.append(path)
 
 
 def _partners(reference: Path, distorted: Path, files: list[Path]) -> list[tuple[Path, Path]]:
     """Return the pairs of two folders, in the order of the distorted `files`."""
     references = _images(reference)
-    by_name = {r.name: r for r in references}
-    stems, stems_of_files = (Counter(p.stem for p in side) for side in (references, files))
-    by_stem = {r.stem: r for r in references if stems[r.stem] == 1}
-    found = {d: by_name.get(d.name) or (by_stem.get(d.stem) if stems_of_files[d.stem] == 1 else None) for d in files}
+    by_name = {r.relative_to(reference): r for r in references}
+    names = {d.relative_to(distorted): d for d in files}
+    # what has a partner of its own name is nobody else's
+    stems, stems_of_files = _by_stem(by_name, names), _by_stem(names, by_name)
+    for stem, paths in stems_of_files.items():
+        several = [*stems.get(stem, []), *paths]
+        if len(several) > 2 and stem in stems:
+            listed = ", ".join(map(str, several[:MOST_NAMED]))
+            raise ScoringError(f"several images differ in their ending alone, which are a pair? {listed}")
+    found: dict[Path, Path | None] = {}
+    for name, d in names.items():
+        same = by_name.get(name)
+        found[d] = same if same is not None else next(iter(stems.get(name.with_suffix(""), [])), None)
     used = set(found.values())
     _all_paired([d for d in files if found[d] is None], distorted, reference)
     _all_paired([r for r in references if r not in used], reference, distorted)
     return [(r, d) for d, r in found.items() if r is not None]
+
+
+def _by_stem(images: Mapping[Path, Path], others: Container[Path]) -> dict[Path, list[Path]]:
+    """Return the images that are not among the others, by their paths without the ending."""
+    found: dict[Path, list[Path]] = {}
+    for name, path in images.items():
+        if name not in others:
+            found.setdefault(name.with_suffix(""), []).append(path)
+    return found
 
 
 def _all_paired(alone: Sequence[Path], folder: Path, other: Path) -> None:

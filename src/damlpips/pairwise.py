@@ -26,6 +26,8 @@ def distances(model: PerceptualDistance, x: Images, y: Images | None = None, *, 
         raise TypeError(f"block: expected None or a number of pairs, got {block!r}")
     if block is not None and block < 1:
         raise ValueError(f"block: expected at least one pair, got {block}")
+    if model.video:
+        raise ValueError("pairwise: compares images, got a module with video=True: use one without")
     alone = y is None or y is x
     rows = _encoded(model, x, what="x")
     columns = rows if y is None or y is x else _encoded(model, y, what="y")

@@ -1,31 +1,72 @@
-"""Pairs of image files in, scores out: read them, score them in batches, write tables."""
+"""Pairs of image files in, scores out: read them, score them in batches, in order."""
 
-import csv
-import io
-import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from damlpips import __version__
 from damlpips.features import Encoded
-from damlpips.images import ScoringError, read_image
+from damlpips.files import digest, open_regular
+from damlpips.images import ALPHA, ScoringError, read_image
 from damlpips.models import PerceptualDistance
 from damlpips.pairs import Pair
+from damlpips.prefetch import Later, Reader, chunks
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a pair scored; lower is closer."""
+    """What a pair scored, and the files that it was made from; lower is closer.
+
+    Attributes:
+        pair: the two files.
+        score: None where there is an error.
+        layers: what each layer adds to the score, from fine to coarse.
+        size: height and width of the distorted image in pixels; None where it could not be read.
+        sha256: of the distorted file; empty where it could not be read.
+        reference_sha256: of the reference file.
+        error: what is wrong with the pair, where it has no score.
+    """
 
     pair: Pair
-    score: float
+    score: float | None
+    layers: tuple[float, ...] = ()
+    size: tuple[int, int] | None = None
+    sha256: str = ""
+    reference_sha256: str = ""
+    error: str | None = None
+
+
+class Picture(NamedTuple):
+    """What reading a file gave: pixels (3, H, W), or what is wrong with it."""
+
+    pixels: Tensor | None
+    sha256: str
+    error: str
+
+
+class Item(NamedTuple):
+    """A pair whose files were read; `shared` if a pair beside it has the same reference."""
+
+    pair: Pair
+    shared: bool
+    distorted: Picture
+    reference: Picture
+
+    @property
+    def error(self) -> str:
+        return self.reference.error or self.distorted.error
+
+    @property
+    def kind(self) -> Hashable:
+        """What the pairs of a batch have in common."""
+        images = self.distorted.pixels, self.reference.pixels
+        looks = [None if p is None else (p.shape, p.dtype) for p in images]
+        return self.pair.reference if self.shared else None, *looks
 
 
 def score_pairs(
@@ -34,115 +75,188 @@ def score_pairs(
     *,
     batch_size: int = 8,
     device: torch.device | str | None = None,
+    start: int = 0,
+    errors: str = "raise",
+    alpha: str = "error",
+    workers: int = 0,
 ) -> Iterator[Score]:
     """Score pairs of files one batch at a time, in order; an image is read when its batch comes.
 
-    Consecutive pairs of equal size share a batch. Consecutive pairs with one reference share its feature maps too: it
-    is read, and run through the network, once.
+    A batch is made of at most `batch_size` pairs that follow each other, of those of them that have equal sizes.
+    Consecutive pairs with one reference share its feature maps: it is read, and run through the network, once.
+    Batches are cut at multiples of `batch_size`, so that a run which starts there gives the same bits as one that
+    started before.
 
     Args:
         model: with `reduction="none"`; on `device`.
         batch_size: the most pairs a batch.
         device: where to put the images; None for the model's own.
+        start: how many pairs, a multiple of `batch_size`, to leave out at the beginning.
+        errors: "raise" for a ScoringError at the first pair without a score, "keep" for a `Score` that says why.
+        alpha: what becomes of transparent pixels, see `read_image`.
+        workers: threads that read the next batches' images meanwhile; 0 reads them between the batches.
 
     Raises:
-        ScoringError: an image that cannot be read or scored; names the file.
-        ValueError: `batch_size` or the model's reduction.
+        ScoringError: an image that cannot be read or scored; names the file. With `errors="keep"` only if memory runs
+            out, which is not the image's fault.
+        ValueError: an option, or the model's reduction.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    if start < 0 or start % batch_size:
+        raise ValueError(f"start: expected a multiple of batch_size {batch_size}, got {start}")
+    if errors not in ("raise", "keep"):
+        raise ValueError(f"errors: expected 'raise' or 'keep', got {errors!r}")
+    if alpha not in ALPHA:
+        raise ValueError(f"alpha: expected one of {', '.join(ALPHA)}, got {alpha!r}")
+    if workers < 0:
+        raise ValueError(f"workers: expected at least 0, got {workers}")
     if model.reduction != "none":
         raise ValueError(f"model: expected reduction='none', a score a pair, got {model.reduction!r}")
-    return _scored(model, pairs, batch_size, torch.device(device) if device is not None else model.anchor.device)
+    scorer = _Scorer(model, torch.device(device) if device is not None else model.anchor.device)
+    found = _scored(scorer, pairs, size=batch_size, start=start, alpha=alpha, workers=workers)
+    return found if errors == "keep" else _sound(found)
 
 
-def _scored(model: PerceptualDistance, pairs: Iterable[Pair], size: int, device: torch.device) -> Iterator[Score]:
-    runs = (list(run) for _, run in groupby(pairs, key=lambda pair: pair.reference))
-    for alone, group in groupby(runs, key=lambda run: len(run) == 1):
-        if alone:
-            yield from _scored_apart(model, (pair for (pair,) in group), size, device)
-        else:
-            for run in group:
-                yield from _scored_against_one(model, run, size, device)
+def layer_count(model: PerceptualDistance) -> int:
+    """Return how many layers a score of a loaded model is the sum of."""
+    side = max(32, model.source.min_size)
+    with torch.no_grad():
+        grey = torch.full((1, 3, side, side), 0.5, device=model.anchor.device)
+        return model.per_layer(grey, grey).shape[1]
 
 
-def _scored_apart(model: PerceptualDistance, pairs: Iterable[Pair], size: int, device: torch.device) -> Iterator[Score]:
-    items = ((pair, read_image(pair.distorted), read_image(pair.reference)) for pair in pairs)
-    for _, same_size in groupby(items, key=lambda item: (item[1].shape, item[2].shape)):
-        while batch := list(islice(same_size, size)):
-            batch_pairs, distorted, references = zip(*batch, strict=True)
-            yield from _scores(
-                model, batch_pairs, torch.stack(distorted).to(device), torch.stack(references).to(device)
-            )
+def _sound(scores: Iterable[Score]) -> Iterator[Score]:
+    for score in scores:
+        if score.error is not None:
+            raise ScoringError(score.error)
+        yield score
 
 
-def _scored_against_one(
-    model: PerceptualDistance, run: Sequence[Pair], size: int, device: torch.device
+def _scored(
+    scorer: "_Scorer", pairs: Iterable[Pair], *, size: int, start: int, alpha: str, workers: int
 ) -> Iterator[Score]:
-    reference = read_image(run[0].reference).unsqueeze(0).to(device)
-    encoded: Encoded | None = None
-    items = ((pair, read_image(pair.distorted)) for pair in run)
-    for _, same_size in groupby(items, key=lambda item: item[1].shape):
-        while batch := list(islice(same_size, size)):
-            batch_pairs, images = zip(*batch, strict=True)
-            distorted = torch.stack(images).to(device)
-            if distorted.shape[2:] != reference.shape[2:]:
+    with Reader(lambda path: _picture(path, alpha), workers) as reader:
+        waiting: list[list[tuple[Pair, bool, Later[Picture], Later[Picture]]]] = []
+        # enough of them that every worker has an image to read while a batch is scored
+        ahead = 0 if workers == 0 else 1 + workers // size
+        reference: tuple[Path, Later[Picture]] | None = None
+        for chunk in chunks(pairs, size, start):
+            asked = []
+            for pair, shared in chunk:
+                if reference is None or reference[0] != pair.reference:
+                    reference = pair.reference, reader.ask(pair.reference)
+                asked.append((pair, shared, reader.ask(pair.distorted), reference[1]))
+            waiting.append(asked)
+            if len(waiting) > ahead:
+                yield from scorer.scores([Item(p, s, d(), r()) for p, s, d, r in waiting.pop(0)])
+        while waiting:
+            yield from scorer.scores([Item(p, s, d(), r()) for p, s, d, r in waiting.pop(0)])
+
+
+def _picture(path: Path, alpha: str) -> Picture:
+    known = ""
+    try:
+        # first: what cannot be read as an image still has its sum
+        with open_regular(path) as file:
+            known = digest(file)
+    except OSError:
+        pass  # reading it says what is wrong
+    try:
+        return Picture(read_image(path, alpha=alpha, deep=True), known, "")
+    except ScoringError as error:
+        return Picture(None, known, str(error))
+
+
+class _Scorer:
+    """A model, and the feature maps of the last reference that several pairs share."""
+
+    def __init__(self, model: PerceptualDistance, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+        self._encoded: tuple[Path, Encoded] | None = None
+
+    def scores(self, items: Sequence[Item]) -> list[Score]:
+        """Return what the pairs of a chunk score, in order."""
+        batches: dict[Hashable, list[int]] = {}
+        found: dict[int, Score] = {}
+        for k, item in enumerate(items):
+            if item.error:
+                found[k] = _failed(item, item.error)
+            else:
+                batches.setdefault(item.kind, []).append(k)
+        for batch in batches.values():
+            found.update(zip(batch, self._batch([items[k] for k in batch]), strict=True))
+        return [found[k] for k in range(len(items))]
+
+    def _batch(self, items: Sequence[Item]) -> list[Score]:
+        try:
+            rows = self._layers(items)
+        except (ValueError, TypeError) as error:
+            if len(items) == 1:
+                return [_failed(items[0], f"{items[0].pair.distorted}: {error}")]
+            # one of them may be to blame for all
+            return [self._batch([item])[0] for item in items]
+        except torch.cuda.OutOfMemoryError as error:
+            first = items[0].pair.distorted
+            raise ScoringError(f"{first}: out of memory with {len(items)} pairs a batch: {error}") from error
+        return [_score(item, row, value) for item, (row, value) in zip(items, rows, strict=True)]
+
+    # not inference_mode: a backbone that is loaded now may later serve a module that needs gradients
+    @torch.no_grad()
+    def _layers(self, items: Sequence[Item]) -> list[tuple[list[float], float]]:
+        images = [(i.distorted.pixels, i.reference.pixels) for i in items]
+        distorted = self._on_device([d for d, _ in images if d is not None])
+        references: Tensor | Encoded
+        if not items[0].shared:
+            references = self._on_device([r for _, r in images if r is not None])
+        else:
+            references = self._on_device([r for _, r in images[:1] if r is not None])
+            if distorted.shape[2:] == references.shape[2:]:
+                references = self._encode(items[0].pair.reference, references).expand(len(items))
+            else:
                 # only two images can be brought to one size, and only they tell what is wrong with them
-                yield from _scores(model, batch_pairs, distorted, reference.expand(len(batch), -1, -1, -1))
-                continue
-            encoded = encoded or _encoded(model, run[0].reference, reference)
-            yield from _scores(model, batch_pairs, distorted, encoded.expand(len(batch)))
+                references = references.expand(len(items), -1, -1, -1)
+        if isinstance(references, Tensor) and references.dtype != distorted.dtype:
+            # 8 bits beside 16
+            distorted, references = self._as_float(distorted), self._as_float(references)
+        layers = self.model.per_layer(distorted, references)
+        return list(zip(layers.tolist(), layers.sum(1).tolist(), strict=True))
+
+    def _on_device(self, images: Sequence[Tensor]) -> Tensor:
+        batch = torch.stack(list(images)).to(self.device)
+        return batch if batch.dtype == torch.uint8 else self._in_range(batch)
+
+    def _as_float(self, batch: Tensor) -> Tensor:
+        return batch if batch.dtype != torch.uint8 else self._in_range(batch.float() / 255)
+
+    def _in_range(self, batch: Tensor) -> Tensor:
+        low, high = self.model.value_range
+        return batch if (low, high) == (0.0, 1.0) else (low + batch * (high - low)).clamp(low, high)
+
+    def _encode(self, path: Path, image: Tensor) -> Encoded:
+        if self._encoded is None or self._encoded[0] != path:
+            self._encoded = None  # before the next: they may be large
+            self._encoded = path, self.model.encode(image)
+        return self._encoded[1]
 
 
-# not inference_mode: a backbone that is loaded now may later serve a module that needs gradients
-@torch.no_grad()
-def _encoded(model: PerceptualDistance, path: Path, image: Tensor) -> Encoded:
-    try:
-        return model.encode(image)
-    except (ValueError, TypeError, torch.cuda.OutOfMemoryError) as error:
-        raise ScoringError(f"{path}: {error}") from error
+def _failed(item: Item, error: str) -> Score:
+    pixels = item.distorted.pixels
+    size = None if pixels is None else (pixels.shape[1], pixels.shape[2])
+    return Score(item.pair, None, (), size, item.distorted.sha256, item.reference.sha256, error)
 
 
-@torch.no_grad()
-def _scores(
-    model: PerceptualDistance, pairs: Sequence[Pair], distorted: Tensor, reference: Tensor | Encoded
-) -> list[Score]:
-    # all pairs of a batch have the same sizes, so what is wrong with one of them is wrong with the first
-    try:
-        values = model(distorted, reference).tolist()
-    except (ValueError, TypeError) as error:
-        raise ScoringError(f"{pairs[0].distorted}: {error}") from error
-    except torch.cuda.OutOfMemoryError as error:
-        raise ScoringError(f"{pairs[0].distorted}: out of memory with {len(pairs)} pairs a batch: {error}") from error
-    for pair, value in zip(pairs, values, strict=True):
-        if not math.isfinite(value):
-            raise ScoringError(f"{pair.distorted}: its score is {value}, not a finite number")
-    return [Score(pair, value) for pair, value in zip(pairs, values, strict=True)]
+def _score(item: Item, layers: Sequence[float], value: float) -> Score:
+    if not math.isfinite(value):
+        return _failed(item, f"{item.pair.distorted}: its score is {value}, not a finite number")
+    pixels = item.distorted.pixels
+    size = None if pixels is None else (pixels.shape[1], pixels.shape[2])
+    return Score(item.pair, value, tuple(layers), size, item.distorted.sha256, item.reference.sha256)
 
 
-def mean(scores: Sequence[Score]) -> float:
-    """Return the mean score of at least one pair."""
-    return math.fsum(s.score for s in scores) / len(scores)
-
-
-def as_csv(scores: Iterable[Score], *, metric: str, backbone: str) -> str:
-    """Return a CSV table with a header, one row a pair, scores in full precision."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["reference", "distorted", "score", "metric", "backbone"])
-    writer.writerows([s.pair.reference, s.pair.distorted, repr(s.score), metric, backbone] for s in scores)
-    return text.getvalue()
-
-
-def as_json(scores: Sequence[Score], *, metric: str, backbone: str) -> str:
-    """Return a JSON object with the mean and every pair, scores in full precision."""
-    rows = [{"reference": str(s.pair.reference), "distorted": str(s.pair.distorted), "score": s.score} for s in scores]
-    table = {"metric": metric, "backbone": backbone, "version": __version__, "mean": mean(scores), "pairs": rows}
-    return json.dumps(table, indent=2) + "\n"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a run that fails leaves what was there before.
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
+    """Write a file, of one text or of parts, whole or not at all: a run that fails leaves what was there before.
 
     Raises:
         OSError: it cannot be written.
@@ -153,7 +267,7 @@ def write_whole(path: Path, text: str) -> None:
     temporary = path if direct else path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(text)
+            file.writelines([text] if isinstance(text, str) else text)
         if not direct:
             os.replace(temporary, path)
     finally:

@@ -4,7 +4,6 @@ Nothing here runs code from a file, or trusts it: see `checkpoints.py` for how f
 read only if they bear the known contents.
 """
 
-import hashlib
 import os
 import reprlib
 import stat
@@ -20,7 +19,7 @@ from torch import Tensor
 from damlpips.checkpoints import WeightsError as WeightsError
 from damlpips.checkpoints import read_tensors
 from damlpips.checks import one_of
-from damlpips.files import identity, is_plain_name, open_regular, reason
+from damlpips.files import digest, identity, is_plain_name, open_regular, reason
 
 try:
     import tomllib
@@ -79,11 +78,8 @@ def _sha256(path: str, _identity: tuple[int, ...]) -> str:
 
 
 def _fresh_sha256(path: str | Path) -> str:
-    digest = hashlib.sha256()
     with open_regular(path) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return digest(file)
 
 
 def existing_file(path: str | os.PathLike[str], *, option: str) -> Path:

@@ -12,13 +12,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HOW_TO = ("export", "huge-images", "own-backbone", "references")
+HOW_TO = (
+    *("choose", "export", "huge-images", "lightning", "migrate", "own-backbone", "pictures", "references"),
+    *("score-folders", "video"),
+)
 PAGES = ["README.md", *(f"docs/how-to/{page}.md" for page in HOW_TO)]
 # stands in the example of a loss only
 LOSS = "optimizer.zero_grad"
 MODULES = [
-    *("adapters", "adapters.piq", "checks", "distance", "features", "functional", "nano", "metrics", "models"),
-    *("reuse", "scoring", "sharing", "weights"),
+    *(f"adapters{name}" for name in ("", ".lightning", ".piq")),
+    *("checks", "distance", "features", "functional", "nano", "metrics", "models"),
+    *("outputs", "prefetch", "report", "reuse", "scoring", "sharing", "weights"),
     *(f"evaluation.{name}" for name in ("agreement", "bootstrap", "cache", "challenge", "code", "correlation")),
     *(f"evaluation.{name}" for name in ("distances", "figures", "ladders", "logistic", "named", "views", "votes")),
     "evaluation.datasets.layouts",

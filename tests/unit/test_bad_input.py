@@ -42,7 +42,7 @@ EXPECTED = "expected (N, 3, H, W)"
 SHAPES = {
     "matrix": (images(16, 16), EXPECTED, "got (16, 16)"),
     "no batch": (images(3, 16, 16), EXPECTED, "got (3, 16, 16)", "x.unsqueeze(0)"),
-    "video": (images(2, 4, 3, 16, 16), EXPECTED, "got (2, 4, 3, 16, 16)", "x.flatten(0, 1)"),
+    "video": (images(2, 4, 3, 16, 16), EXPECTED, "got (2, 4, 3, 16, 16)", "video=True", "x.flatten(0, 1)"),
     "number": (torch.tensor(1.0), EXPECTED, "got ()"),
     "grey": (images(2, 1, 16, 16), EXPECTED, "got (2, 1, 16, 16)", "grey='repeat'"),
     "grey and alpha": (images(2, 2, 16, 16), EXPECTED, "got (2, 2, 16, 16)", "alpha"),

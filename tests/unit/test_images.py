@@ -134,6 +134,57 @@ class TestReadImage:
         with pytest.raises(ScoringError, match="more than 8 bits a channel"):
             read_image(tmp_path / "a.png")
 
+    def test_sixteen_bit_colour_keeps_its_low_byte(self, tmp_path: Path) -> None:
+        values = np.random.default_rng(0).integers(0, 65536, (5, 4, 3), dtype=np.uint16)
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        (tmp_path / "a.png").write_bytes(png(4, 5, rows, depth=16))
+        for order, mark in (("<", b"II*\0"), (">", b"MM\0*")):
+            data = values.astype(f"{order}u2").tobytes()
+            start = 8 + 2 + 12 * 9 + 4
+            tags = [(256, 4), (257, 5), (258, start), (259, 1), (262, 2), (273, start + 6), (277, 3), (278, 5)]
+            tags.append((279, len(data)))
+            entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 3 if tag == 258 else 1, v) for tag, v in tags)
+            # three depths of two bytes: of the short type
+            entries = entries.replace(struct.pack(f"{order}HHI", 258, 4, 3), struct.pack(f"{order}HHI", 258, 3, 3))
+            depths = struct.pack(f"{order}HHH", 16, 16, 16)
+            head = mark + struct.pack(f"{order}IH", 8, 9)
+            (tmp_path / f"{mark[0]}.tif").write_bytes(head + entries + bytes(4) + depths + data)
+        expected = torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1) / 65535
+        for name in ("a.png", f"{ord('I')}.tif", f"{ord('M')}.tif"):
+            image = read_image(tmp_path / name, deep=True)
+            assert (image.dtype, image.shape) == (torch.float32, (3, 5, 4))
+            assert torch.equal(image, expected), name
+            with pytest.raises(ScoringError, match="more than 8 bits a channel"):
+                read_image(tmp_path / name)
+
+    @pytest.mark.parametrize("suffix", ["png", "tif"])
+    def test_sixteen_bit_grey_keeps_its_low_byte(self, tmp_path: Path, suffix: str) -> None:
+        values = np.random.default_rng(1).integers(0, 65536, (5, 4), dtype=np.uint16)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(values).save(tmp_path / f"a.{suffix}", exif=exif)
+        expected = torch.from_numpy(np.rot90(values, k=-1).astype(np.float32)).expand(3, -1, -1) / 65535
+        assert torch.equal(read_image(tmp_path / f"a.{suffix}", deep=True), expected)
+
+    def test_transparency_over_a_background(self, tmp_path: Path) -> None:
+        values = np.random.default_rng(2).integers(0, 65536, (5, 4, 4), dtype=np.uint16)
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        content = bytearray(png(4, 5, rows, depth=16))
+        content[25] = 6  # colours with alpha
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+        (tmp_path / "deep.png").write_bytes(content)
+        Image.fromarray((values >> 8).astype(np.uint8), "RGBA").save(tmp_path / "a.png")
+        for name in ("deep.png", "a.png"):
+            with pytest.raises(ScoringError, match="has transparent pixels"):
+                read_image(tmp_path / name, deep=True)
+        parts = torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1) / 65535
+        for alpha, background in (("white", 1.0), ("black", 0.0)):
+            expected = parts[3:] * parts[:3] + (1 - parts[3:]) * background
+            assert torch.allclose(read_image(tmp_path / "deep.png", alpha=alpha, deep=True), expected, atol=1e-6)
+            rounded = read_image(tmp_path / "a.png", alpha=alpha, deep=True)
+            assert rounded.dtype == torch.uint8
+            assert torch.allclose(rounded / 255, expected, atol=1.5 / 255)
+
     def test_float_cmyk_and_animations_are_refused(self, tmp_path: Path) -> None:
         Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
         Image.new("CMYK", (4, 4)).save(tmp_path / "cmyk.jpg")

@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import weakref
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -586,18 +587,55 @@ def test_wrappers(make) -> None:
     assert values["std"] > 0
 
 
-def test_plot(make) -> None:
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
-    metric = make()
-    x, y = images(2)
-    metric.update(x, y)
-    _, axes = metric.plot()
-    assert axes.get_ylabel() == type(metric).__name__
-    assert float(axes.lines[0].get_ydata()[0]) == pytest.approx(float(metric.compute()))
-    _, axes = metric.plot([metric(x, y) for _ in range(3)])
-    assert len(axes.lines[0].get_ydata()) == 3
-    matplotlib.pyplot.close("all")
+class TestPlot:
+    @pytest.fixture(autouse=True)
+    def no_window(self) -> Iterator[None]:
+        matplotlib = pytest.importorskip("matplotlib")
+        matplotlib.use("Agg")
+        yield
+        matplotlib.pyplot.close("all")
+
+    def test_one_value(self, make) -> None:
+        metric = make()
+        metric.update(*images(2))
+        for _ in range(2):  # before and after `compute`
+            _, axes = metric.plot()
+            assert axes.get_ylabel() == f"{type(metric).__name__} (lower is closer)"
+            (line,) = axes.lines
+            assert [float(v) for v in line.get_ydata()] == [pytest.approx(float(metric.compute()))]
+
+    def test_the_best_value_is_a_line_at_zero_below_all_others(self, make) -> None:
+        _, axes = make().plot([torch.tensor(0.5), torch.tensor(0.3)])
+        (best,) = axes.collections
+        assert set(best.get_segments()[0][:, 1]) == {0.0}
+        assert [(text.get_text().split(), text.get_position()[1]) for text in axes.texts] == [(["Optimal", "value"], 0)]
+        low, high = axes.get_ylim()
+        assert low < 0 < 0.5 < high
+
+    def test_values_of_steps(self, make) -> None:
+        metric = make()
+        x, y = images(2)
+        values = [metric(x, y) for _ in range(2)]
+        _, axes = metric.plot([*values, 0.25])
+        assert axes.lines[0].get_ydata().tolist() == pytest.approx([*map(float, values), 0.25])
+        assert axes.get_xlabel() == "Step"
+        with pytest.raises(ValueError, match="got none"):
+            metric.plot([])
+
+    def test_a_point_an_image(self, make) -> None:
+        metric = make(reduction="none")
+        metric.update(*images(3))
+        _, axes = metric.plot()
+        assert [float(line.get_ydata()[0]) for line in axes.lines] == pytest.approx(metric.compute().tolist())
+        assert axes.get_legend() is None
+        assert axes.get_xlabel() == "Image"
+
+    def test_given_axes(self, make) -> None:
+        from matplotlib.figure import Figure
+
+        axes = Figure().subplots()
+        assert make().plot(torch.tensor(0.5), ax=axes) == (None, axes)
+        assert len(axes.lines) == 1
 
 
 def test_bad_options(make) -> None:

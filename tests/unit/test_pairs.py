@@ -8,7 +8,7 @@ import pytest
 
 from damlpips import pairs
 from damlpips.images import ScoringError
-from damlpips.pairs import Pair, find_pairs
+from damlpips.pairs import Pair, find_methods, find_pairs
 
 
 def empty_files(folder: Path, *names: str) -> Path:
@@ -35,8 +35,66 @@ class TestFindPairs:
 
     def test_a_stem_that_occurs_twice_pairs_nothing(self, tmp_path: Path) -> None:
         r, d = empty_files(tmp_path / "r", "a.png"), empty_files(tmp_path / "d", "a.jpg", "a.webp")
-        with pytest.raises(ScoringError, match=r"a\.jpg: no image of this name.*\(2 images"):
+        with pytest.raises(ScoringError, match=r"differ in their ending alone.*r/a\.png, .*d/a\.jpg, .*d/a\.webp$"):
             find_pairs(r, d)
+        with pytest.raises(ScoringError, match=r"differ in their ending alone.*d/a\.jpg, .*d/a\.webp, .*r/a\.png$"):
+            find_pairs(d, r)
+
+    def test_a_name_goes_before_a_stem(self, tmp_path: Path) -> None:
+        r, d = (
+            empty_files(tmp_path / side, "a.png", "a.jpg", other) for side, other in (("r", "a.bmp"), ("d", "a.tif"))
+        )
+        pairs = [("a.bmp", "a.tif"), ("a.jpg", "a.jpg"), ("a.png", "a.png")]
+        assert sorted((p.reference.name, p.distorted.name) for p in find_pairs(r, d)) == pairs
+
+    def test_folders_within_folders_pair_by_their_paths(self, tmp_path: Path) -> None:
+        names = ("a.png", "x2/a.png", "x10/a.png", "x2/y/b.png")
+        for side in "rd":
+            for name in names:
+                empty_files((tmp_path / side / name).parent, Path(name).name)
+        r, d = tmp_path / "r", tmp_path / "d"
+        (d / "x10/a.png").rename(d / "x10/a.webp")
+        empty_files(d / ".hidden", "c.png")
+        (d / "x2/loop").symlink_to(d)
+        expected = ["a.png", "x2/a.png", "x2/y/b.png", "x10/a.webp"]
+        assert [(p.name, p.reference) for p in find_pairs(r, d)] == [
+            (name, r / name.replace("webp", "png")) for name in expected
+        ]
+        assert [p.name for p in find_pairs(r / "a.png", d)] == expected
+
+    def test_a_linked_folder_is_searched(self, tmp_path: Path) -> None:
+        r = empty_files(tmp_path / "r/x", "a.png").parent
+        elsewhere = empty_files(tmp_path / "elsewhere", "a.png")
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d/x").symlink_to(elsewhere)
+        (pair,) = find_pairs(r, tmp_path / "d")
+        assert pair.distorted == tmp_path / "d/x/a.png"
+
+    def test_methods_follow_each_other_for_each_reference(self, tmp_path: Path) -> None:
+        r = empty_files(tmp_path / "r", "1.png", "2.png")
+        methods = {
+            "one": empty_files(tmp_path / "a", "1.png", "2.png"),
+            "two": empty_files(tmp_path / "b", "2.jpg", "1.jpg"),
+        }
+        found = find_methods(r, methods)
+        assert found == [
+            Pair(r / "1.png", tmp_path / "a/1.png", "1.png", "one"),
+            Pair(r / "1.png", tmp_path / "b/1.jpg", "1.jpg", "two"),
+            Pair(r / "2.png", tmp_path / "a/2.png", "2.png", "one"),
+            Pair(r / "2.png", tmp_path / "b/2.jpg", "2.jpg", "two"),
+        ]
+        assert [(p.method, p.name) for p in find_methods(r / "1.png", methods)] == [
+            *(("one", "1.png"), ("one", "2.png"), ("two", "1.jpg"), ("two", "2.jpg"))
+        ]
+        rows = manifest(tmp_path, "2.png,2.png", "2.png,1.png")
+        (tmp_path / "b/1.jpg").rename(tmp_path / "b/1.png")
+        (tmp_path / "b/2.jpg").rename(tmp_path / "b/2.png")
+        assert [(p.reference.name, p.method, p.name) for p in find_methods(r, methods, rows)] == [
+            ("2.png", method, name) for name in ("2.png", "1.png") for method in ("one", "two")
+        ]
+        (tmp_path / "b/1.png").unlink()
+        with pytest.raises(ScoringError, match=r"r/1\.png: no image of this name.* in .*b$"):
+            find_methods(r, methods)
 
     def test_one_reference_against_a_folder(self, tmp_path: Path) -> None:
         reference = empty_files(tmp_path, "ref.png") / "ref.png"

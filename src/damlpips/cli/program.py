@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 from damlpips import __version__
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, FAILED_PAIRS, INTERRUPTED = 2, 3, 130
 
 
 class Commands(TyperGroup):

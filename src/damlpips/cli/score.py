@@ -1,46 +1,36 @@
 """`damlpips score`: image files in, a table of distances out."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from damlpips.cli.options import check_outputs, find_device, print_table, to_standard_output, write
-from damlpips.cli.program import app, fail, printable
+from damlpips.cli.model import Metric, bad_input, build, in_options, resizing
+from damlpips.cli.options import check_outputs, find_device, to_standard_output
+from damlpips.cli.program import FAILED_PAIRS, app, fail
+from damlpips.cli.tally import Tally
 
 if TYPE_CHECKING:
-    from damlpips.models import PerceptualDistance
     from damlpips.pairs import Pair
+    from damlpips.rows import Table
     from damlpips.scoring import Score
 
 # Fewer pairs than this are scored before a reader has found the bar.
 PAIRS_WORTH_A_BAR = 16
 
-# The core's errors speak of Python's arguments.
-OPTIONS = (
-    ("use resize='reference'", "use --resize reference"),
-    ("use heads='uniform'", "use --heads uniform"),
-    ("heads=", "--heads "),
-    ("pass weights=", "pass --weights "),
-    ("weights=", "--weights "),
-    ("tile: ", "--tile: "),
-    ("Or use the embedded backbone, which needs no other file: DAMLPIPS('nano').", "Or use --metric damlpips."),
-)
 
+class Alpha(str, Enum):
+    """What becomes of transparent pixels."""
 
-class Metric(str, Enum):
-    """The metrics, by their names on the command line."""
-
-    DAMLPIPS = "damlpips"
-    LPIPS = "lpips"
+    ERROR = "error"
+    WHITE = "white"
+    BLACK = "black"
 
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -51,18 +41,25 @@ EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]damlpips score originals/ restored/ --metric lpips --json - > scores.json[/cyan]
 
-[cyan]damlpips score originals/ restored/ --pairs pairs.csv --csv scores.csv[/cyan]"""
+[cyan]damlpips score originals/ restored/ --pairs pairs.csv --csv scores.csv[/cyan]
+
+[cyan]damlpips score originals/ --method ours=ours/ --method theirs=theirs/ -o scores.parquet --workers 4[/cyan]"""
 
 
 @app.command(epilog=EXAMPLES)
 def score(
     reference: Annotated[Path, typer.Argument(metavar="REF", help="The reference image, or a folder of them.")],
     distorted: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            metavar="DIST", help="The image to judge, or a folder: paired by name with REF's, or all against one REF."
+            metavar="DIST",
+            help="The image to judge, or a folder: paired by path and name with REF's, or all against one REF.",
         ),
-    ],
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="In place of DIST: a method's folder of images. May be repeated."),
+    ] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
@@ -105,105 +102,142 @@ def score(
         str, typer.Option(metavar="DEVICE", help="auto (CUDA if there is one), cpu, cuda or cuda:N.")
     ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="The most pairs scored at once.")] = 8,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Threads that read images while others are scored.")
+    ] = 0,
+    alpha: Annotated[
+        Alpha, typer.Option(help="Transparent pixels: an error, or laid over a white or black background.")
+    ] = Alpha.ERROR,
     csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the scores as CSV; '-' for standard output.")
+        Path | None, typer.Option(metavar="FILE", help="Write a row a pair as CSV; '-' for standard output.")
+    ] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a row a pair as JSON Lines; '-' for standard output.")
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a row a pair as Parquet, when all are scored.")
     ] = None,
     json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the scores as JSON; '-' for standard output.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the mean and the scores as one JSON object; '-' for standard output."),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="As one of these: .csv, .jsonl, .parquet or .json."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Score all anew, whatever the files to write hold.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no table and no progress bar.")] = False,
 ) -> None:
-    """Score images against a reference: two files, two folders, one file and a folder, or a list of pairs."""
-    files = {"--csv": csv, "--json": json}
+    """Score images against a reference: two files, two folders, one file and a folder, or a list of pairs.
+
+    A run that was killed goes on where it stopped when the same command is given again. A pair that cannot be scored
+    gets a row with its error, and the exit code is 3.
+    """
+    files = {"--csv": csv, "--jsonl": jsonl, "--parquet": parquet, "--json": json, "--output": output}
     check_outputs(files)
     with bad_input():
         from damlpips import scoring
-        from damlpips.pairs import find_pairs
+        from damlpips.cli.destinations import destinations, opened
 
-        found = find_pairs(reference, distorted, pairs)
+        wanted = destinations(files)
+        found = _pairs(reference, distorted, _methods(method or []), pairs)
+        # of two files there is nothing to go on with: a bad one is a bad argument
+        errors = "raise" if distorted is not None and pairs is None and not distorted.is_dir() else "keep"
         place = find_device(device)
-        model = _model(metric, backbone, weights=weights, heads=heads, resize=_resize(resize), tile=tile)
+        model = build(metric, backbone, weights=weights, heads=heads, resize=resizing(resize), tile=tile)
         model = model.to(place).load()
-        results = scoring.score_pairs(model, found, batch_size=batch_size, device=place)
-        scores = list(_with_progress(results, len(found), shown=not quiet))
-        names = {"metric": metric.value, "backbone": model.source.name}
-        for option, as_text in {"--csv": scoring.as_csv, "--json": scoring.as_json}.items():
-            if (file := files[option]) is not None:
-                write(option, file, as_text(scores, **names))
+        table = _table(model, metric, heads=heads, resize=resize, tile=tile, alpha=alpha.value)
+        tally = Tally()
+        with opened(wanted, table, found, batch_size=batch_size, overwrite=overwrite) as outputs:
+            for score in outputs.kept_scores():
+                tally.add(score)
+            if tally.pairs and not quiet:
+                typer.echo(f"{tally.pairs} of {len(found)} pairs were scored before", err=True)
+            if tally.pairs < len(found):
+                results = scoring.score_pairs(
+                    model,
+                    found,
+                    batch_size=batch_size,
+                    device=place,
+                    start=tally.pairs,
+                    errors=errors,
+                    alpha=alpha.value,
+                    workers=workers,
+                )
+                for score in _with_progress(results, len(found), done=tally.pairs, shown=not quiet):
+                    score = replace(score, error=in_options(score.error)) if score.error else score
+                    outputs.write(score)
+                    tally.add(score)
         if not quiet and not to_standard_output(files):
-            _print_table(scores, scoring.mean(scores), f"{metric.value} ({model.source.name}), lower is closer")
+            tally.print(f"{metric.value} ({model.source.name}), lower is closer")
+        if tally.failed:
+            tally.complain()
+            raise typer.Exit(FAILED_PAIRS)
 
 
-@contextmanager
-def bad_input() -> Iterator[None]:
-    """Turn what the package raises for a user's input into one message and status 2."""
-    import torch
-
-    from damlpips.images import ScoringError
-    from damlpips.weights import WeightsError
-
-    try:
-        yield
-    except (ScoringError, WeightsError) as error:
-        fail(_in_options(error))
-    except torch.cuda.OutOfMemoryError as error:
-        fail(f"out of memory: {error}")
+def _methods(named: list[str]) -> dict[str, Path]:
+    """Return the folders of the methods by their names."""
+    methods: dict[str, Path] = {}
+    for text in named:
+        name, _, folder = text.partition("=")
+        if not (name and folder):
+            fail(f"--method {text}: expected NAME=DIR")
+        if name in methods:
+            fail(f"--method {text}: there is a method {name!r} already")
+        methods[name] = Path(folder)
+    return methods
 
 
-def _in_options(error: Exception) -> str:
-    message = str(error)
-    for python, option in OPTIONS:
-        message = message.replace(python, option)
-    return message
+def _pairs(reference: Path, distorted: Path | None, methods: dict[str, Path], manifest: Path | None) -> "list[Pair]":
+    from damlpips.pairs import find_methods, find_pairs
+
+    if (distorted is None) == (not methods):
+        fail("expected DIST, or --method NAME=DIR once or more, and not both (see damlpips score --help)")
+    for name, folder in methods.items():
+        if not folder.is_dir():
+            fail(f"--method {name}={folder}: no such folder")
+    return (
+        find_methods(reference, methods, manifest) if distorted is None else find_pairs(reference, distorted, manifest)
+    )
 
 
-def _resize(value: str | None) -> "str | int | None":
-    if value is None or value == "reference":
-        return value
-    if not (value.isdecimal() and int(value) > 0):
-        fail(f"--resize {value}: expected 'reference' or the length of the shorter side in pixels")
-    return int(value)
+def _table(model: "PerceptualDistance", metric: Metric, *, heads: str | None, **options: object) -> "Table":
+    """Return the columns of a run, and what each row says of it: all that a score depends on besides the images."""
+    from damlpips.rows import Table
+    from damlpips.scoring import layer_count
+    from damlpips.weights import head_names, sha256
+
+    if metric is Metric.LPIPS:
+        name = heads or "v0.1"
+        options["heads"] = name if name in (*head_names(), "uniform") else sha256(Path(name))
+    else:
+        options["version"] = model.configuration()["version"]
+    spelled = [f"{name}={'none' if value is None else value}" for name, value in sorted(options.items())]
+    settings = {
+        "metric": metric.value,
+        "backbone": model.source.name,
+        "weights": model.source.identity(),
+        "options": " ".join(spelled),
+    }
+    return Table(settings, layer_count(model))
 
 
-def _model(metric: Metric, backbone: str | None, *, heads: str | None, **options: Any) -> "PerceptualDistance":
-    """Return the metric with the options that were given; its own defaults stand in for the others."""
-    from damlpips.models import DAMLPIPS, LPIPS
+class _Rate(ProgressColumn):
+    """Pairs a second."""
 
-    if backbone is not None:
-        options["backbone"] = backbone
-    if heads is not None:
-        if metric is not Metric.LPIPS:
-            fail(f"--heads {heads}: only --metric lpips has heads")
-        options["heads"] = heads
-    try:
-        return {Metric.DAMLPIPS: DAMLPIPS, Metric.LPIPS: LPIPS}[metric](**options)
-    except (ValueError, TypeError) as error:
-        fail(_in_options(error))
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} pairs/s")
 
 
-def _with_progress(scores: "Iterable[Score]", total: int, *, shown: bool) -> "Iterator[Score]":
+def _with_progress(scores: "Iterable[Score]", total: int, *, shown: bool, done: int = 0) -> "Iterator[Score]":
     console = Console(stderr=True)
-    hidden = not (shown and console.is_terminal and total >= PAIRS_WORTH_A_BAR)
-    with Progress(console=console, transient=True, disable=hidden) as progress:
-        yield from progress.track(scores, total=total, description="scoring")
-
-
-def _print_table(scores: "list[Score]", mean: float, title: str) -> None:
-    table = Table(title=title, box=box.SIMPLE, min_width=len(title) + 2, title_justify="left")
-    table.add_column("image", overflow="fold")
-    table.add_column("score", justify="right", no_wrap=True)
-    for number, s in enumerate(scores, 1):
-        table.add_row(_name(s.pair), _number(s.score), end_section=number == len(scores))
-    if len(scores) > 1:
-        table.add_row("mean", _number(mean))
-    print_table(table)
-
-
-def _name(pair: "Pair") -> Text:
-    """Return a file's name as text, so that brackets are no markup."""
-    return Text(printable(pair.name))
-
-
-def _number(value: float) -> str:
-    """Return a score with at least four significant digits."""
-    return f"{value:.6f}" if value == 0 or value >= 1e-3 else f"{value:.4g}"
+    hidden = not (shown and console.is_terminal and total - done >= PAIRS_WORTH_A_BAR)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task("scoring", total=total, completed=done)
+        for score in scores:
+            yield score
+            progress.advance(task)

@@ -1,0 +1,117 @@
+"""Where `damlpips score` puts its rows: files that grow, standard output, files that are made at the end."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
+
+import typer
+
+from damlpips.cli.program import fail
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from damlpips.pairs import Pair
+    from damlpips.rowfiles import Outputs
+    from damlpips.rows import Table
+
+STANDARD_OUTPUT = Path("-")
+
+
+class Destination(NamedTuple):
+    """A file, its format, and the option that asked for it."""
+
+    option: str
+    kind: str
+    path: Path
+
+
+def destinations(files: Mapping[str, Path | None]) -> list[Destination]:
+    """Return what was asked for; `--output`'s format is told by its ending."""
+    from damlpips import outputs
+
+    found = []
+    for option, path in files.items():
+        if path is None:
+            continue
+        kind = option.removeprefix("--")
+        if option == "--output":
+            if path == STANDARD_OUTPUT:
+                fail("--output -: which format? use --csv -, --jsonl - or --json -")
+            kind = outputs.format_of(path)
+        if kind == "parquet":
+            outputs.check_parquet()
+            if path == STANDARD_OUTPUT:
+                fail(f"{option} -: Parquet cannot be standard output")
+        found.append(Destination(option, kind, path))
+    twice = [d.path for d in found if d.path != STANDARD_OUTPUT]
+    if len({path.resolve() for path in twice}) < len(twice):
+        fail(f"{' and '.join(d.option for d in found)}: expected different files")
+    return found
+
+
+@contextmanager
+def opened(
+    wanted: "Sequence[Destination]", table: "Table", pairs: "Sequence[Pair]", *, batch_size: int, overwrite: bool
+) -> "Iterator[Outputs]":
+    """Yield what takes the rows; after it, unless something was raised, the files are complete."""
+    from damlpips.outputs import journal_of
+    from damlpips.rowfiles import Outputs, RowFile, RowStream
+    from damlpips.rows import Csv, JsonLines
+
+    files: list[RowFile] = []
+    streams: list[RowStream] = []
+    journals: list[tuple[Destination, Path]] = []
+    with ExitStack() as folders:
+        with ExitStack() as handles:
+
+            def written_to(path: Path, form: "Csv | JsonLines", option: str) -> RowStream:
+                return RowStream(form, handles.enter_context(open(path, "wb")).write, name=f"{option} {path}")
+
+            for option, kind, path in wanted:
+                form = Csv(table) if kind == "csv" else JsonLines(table)
+                passing = path == STANDARD_OUTPUT or _is_device(path)
+                if kind in ("json", "parquet"):
+                    folder = folders.enter_context(TemporaryDirectory(prefix="damlpips-")) if passing else None
+                    journal = journal_of(path) if folder is None else Path(folder) / "rows.jsonl"
+                    journals.append((Destination(option, kind, path), journal))
+                    if folder is None:
+                        files.append(RowFile(journal, form, overwrite=overwrite, option=option))
+                    else:
+                        streams.append(written_to(journal, form, option))
+                elif path == STANDARD_OUTPUT:
+                    streams.append(RowStream(form, lambda text: typer.echo(text, nl=False), name=option))
+                elif passing:
+                    streams.append(written_to(path, form, option))
+                else:
+                    files.append(RowFile(path, form, overwrite=overwrite, option=option))
+            outputs = Outputs(files, streams, pairs, batch_size=batch_size)
+            handles.callback(outputs.close)
+            yield outputs
+            outputs.finish()
+        for place, journal in journals:
+            _complete(place, journal, table)
+
+
+def _is_device(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
+def _complete(place: Destination, journal: Path, table: "Table") -> None:
+    """Make a file of the rows that its journal holds."""
+    from damlpips import outputs
+
+    try:
+        if place.kind == "parquet":
+            outputs.write_parquet(journal, place.path, table)
+        elif place.path == STANDARD_OUTPUT:
+            for part in outputs.json_parts(journal, table):
+                # as bytes: a file name that is not UTF-8 passes as it is
+                typer.echo(part.encode(errors="surrogateescape"), nl=False)
+        else:
+            outputs.write_json(journal, place.path, table)
+        journal.unlink()
+    except OSError as error:
+        fail(f"{place.option} {place.path}: {error.strerror}")

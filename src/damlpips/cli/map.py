@@ -1,0 +1,110 @@
+"""`damlpips map`: two image files in, a picture of where they differ out."""
+
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from damlpips.cli.model import (
+    BackboneOption,
+    DeviceOption,
+    HeadsOption,
+    Metric,
+    MetricOption,
+    ResizeOption,
+    TileOption,
+    WeightsOption,
+    bad_input,
+    build,
+    resizing,
+)
+from damlpips.cli.options import check_outputs, find_device
+from damlpips.cli.program import app, fail, printable
+
+if TYPE_CHECKING:
+    from damlpips.models import PerceptualDistance
+    from damlpips.report import Measured
+
+EXAMPLES = """[bold]Examples[/bold]
+
+[cyan]damlpips map original.png compressed.jpg -o map.png[/cyan]
+
+[cyan]damlpips map original.png restored.png --metric lpips --limit 2 -o map.pdf[/cyan]"""
+
+
+@app.command("map", epilog=EXAMPLES)
+def draw_map(
+    reference: Annotated[Path, typer.Argument(metavar="REF", help="The reference image.")],
+    distorted: Annotated[Path, typer.Argument(metavar="DIST", help="The image to judge.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FILE", help="The picture; its ending says the format: .png, .svg, .pdf."),
+    ],
+    metric: MetricOption = Metric.DAMLPIPS,
+    backbone: BackboneOption = None,
+    weights: WeightsOption = None,
+    heads: HeadsOption = None,
+    resize: ResizeOption = None,
+    tile: TileOption = None,
+    device: DeviceOption = "auto",
+    limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="VALUE",
+            help="Where the colour bar ends, so that pictures compare. Default: what 1 % of the places exceed.",
+        ),
+    ] = None,
+    dpi: Annotated[int, typer.Option(min=30, max=1200, help="Pixels an inch; a picture is 7 to 11 inches wide.")] = 150,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
+) -> None:
+    """Draw two images, where they differ, and what each layer of the network adds to their distance."""
+    _check_output(out)
+    if limit is not None and not 0 < limit < float("inf"):
+        fail(f"--limit {limit}: expected a finite number above 0")
+    with bad_input():
+        place = find_device(device)
+        model = build(metric, backbone, weights=weights, heads=heads, resize=resizing(resize), tile=tile)
+        measured = _measured(model.to(place).load(), distorted, reference)
+    _save(measured, out, distorted=distorted, reference=reference, limit=limit, dpi=dpi)
+    if not quiet:
+        typer.echo(printable(f"{measured.metric} {measured.score:.6g}, lower is closer: {out}"))
+
+
+def _check_output(out: Path) -> None:
+    """Fail now rather than after the images are compared."""
+    if find_spec("matplotlib") is None:
+        fail("map needs: pip install 'damlpips[viz]'")
+    from damlpips.report import suffix_of
+
+    try:
+        suffix_of(out)
+    except ValueError as error:
+        fail(f"--out {error}")
+    check_outputs({"--out": out})
+
+
+def _measured(model: "PerceptualDistance", distorted: Path, reference: Path) -> "Measured":
+    from damlpips.images import ScoringError, read_image
+    from damlpips.report import measure
+
+    images = [read_image(path).to(model.anchor.device) for path in (distorted, reference)]
+    try:
+        return measure(model, *images)
+    except (ValueError, TypeError) as error:
+        raise ScoringError(f"{distorted}: {error}") from error
+
+
+def _save(measured: "Measured", out: Path, *, distorted: Path, reference: Path, limit: float | None, dpi: int) -> None:
+    from damlpips.report import draw, save
+
+    names = {"distorted_name": printable(distorted.name), "reference_name": printable(reference.name)}
+    with warnings.catch_warnings():
+        # letters that the font has not are drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure = draw(measured, **names, limit=limit)
+        try:
+            save(figure, out, dpi=dpi)
+        except OSError as error:
+            fail(f"--out {out}: {error.strerror}")

@@ -1,0 +1,98 @@
+"""What `damlpips score` remembers of its scores, however many there are, and how it prints them."""
+
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from damlpips.cli.options import print_table
+from damlpips.cli.program import complain, printable
+
+if TYPE_CHECKING:
+    from damlpips.scoring import Score
+
+# More rows than this nobody reads on a screen.
+MOST_ROWS = 50
+MOST_ERRORS = 10
+
+
+class Mean:
+    """The mean of numbers, as if their sum was never rounded."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._total = Fraction(0)
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self._total += Fraction(value)
+
+    def __str__(self) -> str:
+        return number(float(self._total / self.count)) if self.count else "none"
+
+
+class Tally:
+    """Means, the first rows and the first errors of a run."""
+
+    def __init__(self) -> None:
+        self.pairs = self.failed = 0
+        self.mean = Mean()
+        self.methods: dict[str, Mean] = {}
+        self._rows: list[tuple[str, str]] = []
+        self._errors: list[str] = []
+
+    def add(self, score: "Score") -> None:
+        """Count a pair."""
+        self.pairs += 1
+        method = self.methods.setdefault(score.pair.method, Mean())
+        if score.score is None:
+            self.failed += 1
+            self._errors = [*self._errors, score.error or ""][:MOST_ERRORS]
+        else:
+            for mean in (self.mean, method):
+                mean.add(score.score)
+        if self.pairs <= MOST_ROWS:
+            self._rows.append((score.pair.name, "failed" if score.score is None else number(score.score)))
+
+    def print(self, title: str) -> None:
+        """Print every score if there are few, else the mean; the mean of each method if there are methods."""
+        named = [name for name in self.methods if name]
+        table = Table(title=title, box=box.SIMPLE, min_width=len(title) + 2, title_justify="left")
+        table.add_column("method" if named else "image", overflow="fold")
+        if named:
+            table.add_column("pairs", justify="right", no_wrap=True)
+        table.add_column("mean" if named else "score", justify="right", no_wrap=True)
+        if named:
+            for name in named:
+                table.add_row(_text(name), str(self.methods[name].count), str(self.methods[name]))
+        elif self.pairs > MOST_ROWS:
+            table.add_row(f"mean of {self.mean.count} images", str(self.mean))
+        else:
+            for position, (name, value) in enumerate(self._rows, 1):
+                table.add_row(_text(name), value, end_section=position == len(self._rows))
+            if len(self._rows) > 1:
+                table.add_row("mean", str(self.mean))
+        print_table(table)
+
+    def complain(self) -> None:
+        """Say on stderr which pairs have no score."""
+        listed = "".join(f"\n  {_line(error)}" for error in self._errors)
+        more = f"\n  and {self.failed - len(self._errors)} more" if self.failed > len(self._errors) else ""
+        complain(f"{self.failed} of {self.pairs} pairs could not be scored:{listed}{more}")
+
+
+def _line(error: str) -> str:
+    """Return a message in one line, so that none can pass for several."""
+    return printable(error)
+
+
+def _text(name: str) -> Text:
+    """Return a file's name as text, so that brackets are no markup."""
+    return Text(printable(name))
+
+
+def number(value: float) -> str:
+    """Return a score with at least four significant digits."""
+    return f"{value:.6f}" if value == 0 or value >= 1e-3 else f"{value:.4g}"

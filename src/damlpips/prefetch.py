@@ -1,0 +1,70 @@
+"""Pairs in chunks that are the same wherever a run starts, and their files read ahead by threads."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from damlpips.pairs import Pair
+
+T = TypeVar("T")
+Later = Callable[[], T]
+
+
+def chunks(pairs: Iterable[Pair], size: int, start: int = 0) -> Iterator[list[tuple[Pair, bool]]]:
+    """Yield `size` pairs at a time from the pair `start` on, each with whether a pair beside it has its reference.
+
+    Example:
+        >>> a, b, c = (Pair(Path(r), Path(d), d) for r, d in ["xp", "xq", "yr"])
+        >>> [[(pair.name, shared) for pair, shared in chunk] for chunk in chunks([a, b, c], 2)]
+        [[('p', True), ('q', True)], [('r', False)]]
+        >>> [[(pair.name, shared) for pair, shared in chunk] for chunk in chunks([a, b, c], 1, start=1)]
+        [[('q', True)], [('r', False)]]
+    """
+    wanted = islice(_with_neighbours(pairs), start, None)
+    while chunk := list(islice(wanted, size)):
+        yield chunk
+
+
+def _with_neighbours(pairs: Iterable[Pair]) -> Iterator[tuple[Pair, bool]]:
+    before: Path | None = None
+    pair: Pair | None = None
+    for after in pairs:
+        if pair is not None:
+            yield pair, pair.reference in (before, after.reference)
+            before = pair.reference
+        pair = after
+    if pair is not None:
+        yield pair, pair.reference == before
+
+
+class Reader(Generic[T]):
+    """Read files when they are needed, or before, in threads.
+
+    Args:
+        read: what reads one.
+        workers: how many threads; 0 reads a file when its result is asked for.
+    """
+
+    def __init__(self, read: Callable[[Path], T], workers: int) -> None:
+        self._read = read
+        self._pool = ThreadPoolExecutor(workers) if workers else None
+
+    def ask(self, path: Path) -> Later[T]:
+        """Return what gives a file's contents; the file is read once, however often it is called."""
+        if self._pool is None:
+            return cache(lambda: self._read(path))
+        return self._pool.submit(self._read, path).result
+
+    def __enter__(self) -> "Reader[T]":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            # what nobody waits for any more is not worth reading
+            self._pool.shutdown(cancel_futures=True)

@@ -1,0 +1,178 @@
+"""`damlpips map`: the picture that it writes, and what it refuses."""
+
+import importlib
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import image_file
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from damlpips import DAMLPIPS, LPIPS, report
+from damlpips.cli import app
+from damlpips.images import read_image
+
+command = importlib.import_module("damlpips.cli.map")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    return image_file(tmp_path / "r.png", 1), image_file(tmp_path / "d.png", 2)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Return the path of an output from before."""
+    path = tmp_path / "map.png"
+    path.write_text("old")
+    return path
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list:
+    """Return a list of the figures that are drawn from here on."""
+    drawn = []
+
+    def keep(*arguments: object, **options: object) -> object:
+        drawn.append(draw(*arguments, **options))
+        return drawn[-1]
+
+    draw = report.draw
+    monkeypatch.setattr(report, "draw", keep)
+    return drawn
+
+
+def refused(message: str, out: Path, *arguments: object) -> None:
+    """Assert that a run exits with 2 and one line that matches, and leaves the folder of its output as it was."""
+    before = sorted(os.listdir(out.parent)) if out.parent.is_dir() else None
+    content = out.read_bytes() if out.is_file() else None
+    result = run("map", *arguments, "--out", out)
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    assert re.fullmatch(r"damlpips: .*\n", result.stderr), result.stderr
+    assert re.search(message, result.stderr), result.stderr
+    assert (sorted(os.listdir(out.parent)) if out.parent.is_dir() else None) == before
+    assert (out.read_bytes() if out.is_file() else None) == content
+
+
+class TestPicture:
+    def test_it_is_the_figure_of_plot_map(self, pair: tuple[Path, Path], out: Path, figures: list) -> None:
+        result = run("map", *pair, "-o", out, "--dpi", 40)
+        assert result.exit_code == 0, result.stderr
+        reference, distorted = map(read_image, pair)
+        model = DAMLPIPS()
+        expected = report.plot_map(model, distorted, reference, distorted_name="d.png", reference_name="r.png")
+        assert out.read_bytes() == report.render(expected, dpi=40)
+        with torch.no_grad():
+            score = float(model(distorted[None], reference[None]))
+        assert result.stdout == f"DAMLPIPS (nano) {score:.6g}, lower is closer: {out}\n"
+        assert figures[0].axes[0].get_title() == "reference: r.png"
+
+    def test_pixels_and_quiet(self, pair: tuple[Path, Path], out: Path, figures: list) -> None:
+        result = run("map", *pair, "-o", out, "--dpi", 60, "--quiet")
+        assert (result.exit_code, result.output) == (0, "")
+        with Image.open(out) as image:
+            assert image.size == tuple(int(60 * side) for side in figures[0].get_size_inches())
+
+    def test_formats(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        for name, start in (("a.svg", b"<?xml"), ("a.PDF", b"%PDF")):
+            assert run("map", *pair, "-o", tmp_path / name, "--dpi", 30).exit_code == 0
+            assert (tmp_path / name).read_bytes().startswith(start)
+        assert sorted(os.listdir(tmp_path)) == ["a.PDF", "a.svg", "d.png", "r.png"]
+
+    def test_options_of_the_metric(self, tmp_path: Path, figures: list, random_nano_weights: Path) -> None:
+        reference, distorted = image_file(tmp_path / "r.png", 1, (50, 120)), image_file(tmp_path / "d.png", 2, (50, 90))
+        options = ("--metric", "lpips", "--backbone", "nano", "--heads", "uniform", "--weights", random_nano_weights)
+        more = ("--resize", "reference", "--tile", 48, "--limit", 0.5, "--device", "cpu")
+        result = run("map", reference, distorted, *options, *more, "-o", tmp_path / "m.png", "--dpi", 30)
+        assert result.exit_code == 0, result.stderr
+        model = LPIPS("nano", heads="uniform", weights=random_nano_weights, resize="reference")
+        with torch.no_grad():
+            expected = model.spatial_map(read_image(distorted)[None], read_image(reference)[None])[0, 0].numpy()
+        heat = figures[0].axes[2].images[1]
+        np.testing.assert_allclose(heat.get_array(), expected, rtol=1e-4, atol=1e-6)
+        assert heat.norm.vmax == 0.5
+
+    def test_odd_names(self, pair: tuple[Path, Path], out: Path, figures: list) -> None:
+        odd = pair[1].rename(pair[1].with_name("$\\frac a\x1b[31m\U0001f600.png"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a letter that the font has not is no news for a user
+            result = run("map", pair[0], odd, "-o", out, "--dpi", 30)
+        assert (result.exit_code, result.stderr) == (0, ""), result.exception
+        assert figures[0].axes[1].get_title() == "distorted: $\\frac a\ufffd[31m\U0001f600.png"
+
+    def test_a_link_is_written_through(self, pair: tuple[Path, Path], out: Path) -> None:
+        link = out.with_name("link.png")
+        link.symlink_to(out)
+        assert run("map", *pair, "-o", link, "--dpi", 30).exit_code == 0
+        assert link.is_symlink()
+        assert Image.open(out).format == "PNG"
+
+    def test_help_shows_an_example(self) -> None:
+        text = run("map", "--help").stdout
+        assert "damlpips map original.png compressed.jpg -o map.png" in text
+
+
+class TestRefusals:
+    def test_outputs_are_checked_before_an_image_is_read(self, pair: tuple[Path, Path], out: Path) -> None:
+        gone = pair[0].with_name("gone.png")
+        for name in ("map.jpg", "map", "-"):
+            message = rf"--out .*{name}: expected a name that ends in one of \.png, \.svg, \.pdf, got '"
+            refused(message, out.with_name(name), gone, gone)
+        refused(r"--out .*: no such folder as .*nowhere", out.parent / "nowhere" / "map.png", gone, gone)
+        (out.parent / "folder.png").mkdir()
+        refused(r"--out .*folder\.png: is a folder, expected a file", out.parent / "folder.png", gone, gone)
+
+    def test_unreadable_images(self, pair: tuple[Path, Path], out: Path) -> None:
+        refused(r"gone\.png: No such file", out, pair[0], pair[0].with_name("gone.png"))
+        text = out.with_name("text.png")
+        text.write_text("no image")
+        refused(r"text\.png: not an image of a known kind", out, text, pair[1])
+        refused(r": Is a directory", out, pair[0], out.parent)
+
+    def test_different_sizes_say_which_option_helps(self, pair: tuple[Path, Path], out: Path) -> None:
+        other = image_file(out.with_name("other.png"), 3, (40, 50))
+        message = r"other\.png: .* one size, got 40 x 50 and 40 x 48: use --resize reference"
+        refused(message, out, pair[0], other)
+
+    @pytest.mark.parametrize(
+        ("message", "options"),
+        [
+            ("'ssim' is not one of 'damlpips', 'lpips'", ["--metric", "ssim"]),
+            ("--heads uniform: only --metric lpips has heads", ["--heads", "uniform"]),
+            ("unknown backbone 'alexa'", ["--backbone", "alexa"]),
+            ("--weights '/gone.pth': no such file", ["--weights", "/gone.pth"]),
+            ("--resize big: expected 'reference' or", ["--resize", "big"]),
+            ("--tile: expected None or at least 44 pixels", ["--tile", "43"]),
+            ("--device tpu: expected auto, cpu", ["--device", "tpu"]),
+            ("--limit 0.0: expected a finite number above 0", ["--limit", "0"]),
+            ("--limit nan: expected a finite number above 0", ["--limit", "nan"]),
+            ("Invalid value for '--dpi'", ["--dpi", "1"]),
+        ],
+    )
+    def test_options(self, pair: tuple[Path, Path], out: Path, message: str, options: list[str]) -> None:
+        refused(message, out, *pair, *options)
+
+    def test_an_output_is_required(self, pair: tuple[Path, Path]) -> None:
+        result = run("map", *pair)
+        assert result.exit_code == 2
+        assert "Missing option '--out'" in result.stderr
+
+    def test_a_disk_that_is_full(self, pair: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "replace", refuse)
+        refused(r"--out .*map\.png: No space left on device", out, *pair)
+
+    def test_without_matplotlib(self, pair: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(command, "find_spec", lambda name: None)
+        refused(r"map needs: pip install 'damlpips\[viz\]'", out, *pair)

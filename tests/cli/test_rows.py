@@ -1,0 +1,387 @@
+"""`damlpips score` writes a row a pair as it comes, and a run that was killed goes on where it stopped."""
+
+import csv
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pictures import image_file
+from typer.testing import CliRunner, Result
+
+from damlpips import DAMLPIPS, scoring
+from damlpips.cli import app
+from damlpips.images import read_image
+
+COLUMNS = [
+    *("reference", "distorted", "score", "metric", "backbone", "method"),
+    *("layer_0", "layer_1", "layer_2", "layer_3"),
+    *("width", "height", "sha256", "reference_sha256", "weights", "options", "error"),
+]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["score", *map(str, arguments)])
+
+
+def csv_rows(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="", encoding="utf-8", errors="surrogateescape") as opened:
+        return list(csv.DictReader(opened))
+
+
+def json_rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    for k in range(7):
+        image_file(tmp_path / f"r/{k}.png", k, (40, 48) if k != 3 else (36, 50))
+        image_file(tmp_path / f"d/{k}.png", k + 10, (40, 48) if k != 3 else (36, 50))
+    return tmp_path / "r", tmp_path / "d"
+
+
+class TestColumns:
+    def test_the_same_rows_in_every_format(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        files = [tmp_path / f"s.{ending}" for ending in ("csv", "jsonl", "parquet", "json")]
+        options = [part for file in files[:3] for part in (f"--{file.suffix[1:]}", file)]
+        assert run(*folders, *options, "--json", files[3]).exit_code == 0
+        rows, others = json_rows(files[1]), pq.read_table(files[2]).to_pylist()
+        assert [list(row) for row in rows] == [COLUMNS] * 7
+        assert rows == others
+        text = [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
+        assert csv_rows(files[0]) == text
+        brief = [{k: row[k] for k in ("reference", "distorted", "score")} for row in rows]
+        assert json.loads(files[3].read_text())["pairs"] == brief
+        assert sorted(os.listdir(tmp_path)) == ["d", "r", *sorted(f.name for f in files)]
+
+    def test_what_a_row_says(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        import hashlib
+
+        assert run(*folders, "--jsonl", tmp_path / "s", "--batch-size", 1, "--resize", "reference").exit_code == 0
+        row = json_rows(tmp_path / "s")[3]
+        images = [read_image(folder / "3.png")[None] for folder in (folders[1], folders[0])]
+        with torch.no_grad():
+            layers = DAMLPIPS(resize="reference").per_layer(*images)
+        assert [row[f"layer_{k}"] for k in range(layers.shape[1])] == layers[0].tolist()
+        assert row["score"] == layers.sum(1).item()
+        assert (row["width"], row["height"], row["error"]) == (50, 36, "")
+        sums = [hashlib.sha256((folder / "3.png").read_bytes()).hexdigest() for folder in (folders[1], folders[0])]
+        assert [row["sha256"], row["reference_sha256"]] == sums
+        assert row["weights"] == DAMLPIPS().source.identity()
+        assert row["options"] == "alpha=error resize=reference tile=none version=1"
+
+    def test_the_ending_tells_the_format(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        for ending, start in (
+            ("csv", b"reference,"),
+            ("JSONL", b'{"reference"'),
+            ("parquet", b"PAR1"),
+            ("json", b"{\n"),
+        ):
+            file = tmp_path / f"s.{ending}"
+            assert run(*folders, "-o", file, "-q").exit_code == 0
+            assert file.read_bytes().startswith(start)
+        result = run(*folders, "--output", tmp_path / "s.txt")
+        assert (result.exit_code, "s.txt: expected a name that ends in .csv" in result.stderr) == (2, True)
+        result = run(*folders, "--csv", tmp_path / "s.csv", "--output", tmp_path / "s.csv")
+        assert (result.exit_code, "expected different files" in result.stderr) == (2, True)
+
+    @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are text there")
+    def test_odd_names_come_back(self, tmp_path: Path) -> None:
+        reference = image_file(tmp_path / "r.png", 0)
+        names = ["a\nb.png", 'c "d", e.png', os.fsdecode(b"f\xff.png"), "g\r.png", "ü.png"]
+        for name in names:
+            image_file(tmp_path / "d/x.png", 1).rename(tmp_path / "d" / name)
+        files = {kind: tmp_path / f"s.{kind}" for kind in ("csv", "jsonl", "parquet", "json")}
+        options = [part for kind, file in files.items() for part in (f"--{kind}", file)]
+        assert run(reference, tmp_path / "d", *options).exit_code == 0
+        for rows in (csv_rows(files["csv"]), json_rows(files["jsonl"]), json.loads(files["json"].read_text())["pairs"]):
+            assert sorted(Path(row["distorted"]).name for row in rows) == sorted(names)
+        written = [file.read_bytes() for file in files.values()]
+        again = run(reference, tmp_path / "d", *options)
+        assert (again.exit_code, [file.read_bytes() for file in files.values()]) == (0, written)
+
+
+def scored_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by the name of each image that is read."""
+    read: list[str] = []
+    real = scoring.read_image
+    monkeypatch.setattr(
+        scoring, "read_image", lambda path, **o: read.append(f"{path.parent.name}/{path.name}") or real(path, **o)
+    )
+    return read
+
+
+class TestGoingOn:
+    @pytest.mark.parametrize("kind", ["csv", "jsonl"])
+    def test_a_file_cut_off_anywhere(
+        self, folders: tuple[Path, Path], tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (folders[1] / "5.png").write_bytes(b"no image")
+        (folders[0] / "6.png").rename(folders[0] / 'z "6"\n.png')
+        (folders[1] / "6.png").rename(folders[1] / 'z "6"\n.png')
+        file = tmp_path / "s"
+        command = (*folders, f"--{kind}", file, "--batch-size", 2, "-q")
+        assert run(*command).exit_code == 3
+        whole = file.read_bytes()
+        # the header is written whole; after it every place in the last rows, and some in the others
+        header = whole.index(b"\n") + 1 if kind == "csv" else 0
+        cuts = [header, len(whole) - 1, *random.Random(0).sample(range(header, len(whole)), 12)]
+        cuts += [whole.rindex(b"z ") + 5]  # behind the line feed of a name in quotes, or in its escape
+        for cut in cuts:
+            file.write_bytes(whole[:cut])
+            read = scored_names(monkeypatch)
+            assert run(*command).exit_code == 3
+            monkeypatch.undo()
+            assert file.read_bytes() == whole
+            rows = whole[header:cut].count(b"\n")
+            if kind == "jsonl":
+                assert len(read) == 14 - 2 * (rows - rows % 2)
+
+    def test_a_complete_file_is_left_as_it_is(
+        self, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = run(*folders, "--csv", tmp_path / "s.csv")
+        before = (tmp_path / "s.csv").read_bytes(), (tmp_path / "s.csv").stat().st_mtime_ns
+        read = scored_names(monkeypatch)
+        again = run(*folders, "--csv", tmp_path / "s.csv")
+        assert read == []
+        assert ((tmp_path / "s.csv").read_bytes(), (tmp_path / "s.csv").stat().st_mtime_ns) == before
+        assert (again.exit_code, again.stdout) == (0, first.stdout)
+        assert again.stderr == "7 of 7 pairs were scored before\n"
+
+    def test_files_at_different_rows_and_standard_output(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        files = tmp_path / "s.csv", tmp_path / "s.jsonl"
+        command = (*folders, "--csv", files[0], "--jsonl", files[1], "--json", "-", "--batch-size", 2)
+        whole = run(*command)
+        written = [file.read_bytes() for file in files]
+        files[0].write_bytes(written[0][: len(written[0]) - 5])
+        files[1].write_bytes(b"".join(written[1].splitlines(keepends=True)[:3]))
+        again = run(*command)
+        assert again.stderr == "2 of 7 pairs were scored before\n"
+        assert (again.stdout, [file.read_bytes() for file in files]) == (whole.stdout, written)
+
+    @pytest.mark.parametrize("kind", ["parquet", "json"])
+    def test_what_is_written_at_the_end_goes_on_by_its_journal(
+        self, folders: tuple[Path, Path], tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file, journal = tmp_path / f"s.{kind}", tmp_path / f"s.{kind}.rows.jsonl"
+        command = (*folders, f"--{kind}", file, "--batch-size", 2)
+        assert run(*command, "--jsonl", journal.with_name("rows")).exit_code == 0
+        rows = json_rows(journal.with_name("rows"))
+        whole = file.read_bytes()
+        file.unlink()
+        real = scoring.read_image
+
+        def interrupted(path: Path, **options: Any) -> torch.Tensor:
+            if path.name == "5.png":
+                raise KeyboardInterrupt
+            return real(path, **options)
+
+        monkeypatch.setattr(scoring, "read_image", interrupted)
+        assert run(*command).exit_code == 130
+        assert (file.exists(), json_rows(journal)) == (False, rows[:4])
+        monkeypatch.undo()
+        read = scored_names(monkeypatch)
+        assert run(*command).exit_code == 0
+        assert sorted(read) == [f"{side}/{k}.png" for side in "dr" for k in (4, 5, 6)]
+        assert (file.read_bytes(), journal.exists()) == (whole, False)
+
+    @pytest.mark.parametrize(
+        ("first", "then", "message"),
+        [
+            ([], ["--resize", "reference"], "was scored with resize=none, this run has resize=reference"),
+            ([], ["--backbone", "squeeze", "--weights", "SQUEEZE"], "lacks layer_4, layer_5, layer_6, layer_7"),
+            ([], ["--weights", "NANO"], "row 1 has weights 'nano:[0-9a-f]{64}', this run 'nano:[0-9a-f]{64}'"),
+            (
+                ["--metric", "lpips", "--backbone", "nano", "--heads", "uniform"],
+                ["--tile", "64", "--metric", "lpips", "--backbone", "nano", "--heads", "uniform"],
+                "was scored with tile=none, this run has tile=64",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
+    def test_rows_of_other_options_are_refused(
+        self,
+        folders: tuple[Path, Path],
+        tmp_path: Path,
+        kind: str,
+        first: list[str],
+        then: list[str],
+        message: str,
+        random_squeeze_weights: Path,
+        random_nano_weights: Path,
+    ) -> None:
+        files = {"SQUEEZE": random_squeeze_weights, "NANO": random_nano_weights}
+        options = [str(files.get(option, option)) for option in then]
+        file = tmp_path / "s"
+        rows = tmp_path / "s.rows.jsonl" if kind == "json" else file
+        assert run(*folders, "--jsonl" if kind == "json" else f"--{kind}", rows, *first).exit_code == 0
+        before = rows.read_bytes()
+        result = run(*folders, f"--{kind}", file, *options)
+        assert result.exit_code == 2
+        assert re.search(rf"{rows}: .*{message}.*; --overwrite starts anew\n$", result.stderr)
+        assert rows.read_bytes() == before
+        assert run(*folders, f"--{kind}", file, *options, "--overwrite").exit_code == 0
+        assert file.read_bytes() != before
+
+    def test_rows_of_other_images_are_refused(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        file = tmp_path / "s.csv"
+        assert run(*folders, "--csv", file).exit_code == 0
+
+        def refused(message: str) -> None:
+            result = run(*folders, "--csv", file)
+            assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+
+        kept = (folders[1] / "2.png").read_bytes()
+        image_file(folders[1] / "2.png", 77)
+        refused("row 3 was scored with another")
+        (folders[1] / "2.png").write_bytes(kept)
+        kept = (folders[0] / "4.png").read_bytes()
+        image_file(folders[0] / "4.png", 77)
+        refused("row 5 was scored with another")
+        (folders[0] / "4.png").write_bytes(kept)
+        for folder in folders:
+            (folder / "6.png").rename(folder / "06.png")
+            (folder / "1.png").rename(folder / "1b.png")
+        refused("row 2 has reference")
+        for folder in folders:
+            (folder / "1b.png").unlink()
+        refused("holds 7 rows, this run has 6 pairs")
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"a,b\n1,2\n", "lacks reference, distorted, score"),
+            (b"reference,distorted,score,metric,backbone\n", "lacks method, layer_0"),
+            (b"\x89PNG", "lacks reference"),
+        ],
+    )
+    def test_other_files_are_refused(
+        self, folders: tuple[Path, Path], tmp_path: Path, content: bytes, message: str
+    ) -> None:
+        (tmp_path / "s.csv").write_bytes(content)
+        result = run(*folders, "--csv", tmp_path / "s.csv")
+        assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+        assert (tmp_path / "s.csv").read_bytes() == content
+        (tmp_path / "empty").touch()
+        assert run(*folders, "--csv", tmp_path / "empty").exit_code == 0
+
+    @pytest.mark.parametrize("kind", ["csv", "jsonl"])
+    def test_damage_in_the_middle_is_no_end(self, folders: tuple[Path, Path], tmp_path: Path, kind: str) -> None:
+        file = tmp_path / "s"
+        assert run(*folders, f"--{kind}", file).exit_code == 0
+        lines = file.read_bytes().splitlines(keepends=True)
+        for damage in (b'"x"y\n', b"\n", lines[4][:90] + b"\n", lines[4].replace(b"0.", b"x", 1)):
+            damaged = b"".join([*lines[:4], damage, *lines[5:]])
+            file.write_bytes(damaged)
+            result = run(*folders, f"--{kind}", file)
+            assert (result.exit_code, "is damaged" in result.stderr) == (2, True), (damage, result.stderr)
+            assert file.read_bytes() == damaged
+
+
+class TestBadPairs:
+    def test_each_is_a_row_with_its_error(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        (folders[1] / "1.png").write_bytes((folders[1] / "1.png").read_bytes()[:700])
+        image_file(folders[1] / "2.png", 5, (20, 48))
+        (folders[0] / "4.png").unlink()
+        (folders[0] / "4.png").symlink_to("nowhere")
+        files = {kind: tmp_path / f"s.{kind}" for kind in ("csv", "jsonl", "parquet", "json")}
+        options = [part for kind, file in files.items() for part in (f"--{kind}", file)]
+        result = run(*folders, *options)
+        assert result.exit_code == 3
+        rows = json_rows(files["jsonl"])
+        assert [row["error"] == "" for row in rows] == [True, False, False, True, False, True, True]
+        assert [row["score"] is None and row["layer_0"] is None for row in rows] == [bool(row["error"]) for row in rows]
+        damaged, smaller, gone = (row for row in rows if row["error"])
+        assert "1.png: damaged image" in damaged["error"]
+        assert smaller["error"].endswith("the reference's size")
+        assert "one size, got 20 x 48 and 40 x 48: use --resize reference" in smaller["error"]
+        assert (smaller["width"], smaller["height"], len(smaller["sha256"])) == (48, 20, 64)
+        assert "r/4.png: No such file" in gone["error"]
+        assert gone["reference_sha256"] == ""
+        assert [row["score"] for row in csv_rows(files["csv"])][1:5] == ["", "", repr(rows[3]["score"]), ""]
+        assert pq.read_table(files["parquet"]).to_pylist() == rows
+        brief = json.loads(files["json"].read_text())
+        good = [row["score"] for row in rows if row["score"] is not None]
+        assert brief["mean"] == pytest.approx(sum(good) / 4, rel=1e-12)
+        assert brief["pairs"][1] == {k: damaged[k] for k in ("reference", "distorted", "score", "error")}
+        head, *errors = result.stderr.splitlines()
+        assert head == "damlpips: 3 of 7 pairs could not be scored:"
+        assert [error.strip() for error in errors] == [row["error"] for row in rows if row["error"]]
+        assert "failed" in result.stdout
+
+    def test_the_others_score_as_without_them(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        run(*folders, "--jsonl", tmp_path / "a")
+        (folders[1] / "3.png").write_bytes(b"")
+        assert run(*folders, "--jsonl", tmp_path / "b").exit_code == 3
+        one, other = json_rows(tmp_path / "a"), json_rows(tmp_path / "b")
+        assert [r["score"] for r in other[:3] + other[4:]] == pytest.approx([r["score"] for r in one[:3] + one[4:]])
+
+    def test_many_errors_are_counted(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        for k in range(15):
+            (folders[1] / f"bad{k}.png").touch()
+        result = run(folders[0] / "0.png", folders[1])
+        assert result.exit_code == 3
+        lines = result.stderr.splitlines()
+        assert (lines[0], len(lines)) == ("damlpips: 16 of 22 pairs could not be scored:", 12)
+        assert lines[-1] == "  and 6 more"
+
+
+def test_a_long_table_is_its_mean(tmp_path: Path) -> None:
+    reference = image_file(tmp_path / "r.png", 0, (32, 32))
+    for k in range(51):
+        image_file(tmp_path / f"d/{k}.png", k, (32, 32))
+    result = run(reference, tmp_path / "d", "--jsonl", tmp_path / "s", "--batch-size", 51)
+    mean = sum(row["score"] for row in json_rows(tmp_path / "s")) / 51
+    assert result.stdout.split()[-5:] == ["mean", "of", "51", "images", f"{mean:.6f}"]
+    assert "17.png" not in result.stdout
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal")
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_killed_run_ends_with_the_same_file(tmp_path: Path, kind: str) -> None:
+    for k in range(60):
+        size = (48, 40 + 4 * (k % 3))
+        image_file(tmp_path / f"r/{k}.png", k, size)
+        image_file(tmp_path / f"d/{k}.png", k + 100, size)
+    (tmp_path / "d/33.png").write_bytes(b"no image")
+    command = [sys.executable, "-m", "damlpips", "score", str(tmp_path / "r"), str(tmp_path / "d"), "--batch-size", "4"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(file: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*command, f"--{kind}", str(file)], stderr=subprocess.PIPE, env=environment)
+
+    assert start(tmp_path / "whole").wait(120) == 3
+    chance = random.Random(kind)
+    lengths = [0]
+    for _ in range(4):
+        running = start(tmp_path / "killed")
+        # until it has come a random number of bytes further
+        goal = lengths[-1] + chance.randrange(1, 7000)
+        while running.poll() is None and length(tmp_path / "killed") < goal:
+            time.sleep(0.001)
+        running.kill()
+        running.wait(60)
+        lengths.append(length(tmp_path / "killed"))
+    assert lengths[-1] > 0
+    assert sum(one != other for one, other in pairwise(lengths)) >= 2
+    last = start(tmp_path / "killed")
+    assert last.wait(120) == 3
+    assert last.stderr is not None
+    assert b" of 60 pairs were scored before" in last.stderr.read()
+    assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def length(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
