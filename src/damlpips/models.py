@@ -732,8 +732,8 @@ class DAMLPIPS(PerceptualDistance):
 
     Args:
         backbone: a name of the table (`"nano"`, embedded, needs no other file) or a `Backbone`.
-        weights, value_range, reduction, grey, resize, check_values, deterministic, dtype, reference_cache, compile,
-            video: as for `LPIPS`.
+        weights, value_range, reduction, grey, resize, check_values, deterministic: as for `LPIPS`.
+        dtype, reference_cache, compile, video: as for `LPIPS`.
         tile: as for `LPIPS`; of the image as it is looked at, so that it matters with `viewing_side=None` and for long
             panoramas. Tiles go through the network twice: weights depend on means over the whole image.
         rho: the share of a place's own energy in its normalisation, 0 to 1; the rest is the mean over the image.
