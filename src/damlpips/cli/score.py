@@ -11,7 +11,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from damlpips.cli.model import Metric, bad_input, build, in_options, resizing
+from damlpips.cli.model import (
+    BackboneOption,
+    DeviceOption,
+    HeadsOption,
+    Metric,
+    MetricOption,
+    ResizeOption,
+    TileOption,
+    WeightsOption,
+    bad_input,
+    build,
+    in_options,
+    resizing,
+)
 from damlpips.cli.options import check_outputs, find_device, to_standard_output
 from damlpips.cli.program import FAILED_PAIRS, app, fail
 from damlpips.cli.tally import Tally
@@ -68,39 +81,13 @@ def score(
             " (others are ignored), each a path within the folders REF and DIST.",
         ),
     ] = None,
-    metric: Annotated[Metric, typer.Option(help="What to compute.")] = Metric.DAMLPIPS,
-    backbone: Annotated[
-        str | None,
-        typer.Option(
-            help="The network: nano (embedded), alex, vgg, squeeze, vgg19, resnet50, convnext_tiny or efficientnet_b0."
-            " Default: nano for damlpips, alex for lpips.",
-        ),
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The network's weights, .pth or .safetensors. Default: found or downloaded."),
-    ] = None,
-    heads: Annotated[
-        str | None,
-        typer.Option(metavar="HEADS", help="LPIPS's learned weights: v0.1 (default), v0.0, uniform, or a file."),
-    ] = None,
-    resize: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="'reference' brings DIST to REF's size; a number scales both to that shorter side. Default: off,"
-            " images of different sizes are an error.",
-        ),
-    ] = None,
-    tile: Annotated[
-        int | None,
-        typer.Option(
-            metavar="PIXELS", help="Compare larger images tile by tile, in memory that does not grow with them: 1024."
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="DEVICE", help="auto (CUDA if there is one), cpu, cuda or cuda:N.")
-    ] = "auto",
+    metric: MetricOption = Metric.DAMLPIPS,
+    backbone: BackboneOption = None,
+    weights: WeightsOption = None,
+    heads: HeadsOption = None,
+    resize: ResizeOption = None,
+    tile: TileOption = None,
+    device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="The most pairs scored at once.")] = 8,
     workers: Annotated[
         int, typer.Option(metavar="N", min=0, help="Threads that read images while others are scored.")
