@@ -1,6 +1,6 @@
 """Maps taken in blocks, so that a CPU's cache holds what a block needs from the first step to the last."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ def images_of(a: Tensor) -> int:
     return BLOCK * torch.get_num_threads() // a[0].numel()
 
 
-def batches(a: Tensor, count: int) -> Iterator[slice]:
+def batches(a: Sized, count: int) -> Iterator[slice]:
     """Yield where `count` images after the other lie in a batch."""
     yield from (slice(k, k + count) for k in range(0, len(a), count))
 

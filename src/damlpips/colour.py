@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from damlpips.blocks import blocks, on_cpu
+from damlpips.checks import is_optimised
 
 # Linear sRGB to cone responses, and their roots to lightness, green-red and blue-yellow (B. Ottosson, "A perceptual
 # color space for image processing", 2020; public domain).
@@ -52,7 +53,7 @@ def oklab(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
 
     Finite with finite slopes everywhere, also for values outside of [0, 1]. A graph keeps the images alone.
     """
-    return _Oklab.apply(x) if _has_graph(x) else _by_blocks(_oklab, x)
+    return _Oklab.apply(x) if is_optimised(x) else _by_blocks(_oklab, x)
 
 
 def adapted_pair(x: Float[Tensor, "n 3 h w"], y: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, Tensor]:
@@ -83,13 +84,9 @@ class _Oklab(torch.autograd.Function):
         return _by_blocks(_oklab_backward, *ctx.saved_tensors, gradient)
 
 
-def _has_graph(x: Tensor) -> bool:
-    return torch.is_grad_enabled() and x.requires_grad
-
-
 def _by_blocks(function: Callable[..., Tensor], *images: Tensor, out: Tensor | None = None) -> Tensor:
     first = images[0]
-    if not on_cpu(first) or any(map(_has_graph, images)):
+    if not on_cpu(first) or any(map(is_optimised, images)):
         return function(*images)
     found = torch.empty_like(first, memory_format=torch.contiguous_format) if out is None else out
     for place in blocks(first):
@@ -112,7 +109,7 @@ def _oklab_backward(x: Tensor, gradient: Tensor, out: Tensor | None = None) -> T
 def _value(x: Tensor, curve: _Curve, *, spent: bool = False) -> Tensor:
     """Return the curve's values; what is spent is nobody's any more, and gives its memory to the result."""
     line = x.clamp(max=curve.knee).sub_(curve.knee)
-    if _has_graph(x) or not on_cpu(x):
+    if is_optimised(x) or not on_cpu(x):
         return torch.add(_power(x, curve, curve.exponent), line, alpha=curve.slope)
     power = _power(x, curve, curve.exponent, out=x if spent else None)
     return power.add_(line, alpha=curve.slope)
@@ -120,7 +117,7 @@ def _value(x: Tensor, curve: _Curve, *, spent: bool = False) -> Tensor:
 
 def _slope(x: Tensor, curve: _Curve) -> Tensor:
     slope = _power(x, curve, curve.exponent - 1)
-    if _has_graph(x) or not on_cpu(x):
+    if is_optimised(x) or not on_cpu(x):
         return torch.where(x > curve.knee, slope * curve.exponent, curve.slope)
     # on a CPU a choice by booleans takes ten times as long
     on_line = torch.le(x, curve.knee, out=torch.empty_like(x))
@@ -132,7 +129,7 @@ def _power(x: Tensor, curve: _Curve, exponent: float, out: Tensor | None = None)
     """Return (x + shift)^exponent above the knee, and its value there below."""
     x = x.clamp(min=curve.knee) if out is None else torch.clamp(x, min=curve.knee, out=out)
     # on a CPU in half the time of log and exp, and in a quarter of that of `**`
-    if _has_graph(x):  # second derivatives
+    if is_optimised(x):  # second derivatives
         return ((x + curve.shift).log2() * exponent).exp2()
     return x.add_(curve.shift).log2_().mul_(exponent).exp2_()
 
@@ -140,7 +137,7 @@ def _power(x: Tensor, curve: _Curve, exponent: float, out: Tensor | None = None)
 def _mixed(x: Tensor, matrix: Sequence[Sequence[float]], out: Tensor | None = None) -> Tensor:
     """Return a matrix times the colours; spelled out: autocast would run a matrix product in half precision."""
     first, second, third = x.unbind(1)
-    if _has_graph(x) or not on_cpu(x):
+    if is_optimised(x) or not on_cpu(x):
         rows = [torch.add(torch.add(first * a, second, alpha=b), third, alpha=c) for a, b, c in matrix]
         return torch.stack(rows, 1)
     out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out

@@ -4,6 +4,8 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
@@ -90,6 +92,26 @@ def _line(content: bytes, place: int) -> int:
 def size(file: BinaryIO) -> int:
     """Return the length of an open file in bytes."""
     return os.fstat(file.fileno()).st_size
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file to write to, which takes the place of `path` once it is whole: a failure leaves what was there.
+
+    Raises:
+        OSError: it cannot take the place.
+    """
+    # a link is written through; a device or a pipe has no contents to keep, and must not be replaced by a file
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def digest(file: BinaryIO) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from damlpips import distance, passes
+from damlpips.checks import is_optimised
 from damlpips.distance import Adaptive, Fixed
 from damlpips.passes import Slopes
 
@@ -46,7 +47,7 @@ def lpips_head(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
     if _looked_into(a, b) or (head is not None and head.requires_grad):
         return _plain_lpips(a, b, head)
     head = None if head is None else head.to(torch.promote_types(a.dtype, torch.float32))
-    return _Lpips.apply(*_kept(a, b), head) if _has_graph(a, b) else _Lpips.forward(a, b, head)
+    return _Lpips.apply(*_kept(a, b), head) if any(map(is_optimised, (a, b))) else _Lpips.forward(a, b, head)
 
 
 def adaptive_head(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Distances:
@@ -64,7 +65,11 @@ def adaptive_head(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Distances
     """
     if _looked_into(a, b):
         return Distances(*_plain_distances(a, b, weighing))
-    found = _Distances.apply(*_kept(a, b), weighing) if _has_graph(a, b) else _Distances.forward(a, b, weighing)
+    found = (
+        _Distances.apply(*_kept(a, b), weighing)
+        if is_optimised(a) or is_optimised(b)
+        else _Distances.forward(a, b, weighing)
+    )
     return Distances(*found[:2])
 
 
@@ -84,10 +89,6 @@ def _is_mapped(x: Tensor) -> bool:
     except (RuntimeError, NotImplementedError):
         return True
     return False
-
-
-def _has_graph(*features: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(x.requires_grad for x in features)
 
 
 def _kept(*features: Tensor) -> Sequence[Tensor]:

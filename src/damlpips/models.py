@@ -164,9 +164,7 @@ class PerceptualDistance(nn.Module):
         a, b = self.checked(x, y)
         if not is_split:
             return run(a, b)
-        count = self._pass_count(a)
-        parts = [slice(k, k + count) for k in range(0, len(a), count)]
-        return torch.cat([run(a[part], b[part]) for part in parts])
+        return torch.cat([run(a[part], b[part]) for part in batches(a, self._pass_count(a))])
 
     def _run(self, x: Images, y: Images) -> Float[Tensor, "n l"]:
         return self._whole_layers(*self._encoded_pair(x, y))
@@ -205,20 +203,18 @@ class PerceptualDistance(nn.Module):
             and isinstance(y, Tensor)
             and x.ndim == 4
             and on_cpu(x)
-            and not (torch.is_grad_enabled() and (x.requires_grad or y.requires_grad))
+            and not (checks.is_optimised(x) or checks.is_optimised(y))
             and len(x) > self._pass_count(x)
         )
 
-    def _pass_count(self, x: Images) -> int:
-        """Return how many images of a batch go through the network at a time on a CPU."""
+    def _pass_count(self, x: Images, times: int = 1) -> int:
+        """Return how many images go through the network at a time on a CPU, or where it takes `times` as many."""
         height, width = self._seen_size(_size_of(x))
-        return max(1, self.source.pass_values // max(1, 3 * height * width))
+        return max(1, times * self.source.pass_values // max(1, 3 * height * width))
 
     def frames_at_once(self, x: Tensor) -> int:
         """Return how many of the frames of a video go through the network at a time."""
-        height, width = self._seen_size(checks.size_of(x))
-        values = self.source.pass_values * (1 if x.device.type == "cpu" else ACCELERATED)
-        return max(1, values // max(1, 3 * height * width))
+        return self._pass_count(x, 1 if x.device.type == "cpu" else ACCELERATED)
 
     def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
         raise NotImplementedError
@@ -890,7 +886,7 @@ def _image_distances(x: Tensor, y: Tensor) -> Distances:
 
     On a CPU, without a graph, few at a time: its cache holds them from the first step to the last.
     """
-    if not on_cpu(x) or (torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)):
+    if not on_cpu(x) or checks.is_optimised(x) or checks.is_optimised(y):
         return adaptive_head(_colours(x), _colours(y), IMAGE_WEIGHING)
     parts = [
         adaptive_head(*colour.adapted_pair(x[part], y[part]), IMAGE_WEIGHING)

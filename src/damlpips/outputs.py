@@ -1,7 +1,6 @@
 """What `damlpips score` writes: rows as they come, or a JSON or Parquet file made of such rows at the end."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from itertools import islice
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from damlpips import __version__
-from damlpips.files import open_regular
+from damlpips.files import open_regular, replacing
 from damlpips.images import ScoringError
 from damlpips.rows import INTEGERS, JsonLines, Row, Table
 from damlpips.scoring import write_whole
@@ -111,15 +110,10 @@ def write_parquet(journal: Path, file: Path, table: Table) -> None:
 
     kinds = {**dict.fromkeys(table.numbers, pa.float64()), **dict.fromkeys(INTEGERS, pa.int32())}
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in table.columns])
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with pq.ParquetWriter(temporary, schema) as writer:
-            rows = _rows(journal, table)
-            while group := [{name: _as_unicode(v) for name, v in row.items()} for row in islice(rows, ROW_GROUP)]:
-                writer.write_table(pa.Table.from_pylist(group, schema))
-        os.replace(temporary, file.resolve())
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(file) as whole, pq.ParquetWriter(whole, schema) as writer:
+        rows = _rows(journal, table)
+        while group := [{name: _as_unicode(v) for name, v in row.items()} for row in islice(rows, ROW_GROUP)]:
+            writer.write_table(pa.Table.from_pylist(group, schema))
 
 
 def _as_unicode(value: object) -> object:

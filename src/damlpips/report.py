@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from damlpips import checks, panels
+from damlpips.files import replacing
 from damlpips.models import DAMLPIPS, PerceptualDistance
 
 if TYPE_CHECKING:
@@ -166,13 +167,8 @@ def save(figure: "Figure", path: str | os.PathLike[str], *, dpi: int = DOTS_PER_
         OSError: it cannot be written; what was there before is as it was.
     """
     content = render(figure, suffix_of(path), dpi=dpi)
-    target = Path(path).resolve()  # a link is written through
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(Path(path)) as whole:
+        whole.write_bytes(content)
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:

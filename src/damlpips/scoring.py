@@ -1,7 +1,6 @@
 """Pairs of image files in, scores out: read them, score them in batches, in order."""
 
 import math
-import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from damlpips.features import Encoded
-from damlpips.files import digest, open_regular
+from damlpips.files import digest, open_regular, replacing
 from damlpips.images import ALPHA, ScoringError, read_image
 from damlpips.models import PerceptualDistance
 from damlpips.pairs import Pair
@@ -261,15 +260,5 @@ def write_whole(path: Path, text: str | Iterable[str]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    # a link is written through; a device or a pipe has no contents to keep, and must not be replaced by a file
-    path = path.resolve()
-    direct = path.exists() and not path.is_file()
-    temporary = path if direct else path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.writelines([text] if isinstance(text, str) else text)
-        if not direct:
-            os.replace(temporary, path)
-    finally:
-        if not direct:
-            temporary.unlink(missing_ok=True)
+    with replacing(path) as whole, open(whole, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        file.writelines([text] if isinstance(text, str) else text)
