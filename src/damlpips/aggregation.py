@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
 from damlpips import checks, exact, video
+from damlpips.features import Encoded
 from damlpips.models import Images, PerceptualDistance
 from damlpips.references import Keys
 from damlpips.reuse import encoded_pair, enrol
@@ -89,8 +90,8 @@ class PerceptualMetric(ScoreState):
         if self.model.video:  # the maps of all frames would be too large to be kept for another metric
             n, pair, keys = video.count(img, ref), (img, ref), reference_key
         else:
-            pair, keys = encoded_pair(self.model, img, ref, reference_key), None  # refuses what cannot be compared
-            n = len(pair[0])
+            pair = encoded_pair(self.model, img, ref, reference_key)  # refuses what cannot be compared
+            n, keys = len(pair[0]), None if isinstance(pair[1], Encoded) else reference_key
         indices = self._checked_index(index, n)
         good = self._checked_values(img, ref, indices, n)
         scores = self.model.per_layer(*pair, reference_key=keys).sum(1)

@@ -56,14 +56,12 @@ def oklab(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     return _Oklab.apply(x) if is_optimised(x) else _by_blocks(_oklab, x)
 
 
-def adapted_pair(x: Float[Tensor, "n 3 h w"], y: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, Tensor]:
-    """Return `adapted(oklab(...))` of two batches, without a graph, in the memory of the result and little more."""
-    both = x.new_empty((2, *x.shape))
-    for images, found in zip((x, y), both.unbind(), strict=True):
-        _by_blocks(_oklab, images, out=found)
-    tint = both.mean((3, 4), keepdim=True)
-    a, b = both.sub_(tint, alpha=ADAPTATION).unbind()
-    return a, b
+def adapted_colours(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    """Return `adapted(oklab(x))`; without a graph in the memory of the result and little more."""
+    colours = oklab(x)
+    if is_optimised(x) or not on_cpu(x):
+        return adapted(colours)
+    return colours.sub_(colours.mean((2, 3), keepdim=True), alpha=ADAPTATION)
 
 
 class _Oklab(torch.autograd.Function):
@@ -84,11 +82,11 @@ class _Oklab(torch.autograd.Function):
         return _by_blocks(_oklab_backward, *ctx.saved_tensors, gradient)
 
 
-def _by_blocks(function: Callable[..., Tensor], *images: Tensor, out: Tensor | None = None) -> Tensor:
+def _by_blocks(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
     first = images[0]
     if not on_cpu(first) or any(map(is_optimised, images)):
         return function(*images)
-    found = torch.empty_like(first, memory_format=torch.contiguous_format) if out is None else out
+    found = torch.empty_like(first, memory_format=torch.contiguous_format)
     for place in blocks(first):
         function(*(x[place] for x in images), out=found[place])
     return found

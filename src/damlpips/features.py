@@ -326,6 +326,8 @@ class Encoded:
         seen: the images as the network saw them (N, 3, h, w), scaled down where they were large; in `value_range`, or
             uint8.
         value_range: of the images where they are floats.
+        adapted: whether `seen` holds the images in the adapted colours that DAMLPIPS compares, which it keeps of a
+            reference so that they are computed once.
     """
 
     features: tuple[Tensor, ...]
@@ -333,11 +335,12 @@ class Encoded:
     origin: Hashable
     seen: Tensor
     value_range: ValueRange
+    adapted: bool = False
 
-    def pixels(self, dtype: torch.dtype) -> Tensor:
-        """Return the images as the network saw them, in [0, 1]."""
+    def pixels(self, dtype: torch.dtype, part: slice = slice(None)) -> Tensor:
+        """Return the images, or some of them, as the network saw them, in [0, 1]."""
         low, high = (0.0, 255.0) if self.seen.dtype == torch.uint8 else self.value_range
-        pixels = self.seen.to(dtype)
+        pixels = self.seen[part].to(dtype)
         return pixels if (low, high) == (0, 1) else (pixels - low) / (high - low)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Encoded":

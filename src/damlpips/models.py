@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -17,7 +18,7 @@ from damlpips.blocks import batches, images_of, on_cpu
 from damlpips.features import BACKBONES, SYMMETRIC, Backbone, Encoded, Scaling
 from damlpips.forks import without_lost_threads
 from damlpips.heads import Distances, adaptive_head, lpips_head
-from damlpips.references import CACHE_BYTES, Keys, ReferenceCache
+from damlpips.references import CACHE_BYTES, Keys, Named, ReferenceCache
 from damlpips.reproducible import one_order
 from damlpips.sharing import Source
 from damlpips.tiling import Tiling
@@ -157,14 +158,24 @@ class PerceptualDistance(nn.Module):
             a, b = self.checked(x, y)
             if (found := self._by_tiles(self._tiled_layers, a, b)) is not None:
                 return found
-        if reference_key is not None or not self.takes_images(x, y):
-            return self._whole_layers(*self.compare(x, y, reference_key=reference_key))
+        if reference_key is not None:
+            return self._keyed_layers(x, y, reference_key)
+        if not self.takes_images(x, y):
+            return self._whole_layers(*self.compare(x, y))
         run = self._run_compiled if self._is_compiled(x, y) else self._run
         is_split = self._is_split(x, y)
         a, b = self.checked(x, y)
         if not is_split:
             return run(a, b)
         return torch.cat([run(a[part], b[part]) for part in batches(a, self._pass_count(a))])
+
+    def _keyed_layers(self, x: Images, y: Images, reference_key: Keys) -> Float[Tensor, "n l"]:
+        named = self._named(x, y, reference_key)
+        if not self._is_split(x, y):
+            return self._whole_layers(*self._with_references(x, y, named))
+        self._ready(x, y)  # a bad image anywhere is an error before any is run
+        parts = (self._with_references(x[p], y[p], named[p]) for p in batches(y, self._pass_count(y)))
+        return torch.cat([self._whole_layers(a, b) for a, b in parts])
 
     def _run(self, x: Images, y: Images) -> Float[Tensor, "n l"]:
         return self._whole_layers(*self._encoded_pair(x, y))
@@ -257,7 +268,11 @@ class PerceptualDistance(nn.Module):
         x = self._prepared(x, what="images")
         self._check_size(x, what="images")
         # copied: what is kept must not change when the caller's tensor does
-        return self._encoded(x.clone())
+        return self._to_keep(self._encoded(x.clone()))
+
+    def _to_keep(self, encoded: Encoded) -> Encoded:
+        """Return images that are compared more than once with what need not be computed again."""
+        return encoded
 
     def compare(self, x: Images, y: Images, *, reference_key: Keys | None = None) -> tuple[Encoded, Encoded]:
         """Check a pair of batches and return both encoded, in one pass through the backbone where that is cheaper.
@@ -272,10 +287,16 @@ class PerceptualDistance(nn.Module):
         """
         if reference_key is None:
             return self._encoded_pair(*self.checked(x, y))
+        return self._with_references(x, y, self._named(x, y, reference_key))
+
+    def _named(self, x: Images, y: Images, reference_key: Keys) -> Sequence[Named]:
         self._check_pair(x, y)
-        wanted = self.references.find(reference_key, y, (*self._conditions(), self.viewing_side), grey=self.grey)
-        x, y = self._encoded_pair(*self._ready(x, wanted.images, count=len(wanted)))
-        return x, self.references.complete(wanted, y)
+        return self.references.named(reference_key, y, (*self._conditions(), self.viewing_side), grey=self.grey)
+
+    def _with_references(self, x: Images, y: Tensor, named: Sequence[Named]) -> tuple[Encoded, Encoded]:
+        wanted = self.references.find(named, y)
+        x, new = self._encoded_pair(*self._ready(x, wanted.images, count=len(named)))
+        return x, self.references.complete(wanted, self._to_keep(new) if wanted.rows else new)
 
     def checked(self, x: Images, y: Images) -> tuple[Images, Images]:
         """Check a pair of batches and return both with three channels and in one size.
@@ -813,7 +834,11 @@ class DAMLPIPS(PerceptualDistance):
     def layers(self, x: Images) -> list[Tensor]:
         """Return what DAMLPIPS compares: (N, C_l, H_l, W_l), the image in adapted colours, then the feature maps."""
         x = x if isinstance(x, Encoded) else self.encode(x)
-        return [_colours(_pixels(x)), *x.features]
+        return [_colours(x), *x.features]
+
+    def _to_keep(self, encoded: Encoded) -> Encoded:
+        with one_order(self.anchor.device) if self.deterministic else contextlib.nullcontext():
+            return replace(encoded, seen=_colours(encoded), adapted=True)
 
     @property
     def _weighing(self) -> distance.Adaptive:
@@ -828,7 +853,7 @@ class DAMLPIPS(PerceptualDistance):
 
     def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
         network = zip(x.features, y.features, strict=True)
-        image = _image_distances(_pixels(x), _pixels(y))
+        image = _image_distances(x, y)
         return _fused([image, *(adaptive_head(a, b, self._weighing) for a, b in network)])
 
     def _tiled(self, pair: tiled.TiledPair) -> tiled.TiledDamlpips:
@@ -873,24 +898,23 @@ class DAMLPIPS(PerceptualDistance):
         return f"{super().extra_repr()}, {options}"
 
 
-def _pixels(x: Encoded) -> Tensor:
-    return x.pixels(distance.working(x.features[0]).dtype)
+def _colours(x: Encoded, part: slice = slice(None)) -> Tensor:
+    """Return the images, or some of them, in adapted colours."""
+    if x.adapted:
+        return x.seen[part]
+    return colour.adapted_colours(x.pixels(distance.working(x.features[0]).dtype, part))
 
 
-def _colours(pixels: Tensor) -> Tensor:
-    return colour.adapted(colour.oklab(pixels))
-
-
-def _image_distances(x: Tensor, y: Tensor) -> Distances:
+def _image_distances(x: Encoded, y: Encoded) -> Distances:
     """Compare two batches of images in adapted colours.
 
     On a CPU, without a graph, few at a time: its cache holds them from the first step to the last.
     """
-    if not on_cpu(x) or checks.is_optimised(x) or checks.is_optimised(y):
+    if not on_cpu(x.seen) or checks.is_optimised(x.seen) or checks.is_optimised(y.seen):
         return adaptive_head(_colours(x), _colours(y), IMAGE_WEIGHING)
     parts = [
-        adaptive_head(*colour.adapted_pair(x[part], y[part]), IMAGE_WEIGHING)
-        for part in batches(x, max(1, images_of(x) // 2))
+        adaptive_head(_colours(x, part), _colours(y, part), IMAGE_WEIGHING)
+        for part in batches(x.seen, max(1, images_of(x.seen) // 2))
     ]
     return Distances(*map(torch.cat, zip(*parts, strict=True)))
 

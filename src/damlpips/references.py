@@ -39,6 +39,14 @@ class _Mark(NamedTuple):
     checksum: int | None
 
 
+class Named(NamedTuple):
+    """An image with a key: the key, under what its maps are kept, and what it is recognised by."""
+
+    key: Hashable
+    place: Hashable
+    mark: _Mark
+
+
 @dataclass
 class _Kept:
     """The feature maps of one image, in memory of their own, and when they were last asked for."""
@@ -53,21 +61,16 @@ class Wanted:
     """The references of a batch.
 
     Attributes:
-        keys: N of them, and the module's conditions with each.
+        named: N of them.
         found: the maps of each of the N that are kept, or None.
-        rows: which of `images` a key that was not found stands for.
+        rows: by place, which of `images` an image that was not found is.
         images: to be run through the network, each once; where there are none, the encoded batch itself.
-        marks: of each of `images`.
     """
 
-    keys: tuple[Hashable, ...]
+    named: Sequence[Named]
     found: list[Encoded | None]
     rows: dict[Hashable, int]
     images: Tensor | Encoded
-    marks: list[_Mark]
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
 
 def as_keys(keys: Any, n: int) -> tuple[Hashable, ...]:
@@ -136,8 +139,8 @@ class ReferenceCache:
             self._kept.clear()
             self.nbytes = self.hits = self.misses = 0
 
-    def find(self, keys: Any, images: Any, conditions: Hashable, *, grey: checks.Grey = None) -> Wanted:
-        """Return which of a batch's references are kept, and which have to be run.
+    def named(self, keys: Any, images: Any, conditions: Hashable, *, grey: checks.Grey = None) -> list[Named]:
+        """Check a batch of references and their keys, and return what to look for.
 
         Args:
             keys: N of them.
@@ -146,7 +149,7 @@ class ReferenceCache:
 
         Raises:
             TypeError, ValueError: the keys, see `as_keys`; the images; images that gradients are taken for.
-            ValueError: a key whose image is another than before.
+            ValueError: a key whose image is another than before, or than another of the batch.
         """
         if isinstance(images, Encoded):
             raise TypeError("reference_key: expected images to go with it, got an Encoded, which needs no key")
@@ -157,28 +160,43 @@ class ReferenceCache:
                 " leave reference_key out"
             )
         names = as_keys(keys, len(images))
-        places = tuple((conditions, images.dtype, name) for name in names)
-        marks = [_mark(image) for image in images]
+        named = [
+            Named(name, (conditions, images.dtype, name), _mark(image))
+            for name, image in zip(names, images, strict=True)
+        ]
+        with _lock:
+            before = {place: self._kept[place].mark for _, place, _ in named if place in self._kept}
+        for key, place, mark in named:
+            _recognise(key, before.setdefault(place, mark), mark)
+        return named
+
+    def find(self, named: Sequence[Named], images: Tensor) -> Wanted:
+        """Return which of a batch's references are kept, and which have to be run.
+
+        Raises:
+            ValueError: another thread came first, with another image of the same key.
+        """
         found: list[Encoded | None] = []
         rows: dict[Hashable, int] = {}
         chosen: list[int] = []
         with _lock:
-            for n, place in enumerate(places):
+            for n, (key, place, mark) in enumerate(named):
                 kept = self._kept.get(place)
-                if kept is None and place not in rows:
+                if kept is not None:
+                    _recognise(key, kept.mark, mark)
+                elif place not in rows:
                     rows[place] = len(chosen)
                     chosen.append(n)
-                _recognise(names[n], marks[chosen[rows[place]]] if kept is None else kept.mark, marks[n])
                 found.append(None if kept is None else kept.maps)
-            self._use(places)
+            self._use(named)
             self.misses += len(chosen)
         if 0 < len(chosen) < len(images):
             images = torch.cat([images[n : n + 1] for n in chosen])  # indices would go to the device, and wait for it
         run = images if chosen else Encoded.joined([maps for maps in found if maps is not None])
-        return Wanted(places, found, rows, run, [marks[n] for n in chosen])
+        return Wanted(named, found, rows, run)
 
-    def _use(self, places: Sequence[Hashable]) -> None:
-        for place in places:
+    def _use(self, named: Sequence[Named]) -> None:
+        for _, place, _ in named:
             self._clock += 1
             if (kept := self._kept.get(place)) is not None:
                 kept.used = self._clock
@@ -191,12 +209,12 @@ class ReferenceCache:
             return encoded
         encoded = encoded.detach()
         new = {place: encoded[row : row + 1] for place, row in wanted.rows.items()}
-        for mark, (place, maps) in zip(wanted.marks, new.items(), strict=True):
-            self._keep(place, mark, maps)
-        if len(new) == len(wanted):
+        for place, mark in {place: mark for _, place, mark in wanted.named if place in new}.items():
+            self._keep(place, mark, new[place])
+        if len(new) == len(wanted.named):
             return encoded
-        every = zip(wanted.keys, wanted.found, strict=True)
-        return Encoded.joined([new[place] if maps is None else maps for place, maps in every])
+        every = zip(wanted.named, wanted.found, strict=True)
+        return Encoded.joined([new[named.place] if maps is None else maps for named, maps in every])
 
     def _keep(self, place: Hashable, mark: _Mark, maps: Encoded) -> None:
         with _lock:

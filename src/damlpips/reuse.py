@@ -89,7 +89,8 @@ def encoded_pair(
     """Return `model.compare(x, y)`, from the last pass where another metric has just run these images through it.
 
     Images that are compared tile by tile come back checked: there are no whole maps of them to share. So do those that
-    nobody else sees and that the module runs through the network in a way of its own.
+    nobody else sees and that the module runs through the network in a way of its own; with keys they come back as they
+    were, to be given to the module with their keys.
     """
     if model.tiling is not None:
         pair = model.checked(x, y)
@@ -102,7 +103,10 @@ def encoded_pair(
     size = checks.size_of(y)
     conditions = model.encoding_key(size)
     if not any(other.encoding_key(size) == conditions for other in _others(model)):
-        return model.checked(x, y) if keys is None and model.takes_images(x, y) else compare(x, y)
+        if not model.takes_images(x, y):
+            return compare(x, y)
+        pair = model.checked(x, y)
+        return pair if keys is None else (x, y)  # a key stands for the image as it came
     # one graph for two metrics could be walked back only once
     if is_optimised(x) or is_optimised(y):
         return compare(x, y)

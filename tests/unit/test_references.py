@@ -311,6 +311,20 @@ def test_kept_maps_take_the_bytes_that_are_counted(make, backbone) -> None:
     assert sum(t.untyped_storage().nbytes() for t in kept) == module.references.nbytes == 5 * bytes_of_one()
 
 
+def test_damlpips_keeps_a_reference_in_adapted_colours(backbone) -> None:
+    x, y = images(3)
+    module, other = DAMLPIPS(backbone), LPIPS(backbone, heads="uniform")
+    expected = module(x, y)
+    a, b = module.encode(x), module.encode(y)
+    assert a.adapted
+    assert not other.encode(x).adapted
+    assert torch.equal(a.seen, module.layers(x)[0])
+    for first in (x, a, other.encode(x)):  # what either module encoded stands in for the images in both
+        for second in (y, b, other.encode(y)):
+            rounded(module(first, second), expected)
+            rounded(other(first, second), other(x, y))
+
+
 @given(
     sizes=st.lists(st.integers(4, 20), min_size=1, max_size=12),
     limit=st.integers(0, 5 * bytes_of_one()),

@@ -77,7 +77,35 @@ def test_references_with_a_key_are_run_once(batches) -> None:
     batches.clear()
     for _ in range(2):
         rounded(metric(x, y, reference_key=[0, 1, 2, 3]), expected)
-    assert batches == [4, 4, 4]
+    assert batches == [2] * (4 + 2)  # the second time the distorted images alone, in parts as ever
+
+
+def test_a_key_stands_for_the_same_image_in_a_batch_that_is_split_and_one_that_is_not(batches) -> None:
+    x, y = reference.noise(5, SIDE, SIDE)
+    x, y = x[:, :1], y[:, :1]
+    for metric in (DAMLPIPS(grey="repeat"), DAMLPIPSMetric(grey="repeat", reduction="none")):
+        module = metric if isinstance(metric, DAMLPIPS) else metric.model
+        expected = module(x, y)
+        batches.clear()
+        parts = [metric(x[some], y[some], reference_key=range(5)[some]) for some in map(slice, (0, 4, 0), (4, 5, 5))]
+        rounded(torch.cat(parts), torch.cat([expected, expected]))
+        assert sum(batches) == 10 + 5  # both images of five pairs, then the distorted ones alone
+
+
+def test_a_bad_image_among_references_with_a_key_is_an_error_before_any_is_run(batches) -> None:
+    x, y = reference.noise(5, SIDE, SIDE)
+    metric = DAMLPIPS()
+    metric(x, y, reference_key=range(5))
+    batches.clear()
+    x[4, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"first image: .* 1 of 15360 NaN"):
+        metric(x, y, reference_key=range(5))
+    y[4] = y[3]
+    with pytest.raises(ValueError, match="reference_key 4: got an image of other values"):
+        metric(y, y, reference_key=range(5))
+    with pytest.raises(ValueError, match="reference_key 9: got an image of other values"):
+        metric(y, y, reference_key=[9, 6, 7, 8, 9])
+    assert batches == []
 
 
 @pytest.mark.parametrize("make", [DAMLPIPSMetric, lambda: LPIPSMetric("nano", heads="uniform")])
