@@ -293,7 +293,7 @@ class PerceptualDistance(nn.Module):
         self._check_pair(x, y)
         return self.references.named(reference_key, y, (*self._conditions(), self.viewing_side), grey=self.grey)
 
-    def _with_references(self, x: Images, y: Tensor, named: Sequence[Named]) -> tuple[Encoded, Encoded]:
+    def _with_references(self, x: Images, y: Any, named: Sequence[Named]) -> tuple[Encoded, Encoded]:
         wanted = self.references.find(named, y)
         x, new = self._encoded_pair(*self._ready(x, wanted.images, count=len(named)))
         return x, self.references.complete(wanted, self._to_keep(new) if wanted.rows else new)
