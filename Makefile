@@ -47,6 +47,7 @@ bench: $(READY)
 	@test -d $(SHARED)/golden || { echo "no published images at $(SHARED)/golden: make bench SHARED=FOLDER" >&2; exit 2; }
 	$(BIN)/python benchmarks/published.py $(SHARED)
 	$(BIN)/python benchmarks/references.py
+	$(BIN)/python -m benchmarks.bench.roofline
 	mkdir -p build/bench
 	$(BIN)/python -m benchmarks.bench --json build/bench/results.json --markdown build/bench/tables.md \
 		--plot build/bench/plot.svg $(BENCH)
