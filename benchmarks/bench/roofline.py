@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from damlpips import DAMLPIPS, LPIPS
-from damlpips.models import PerceptualDistance
+from damlpips.perceptual import PerceptualDistance
 
 from .harness import Spread, clock_of, images, interleaved
 from .networks import TORCHVISION, random_weights

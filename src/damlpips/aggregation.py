@@ -12,7 +12,7 @@ from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
 from damlpips import checks, exact, video
 from damlpips.features import Encoded
-from damlpips.models import Images, PerceptualDistance
+from damlpips.perceptual import Images, PerceptualDistance
 from damlpips.references import Keys
 from damlpips.reuse import encoded_pair, enrol
 from damlpips.states import ScoreState

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from damlpips import checks
 from damlpips.features import Backbone, Encoded
-from damlpips.models import DAMLPIPS, DEFAULT_BACKBONE, LPIPS, Images, PerceptualDistance
+from damlpips.models import DAMLPIPS, DEFAULT_BACKBONE, LPIPS
 from damlpips.pairwise import distances
+from damlpips.perceptual import Images, PerceptualDistance
 
 METRICS: dict[str, Any] = {"lpips": LPIPS, "damlpips": DAMLPIPS}
 

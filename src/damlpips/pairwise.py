@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from damlpips import checks
 from damlpips.features import Encoded
-from damlpips.models import Images, PerceptualDistance
+from damlpips.perceptual import Images, PerceptualDistance
 
 # Values of the images that go through the backbone at a time, ten of 256 x 256: enough to keep it busy.
 PASS_VALUES = 1 << 21

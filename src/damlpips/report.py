@@ -15,7 +15,8 @@ from torch import Tensor
 
 from damlpips import checks, panels
 from damlpips.files import replacing
-from damlpips.models import DAMLPIPS, PerceptualDistance
+from damlpips.models import DAMLPIPS
+from damlpips.perceptual import PerceptualDistance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

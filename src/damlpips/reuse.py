@@ -17,7 +17,7 @@ from damlpips import checks
 from damlpips.checks import is_optimised
 from damlpips.features import Encoded
 from damlpips.forks import Lock
-from damlpips.models import Images, PerceptualDistance
+from damlpips.perceptual import Images, PerceptualDistance
 from damlpips.references import Keys, as_keys
 
 # The modules that belong to metrics: with a single user of a backbone nothing is kept.

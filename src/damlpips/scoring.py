@@ -12,8 +12,8 @@ from torch import Tensor
 from damlpips.features import Encoded
 from damlpips.files import digest, open_regular, replacing
 from damlpips.images import ALPHA, ScoringError, read_image
-from damlpips.models import PerceptualDistance
 from damlpips.pairs import Pair
+from damlpips.perceptual import PerceptualDistance
 from damlpips.prefetch import Later, Reader, chunks
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from damlpips.aggregation import PerceptualMetric
-from damlpips.models import PerceptualDistance
+from damlpips.perceptual import PerceptualDistance
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 

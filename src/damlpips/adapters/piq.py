@@ -10,7 +10,7 @@ from torch.nn.modules.loss import _Loss
 from damlpips import checks, distance, functional
 from damlpips.models import DAMLPIPS as DAMLPIPSModule
 from damlpips.models import LPIPS as LPIPSModule
-from damlpips.models import PerceptualDistance
+from damlpips.perceptual import PerceptualDistance
 
 
 def _reduction(reduction: Any) -> str:

@@ -6,7 +6,8 @@ from pyiqa.default_model_configs import DEFAULT_CONFIGS
 from pyiqa.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from damlpips.models import DAMLPIPS, DEFAULT_BACKBONE, LPIPS, PerceptualDistance
+from damlpips.models import DAMLPIPS, DEFAULT_BACKBONE, LPIPS
+from damlpips.perceptual import PerceptualDistance
 
 
 class _PyiqaNet(nn.Module):

@@ -24,7 +24,7 @@ from damlpips.cli.options import check_outputs, find_device
 from damlpips.cli.program import app, fail, printable
 
 if TYPE_CHECKING:
-    from damlpips.models import PerceptualDistance
+    from damlpips.perceptual import PerceptualDistance
     from damlpips.report import Measured
 
 EXAMPLES = """[bold]Examples[/bold]

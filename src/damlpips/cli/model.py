@@ -11,7 +11,7 @@ import typer
 from damlpips.cli.program import fail
 
 if TYPE_CHECKING:
-    from damlpips.models import PerceptualDistance
+    from damlpips.perceptual import PerceptualDistance
 
 # The core's errors speak of Python's arguments.
 OPTIONS = (

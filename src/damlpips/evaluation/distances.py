@@ -14,7 +14,7 @@ from damlpips.evaluation.judgements import Choice, JudgedSet, Judgement, Rating
 from damlpips.evaluation.named import NamedMetric
 from damlpips.evaluation.views import Reader, described, scaled_down
 from damlpips.images import ScoringError, read_image
-from damlpips.models import Images
+from damlpips.perceptual import Images
 
 # (reference, distorted)
 FilePair = tuple[Path, Path]

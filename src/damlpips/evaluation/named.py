@@ -24,7 +24,8 @@ from damlpips.distance import COMPARISONS
 from damlpips.evaluation import code
 from damlpips.evaluation.peers import LIBRARIES, Library
 from damlpips.features import BACKBONES
-from damlpips.models import DAMLPIPS, LPIPS, Images, PerceptualDistance
+from damlpips.models import DAMLPIPS, LPIPS
+from damlpips.perceptual import Images, PerceptualDistance
 from damlpips.weights import cards, weights_dir
 
 OWN = "damlpips"
