@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HOW_TO = (
-    *("choose", "export", "huge-images", "lightning", "migrate", "own-backbone", "pictures", "references"),
-    *("score-folders", "video"),
+    *("choose", "export", "huge-images", "lightning", "loss", "migrate", "own-backbone", "pictures", "piq", "pyiqa"),
+    *("references", "score-folders", "torchmetrics", "video"),
 )
 PAGES = ["README.md", *(f"docs/how-to/{page}.md" for page in HOW_TO)]
 # stands in the example of a loss only
