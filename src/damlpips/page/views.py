@@ -1,0 +1,229 @@
+"""What a template is given: names that are plain text, numbers, places in charts, and pictures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+
+import torch
+
+from damlpips.files import printable
+from damlpips.page import charts
+from damlpips.page.charts import Axis, Bar, Distribution
+from damlpips.page.collecting import Section
+from damlpips.page.figures import Figures, figures
+from damlpips.page.pictures import Looks, Studio, all_looks, colours
+from damlpips.page.reading import ScoredPair
+from damlpips.page.rebuilding import rebuild
+
+NAMES = {"damlpips": "DAMLPIPS", "lpips": "LPIPS"}
+# Means of DAMLPIPS (nano) over the three demo images, which a test measures again.
+TYPICAL = (
+    ("JPEG, quality 80", 0.15),
+    ("JPEG, quality 30", 0.30),
+    ("JPEG, quality 8", 0.48),
+    ("Blur of 0.7 pixels", 0.25),
+    ("Blur of 1.5 pixels", 0.56),
+    ("Blur of 3 pixels", 0.72),
+    ("White noise of 5 steps of 255", 0.12),
+    ("White noise of 15 steps of 255", 0.43),
+    ("White noise of 40 steps of 255", 0.80),
+)
+
+
+@dataclass(frozen=True)
+class PairView:
+    """A pair that is shown; `layers` are names and what each adds."""
+
+    key: str
+    name: str
+    reference: str
+    distorted: str
+    score: float
+    looks: Looks
+    layers: tuple[tuple[str, float], ...]
+    place: str
+
+
+@dataclass(frozen=True)
+class PairList:
+    title: str
+    pairs: tuple[PairView, ...]
+
+
+@dataclass(frozen=True)
+class MethodView:
+    """A method with scores; `best` if it has the lowest mean of several."""
+
+    key: str
+    name: str
+    figures: Figures
+    best: bool
+    distribution: Distribution
+    shares: tuple[Bar, ...]
+    lists: tuple[PairList, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    name: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class SectionView:
+    """A section of the page: a metric, backbone and set of options.
+
+    Attributes:
+        unscored: the names of methods without any score, and how many pairs of each failed.
+        why_no_maps: why there are no heat maps; empty where there are.
+        limit: where the colours of its heat maps end.
+        scale: the colours of heat maps, from 0 to the limit.
+    """
+
+    key: str
+    title: str
+    metric: str
+    backbone: str
+    weights: str
+    options: tuple[tuple[str, str], ...]
+    count: int
+    failed: int
+    contents: int
+    methods: tuple[MethodView, ...]
+    unscored: tuple[tuple[str, int], ...]
+    axis: Axis | None
+    layers: tuple[Layer, ...]
+    failures: tuple[tuple[str, str, str], ...]
+    why_no_maps: str
+    limit: float
+    scale: tuple[str, ...]
+    paired: bool
+
+
+def view(
+    section: Section,
+    index: int,
+    *,
+    pairs: int,
+    side: int,
+    folder: Path,
+    maps: bool,
+    weights: Sequence[Path],
+    heads: Sequence[Path],
+    device: str | torch.device,
+    samples: int,
+    moved: Callable[[], None],
+) -> SectionView:
+    """Return what a section shows."""
+    settings, key = section.settings, f"s{index}"
+    found = figures(section, samples=samples)
+    rebuilt = rebuild(settings, weights=weights, heads=heads, device=device)
+    studio = Studio(rebuilt, side=side, folder=folder, maps=maps, moved=moved)
+    chosen = [_chosen(f, pairs) for f in found]
+    looks = all_looks(studio, [pairs for lists in chosen for _, pairs in lists])
+    names = layer_names(settings.metric, max((len(f.method.layers) for f in found), default=0))
+    axis = charts.axis(found) if found else None
+    methods, pictures = [], iter(looks)
+    for k, (f, lists) in enumerate(zip(found, chosen, strict=True)):
+        assert axis is not None
+        shown = tuple(
+            PairList(
+                title,
+                tuple(_pair(look, f"{key}m{k}l{n}p{p}", names, title, p) for p, look in enumerate(next(pictures))),
+            )
+            for n, (title, _) in enumerate(lists)
+        )
+        drawn = charts.distribution(f, axis), charts.shares(f.shares)
+        methods.append(MethodView(f"{key}m{k}", printable(f.method.name), f, k == 0 and len(found) > 1, *drawn, shown))
+    return SectionView(
+        key,
+        f"{NAMES.get(settings.metric, printable(settings.metric))} ({printable(settings.backbone)})",
+        *(printable(text) for text in (settings.metric, settings.backbone, settings.weights)),
+        _options(settings.options),
+        section.count,
+        section.failed,
+        len(section.contents),
+        tuple(methods),
+        tuple((printable(m.name), m.failed) for m in section.methods.values() if not m.scores),
+        axis,
+        tuple(Layer(*each) for each in zip(names, _layer_colours(len(names)), strict=True)),
+        tuple((printable(p.method), printable(p.distorted), printable(p.error)) for p in section.failures),
+        printable(rebuilt.reason) if maps else "they were not asked for",
+        studio.limit,
+        tuple(colours(12)),
+        any(f.difference is not None for f in found),
+    )
+
+
+def _chosen(found: Figures, count: int) -> list[tuple[str, list[ScoredPair]]]:
+    """Return the pairs of a method that are shown; of few pairs all."""
+    method = found.method
+    worst, best = method.worst(), method.best()
+    if not count:
+        return []
+    if len(method.scores) > 2 * count:
+        return [("Worst", worst), ("Best", best)]
+    rest = {id(pair) for pair in worst}
+    return [("All pairs, the worst first", [*worst, *(pair for pair in reversed(best) if id(pair) not in rest)])]
+
+
+def _pair(looks: Looks, key: str, layers: Sequence[str], title: str, place: int) -> PairView:
+    pair = looks.pair
+    assert pair.score is not None
+    looks.notes = [printable(note) for note in looks.notes]
+    kind = "worst" if title != "Best" else "best"
+    return PairView(
+        key,
+        printable(Path(pair.distorted).name),
+        printable(pair.reference),
+        printable(pair.distorted),
+        pair.score,
+        looks,
+        tuple(zip(layers, pair.layers, strict=False)),
+        f"{kind} but {place}" if place else kind,
+    )
+
+
+def layer_names(metric: str, count: int) -> list[str]:
+    """Return what the layers are called, from fine to coarse: the first of DAMLPIPS is the image itself.
+
+    Example:
+        >>> layer_names("damlpips", 3)
+        ['image', 'layer 1', 'layer 2']
+    """
+    image = ["image"] if metric == "damlpips" and count else []
+    return [*image, *(f"layer {k}" for k in range(1, count - len(image) + 1))]
+
+
+def _layer_colours(count: int) -> list[str]:
+    # lightness grows from fine to coarse, for eyes of every kind; neither end is lost on white or black
+    return colours(count, "viridis", 0.2, 0.9)
+
+
+def _options(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = (part.partition("=")[::2] for part in text.split(" ") if part)
+    return tuple((printable(name), printable(value)) for name, value in pairs)
+
+
+def number(value: float) -> str:
+    """Return a score as it is shown.
+
+    Example:
+        >>> number(0.123456), number(0.000123456), number(0.0)
+        ('0.1235', '0.000123', '0')
+    """
+    if isnan(value):
+        return "none"
+    return f"{value:.4f}" if abs(value) >= 1e-3 else f"{value:.3g}"
+
+
+def signed(value: float) -> str:
+    """Return a difference as it is shown.
+
+    Example:
+        >>> signed(0.25), signed(-0.25), signed(0.0)
+        ('+0.2500', '\u22120.2500', '0')
+    """
+    text = number(abs(value))
+    return text if value == 0 else f"+{text}" if value > 0 else f"\u2212{text}"
