@@ -89,7 +89,7 @@ def _by_content(method: Method, contents: int) -> tuple[Floats, Floats]:
     """Return the sum and the number of a method's scores of each reference."""
     which = np.array(method.contents, np.intp)
     sums = np.bincount(which, np.frombuffer(method.scores, np.float64), minlength=contents)
-    return sums, np.bincount(which, minlength=contents).astype(np.float64)
+    return sums.astype(np.float64), np.bincount(which, minlength=contents).astype(np.float64)
 
 
 def _intervals(

@@ -64,12 +64,6 @@ def _built(
 ) -> PerceptualDistance:
     if settings.backbone not in BACKBONES:
         raise _Different(f"the backbone {_quoted(settings.backbone)} is not one of this package")
-    if (
-        settings.metric == "lpips"
-        and settings.backbone not in ("alex", "vgg", "squeeze")
-        and options["heads"] != "uniform"
-    ):
-        raise _Different(f"the backbone {_quoted(settings.backbone)} has no heads {_quoted(options['heads'])}")
     arguments: dict[str, Any] = {
         "resize": _resize(options["resize"]),
         "tile": None if options["tile"] == "none" else _whole(options["tile"]),
@@ -87,7 +81,7 @@ def _built(
         if model.source.identity() == settings.weights:
             if "version" in options and str(model.configuration()["version"]) != options["version"]:
                 raise _Different(
-                    f"this version of damlpips has another version of the metric than {options['version']}"
+                    f"the scores are of version {options['version'][:9]} of the metric, this damlpips has another"
                 )
             return model
     if not places:

@@ -40,7 +40,7 @@ def render_report(
     samples: int = SAMPLES,
     progress: Progress = lambda done, total: None,
 ) -> str:
-    """Return the HTML page of what `damlpips score` wrote: figures, charts, and the best and worst pairs with heat maps.
+    """Return the HTML page of what `damlpips score` wrote: figures, charts, the best and worst pairs with heat maps.
 
     Rows of each metric, backbone and set of options are a section of their own. Memory and page do not grow with the
     images, only by some ten bytes a row for memory. The same rows and images give the same page.

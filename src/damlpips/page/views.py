@@ -127,32 +127,42 @@ def view(
     methods, pictures = [], iter(looks)
     for k, (f, lists) in enumerate(zip(found, chosen, strict=True)):
         assert axis is not None
-        shown = tuple(
-            PairList(
-                title,
-                tuple(_pair(look, f"{key}m{k}l{n}p{p}", names, title, p) for p, look in enumerate(next(pictures))),
+        of_method, shown = f"{key}m{k}", []
+        for n, (title, _) in enumerate(lists):
+            row = enumerate(next(pictures))
+            shown.append(
+                PairList(title, tuple(_pair(look, f"{of_method}l{n}p{p}", names, title, p) for p, look in row))
             )
-            for n, (title, _) in enumerate(lists)
+        methods.append(
+            MethodView(
+                of_method,
+                printable(f.method.name),
+                f,
+                k == 0 and len(found) > 1,
+                charts.distribution(f, axis),
+                charts.shares(f.shares),
+                tuple(shown),
+            )
         )
-        drawn = charts.distribution(f, axis), charts.shares(f.shares)
-        methods.append(MethodView(f"{key}m{k}", printable(f.method.name), f, k == 0 and len(found) > 1, *drawn, shown))
     return SectionView(
-        key,
-        f"{NAMES.get(settings.metric, printable(settings.metric))} ({printable(settings.backbone)})",
-        *(printable(text) for text in (settings.metric, settings.backbone, settings.weights)),
-        _options(settings.options),
-        section.count,
-        section.failed,
-        len(section.contents),
-        tuple(methods),
-        tuple((printable(m.name), m.failed) for m in section.methods.values() if not m.scores),
-        axis,
-        tuple(Layer(*each) for each in zip(names, _layer_colours(len(names)), strict=True)),
-        tuple((printable(p.method), printable(p.distorted), printable(p.error)) for p in section.failures),
-        printable(rebuilt.reason) if maps else "they were not asked for",
-        studio.limit,
-        tuple(colours(12)),
-        any(f.difference is not None for f in found),
+        key=key,
+        title=f"{NAMES.get(settings.metric, printable(settings.metric))} ({printable(settings.backbone)})",
+        metric=printable(settings.metric),
+        backbone=printable(settings.backbone),
+        weights=printable(settings.weights),
+        options=_options(settings.options),
+        count=section.count,
+        failed=section.failed,
+        contents=len(section.contents),
+        methods=tuple(methods),
+        unscored=tuple((printable(m.name), m.failed) for m in section.methods.values() if not m.scores),
+        axis=axis,
+        layers=tuple(Layer(*each) for each in zip(names, _layer_colours(len(names)), strict=True)),
+        failures=tuple((printable(p.method), printable(p.distorted), printable(p.error)) for p in section.failures),
+        why_no_maps=printable(rebuilt.reason) if maps else "they were not asked for",
+        limit=studio.limit,
+        scale=tuple(colours(24)),
+        paired=any(f.difference is not None for f in found),
     )
 
 
