@@ -13,8 +13,8 @@ from damlpips.page.collecting import Method, Section
 Floats = NDArray[np.float64]
 
 SAMPLES = 1000
-# numbers in the counts of the samples that are worked on at once: 32 MB
-BLOCK = 1 << 22
+# numbers in the counts of the samples that are worked on at once: 8 MB, and as many in between
+BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 from damlpips import panels
 from damlpips.files import digest, open_regular, reason
 from damlpips.images import ScoringError, read_image
+from damlpips.models import PerceptualDistance
 from damlpips.page.reading import ScoredPair
 from damlpips.page.rebuilding import Rebuilt
 from damlpips.report import measure
@@ -65,7 +66,6 @@ class Studio:
         rebuilt: the metric of the rows, for heat maps.
         side: the largest side of a picture in pixels.
         folder: what relative paths of rows start from.
-        maps: whether heat maps are wanted.
         moved: called after each pair.
     """
 
@@ -75,13 +75,11 @@ class Studio:
         *,
         side: int = SIDE,
         folder: Path = Path(),
-        maps: bool = True,
         moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._rebuilt = rebuilt
         self._side = side
         self._folder = folder
-        self._maps_wanted = maps and rebuilt.model is not None
         self._moved = moved
         self._maps: list[_Map] = []
         self.limit = 0.0
@@ -95,8 +93,8 @@ class Studio:
         return looks
 
     def _show(self, looks: Looks, distorted: Tensor, reference: Tensor) -> None:
-        if self._maps_wanted:
-            distorted, reference = self._measured(looks, distorted, reference)
+        if self._rebuilt.model is not None:
+            distorted, reference = self._measured(looks, self._rebuilt.model, distorted, reference)
         pictures = [_picture(image) for image in (reference, distorted)]
         looks.size = _within(pictures[1].size, self._side)
         looks.reference, looks.result = (_uri(picture, looks.size) for picture in pictures)
@@ -130,10 +128,11 @@ class Studio:
                 looks.notes.append(f"The {what} is not shown: {error}.")
         return (found[0], found[1]) if len(found) == 2 else None
 
-    def _measured(self, looks: Looks, distorted: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    def _measured(
+        self, looks: Looks, model: PerceptualDistance, distorted: Tensor, reference: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the images as they were compared, and keep the map of a pair that scores what its row says."""
-        model, score = self._rebuilt.model, looks.pair.score
-        assert model is not None
+        score = looks.pair.score
         assert score is not None  # pairs without one have no pictures
         images = [image.to(model.anchor.device) for image in (distorted, reference)]
         if images[0].dtype != images[1].dtype:  # 8 bits beside 16

@@ -32,7 +32,12 @@ class Rebuilt:
 
 
 def rebuild(
-    settings: Settings, *, weights: Sequence[Path] = (), heads: Sequence[Path] = (), device: str | torch.device = "cpu"
+    settings: Settings,
+    *,
+    weights: Sequence[Path] = (),
+    heads: Sequence[Path] = (),
+    device: str | torch.device = "cpu",
+    wanted: bool = True,
 ) -> Rebuilt:
     """Return the metric that the settings name, with just the weights that they name; nothing is downloaded.
 
@@ -40,13 +45,17 @@ def rebuild(
         settings: of the rows.
         weights, heads: files that were given to `damlpips score`, any of which may be the one.
         device: where it computes.
+        wanted: whether the metric is; what becomes of transparent pixels is told anyway.
     """
+    alpha = "error"
     try:
         options = _options(settings)
-        model = _built(settings, options, weights, heads)
-        return Rebuilt(model.to(device).load(), alpha=options["alpha"])
+        alpha = options["alpha"]
+        if not wanted:
+            return Rebuilt(None, "they were not asked for", alpha)
+        return Rebuilt(_built(settings, options, weights, heads).to(device).load(), "", alpha)
     except (_Different, WeightsError) as error:
-        return Rebuilt(None, str(error))
+        return Rebuilt(None, str(error), alpha)
 
 
 def _options(settings: Settings) -> dict[str, str]:

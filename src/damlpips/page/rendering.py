@@ -15,7 +15,7 @@ from damlpips.images import ScoringError
 from damlpips.page.collecting import Collection
 from damlpips.page.figures import SAMPLES
 from damlpips.page.pictures import SIDE
-from damlpips.page.views import TYPICAL, SectionView, number, signed, view
+from damlpips.page.views import TYPICAL, Options, SectionView, number, signed, view
 from damlpips.scoring import write_whole
 
 if TYPE_CHECKING:
@@ -92,21 +92,17 @@ def render_report(
         done += 1
         progress(done, total)
 
-    sections = [
-        view(
-            *(section, index),
-            pairs=pairs,
-            side=side,
-            folder=Path(images),
-            maps=maps,
-            weights=[Path(path) for path in weights],
-            heads=[Path(path) for path in heads],
-            device=device,
-            samples=samples,
-            moved=moved,
-        )
-        for index, section in enumerate(found.sections.values())
-    ]
+    options = Options(
+        pairs=pairs,
+        side=side,
+        folder=Path(images),
+        maps=maps,
+        weights=[Path(path) for path in weights],
+        heads=[Path(path) for path in heads],
+        device=device,
+        samples=samples,
+    )
+    sections = [view(section, f"s{k}", options, moved) for k, section in enumerate(found.sections.values())]
     return _page(environment, title, sections, found, paths, samples)
 
 

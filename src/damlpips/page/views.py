@@ -1,6 +1,6 @@
 """What a template is given: names that are plain text, numbers, places in charts, and pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -17,6 +17,7 @@ from damlpips.page.reading import ScoredPair
 from damlpips.page.rebuilding import rebuild
 
 NAMES = {"damlpips": "DAMLPIPS", "lpips": "LPIPS"}
+BEST = "Best"
 # Means of DAMLPIPS (nano) over the three demo images, which a test measures again.
 TYPICAL = (
     ("JPEG, quality 80", 0.15),
@@ -101,49 +102,31 @@ class SectionView:
     paired: bool
 
 
-def view(
-    section: Section,
-    index: int,
-    *,
-    pairs: int,
-    side: int,
-    folder: Path,
-    maps: bool,
-    weights: Sequence[Path],
-    heads: Sequence[Path],
-    device: str | torch.device,
-    samples: int,
-    moved: Callable[[], None],
-) -> SectionView:
-    """Return what a section shows."""
-    settings, key = section.settings, f"s{index}"
-    found = figures(section, samples=samples)
-    rebuilt = rebuild(settings, weights=weights, heads=heads, device=device)
-    studio = Studio(rebuilt, side=side, folder=folder, maps=maps, moved=moved)
-    chosen = [_chosen(f, pairs) for f in found]
-    looks = all_looks(studio, [pairs for lists in chosen for _, pairs in lists])
+@dataclass(frozen=True)
+class Options:
+    """What `render_report` was asked for."""
+
+    pairs: int
+    side: int
+    folder: Path
+    maps: bool
+    weights: Sequence[Path]
+    heads: Sequence[Path]
+    device: str | torch.device
+    samples: int
+
+
+def view(section: Section, key: str, options: Options, moved: Callable[[], None]) -> SectionView:
+    """Return what a section shows; `moved` is called after each pair that was drawn."""
+    settings = section.settings
+    found = figures(section, samples=options.samples)
+    rebuilt = rebuild(
+        settings, weights=options.weights, heads=options.heads, device=options.device, wanted=options.maps
+    )
+    studio = Studio(rebuilt, side=options.side, folder=options.folder, moved=moved)
     names = layer_names(settings.metric, max((len(f.method.layers) for f in found), default=0))
     axis = charts.axis(found) if found else None
-    methods, pictures = [], iter(looks)
-    for k, (f, lists) in enumerate(zip(found, chosen, strict=True)):
-        assert axis is not None
-        of_method, shown = f"{key}m{k}", []
-        for n, (title, _) in enumerate(lists):
-            row = enumerate(next(pictures))
-            shown.append(
-                PairList(title, tuple(_pair(look, f"{of_method}l{n}p{p}", names, title, p) for p, look in row))
-            )
-        methods.append(
-            MethodView(
-                of_method,
-                printable(f.method.name),
-                f,
-                k == 0 and len(found) > 1,
-                charts.distribution(f, axis),
-                charts.shares(f.shares),
-                tuple(shown),
-            )
-        )
+    methods = () if axis is None else tuple(_methods(found, key, names, axis, studio, options.pairs))
     return SectionView(
         key=key,
         title=f"{NAMES.get(settings.metric, printable(settings.metric))} ({printable(settings.backbone)})",
@@ -154,16 +137,38 @@ def view(
         count=section.count,
         failed=section.failed,
         contents=len(section.contents),
-        methods=tuple(methods),
+        methods=methods,
         unscored=tuple((printable(m.name), m.failed) for m in section.methods.values() if not m.scores),
         axis=axis,
         layers=tuple(Layer(*each) for each in zip(names, _layer_colours(len(names)), strict=True)),
         failures=tuple((printable(p.method), printable(p.distorted), printable(p.error)) for p in section.failures),
-        why_no_maps=printable(rebuilt.reason) if maps else "they were not asked for",
+        why_no_maps=printable(rebuilt.reason),
         limit=studio.limit,
         scale=tuple(colours(24)),
         paired=any(f.difference is not None for f in found),
     )
+
+
+def _methods(
+    found: Sequence[Figures], key: str, layers: Sequence[str], axis: Axis, studio: Studio, pairs: int
+) -> Iterator[MethodView]:
+    chosen = [_chosen(f, pairs) for f in found]
+    # the pictures of all first: their heat maps share one scale
+    looks = iter(all_looks(studio, [shown for lists in chosen for _, shown in lists]))
+    for k, (f, lists) in enumerate(zip(found, chosen, strict=True)):
+        shown = []
+        for n, (title, _) in enumerate(lists):
+            row = [_pair(look, f"{key}m{k}l{n}p{p}", layers, title, p) for p, look in enumerate(next(looks))]
+            shown.append(PairList(title, tuple(row)))
+        yield MethodView(
+            key=f"{key}m{k}",
+            name=printable(f.method.name),
+            figures=f,
+            best=k == 0 and len(found) > 1,
+            distribution=charts.distribution(f, axis),
+            shares=charts.shares(f.shares),
+            lists=tuple(shown),
+        )
 
 
 def _chosen(found: Figures, count: int) -> list[tuple[str, list[ScoredPair]]]:
@@ -173,7 +178,7 @@ def _chosen(found: Figures, count: int) -> list[tuple[str, list[ScoredPair]]]:
     if not count:
         return []
     if len(method.scores) > 2 * count:
-        return [("Worst", worst), ("Best", best)]
+        return [("Worst", worst), (BEST, best)]
     rest = {id(pair) for pair in worst}
     return [("All pairs, the worst first", [*worst, *(pair for pair in reversed(best) if id(pair) not in rest)])]
 
@@ -182,7 +187,6 @@ def _pair(looks: Looks, key: str, layers: Sequence[str], title: str, place: int)
     pair = looks.pair
     assert pair.score is not None
     looks.notes = [printable(note) for note in looks.notes]
-    kind = "worst" if title != "Best" else "best"
     return PairView(
         key,
         printable(Path(pair.distorted).name),
@@ -191,8 +195,15 @@ def _pair(looks: Looks, key: str, layers: Sequence[str], title: str, place: int)
         pair.score,
         looks,
         tuple(zip(layers, pair.layers, strict=False)),
-        f"{kind} but {place}" if place else kind,
+        f"{_ordinal(place + 1)}{'best' if title == BEST else 'worst'}",
     )
+
+
+def _ordinal(number: int) -> str:
+    if number == 1:
+        return ""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 // 10 != 1 else 0, "th")
+    return f"{number}{ending} "
 
 
 def layer_names(metric: str, count: int) -> list[str]:
