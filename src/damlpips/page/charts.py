@@ -65,7 +65,7 @@ def axis(figures: Sequence[Figures]) -> Axis:
     if 0 <= low < 0.5 * high or low == high:
         low = min(0.0, low)
     high = high if high > low else low + 1.0
-    step = _step((high - low) / 4)
+    step = _step((high - low) / 6)
     numbers = [k * step for k in range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)]
     decimals = max(0, -floor(log10(step) + 1e-9))
     return Axis(low, high, tuple(Tick(round(_share(n, low, high), 3), f"{n:.{decimals}f}") for n in numbers))

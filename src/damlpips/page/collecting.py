@@ -86,11 +86,12 @@ class Collection:
         for path in paths:
             before = self.rows
             for number, row in enumerate(read_rows(path, lambda path=path: self.cut.append(path)), 1):  # type: ignore[misc]
-                self._add(row._replace(method=row.method or names[path]), f"{path}: row {number}")
+                self.add(row._replace(method=row.method or names[path]), f"{path}: row {number}")
             if self.rows == before:
                 raise ScoringError(f"{path}: there are no rows in it")
 
-    def _add(self, row: ScoredPair, where: str) -> None:
+    def add(self, row: ScoredPair, where: str) -> None:
+        """Add a row that has a method; errors begin with `where`."""
         # a text a row would take several times the memory
         if (key := hash((row.settings, row.method, row.reference, row.distorted))) in self._seen:
             raise ScoringError(f"{where}: {row.distorted} of method {row.method!r} comes a second time")

@@ -108,25 +108,30 @@ class Studio:
         self._maps.clear()
 
     def _read(self, looks: Looks) -> tuple[Tensor, Tensor] | None:
-        found = []
+        found, missing = [], {}
         pair = looks.pair
         for what, name, expected in (
             ("result", pair.distorted, pair.sha256),
             ("reference", pair.reference, pair.reference_sha256),
         ):
-            path = self._folder / name
             try:
-                with open_regular(path) as file:
-                    same = digest(file) == expected
-                if not same:
-                    looks.notes.append(f"The {what} is not shown: the file has changed since it was scored.")
-                    continue
-                found.append(read_image(path, alpha=self._rebuilt.alpha, deep=True))
+                found.append(self._image(self._folder / name, expected))
             except OSError as error:
-                looks.notes.append(f"The {what} is not shown: {reason(error)}.")
+                missing[what] = reason(error)
             except ScoringError as error:
-                looks.notes.append(f"The {what} is not shown: {error}.")
+                missing[what] = str(error)
+        if len(set(missing.values())) < len(missing):
+            looks.notes.append(f"Neither picture is shown: {missing['result']}.")
+        else:
+            looks.notes += [f"The {what} is not shown: {why}." for what, why in missing.items()]
         return (found[0], found[1]) if len(found) == 2 else None
+
+    def _image(self, path: Path, expected: str) -> Tensor:
+        """Return the pixels of a file, if it is the one that was scored: nothing else of a disk gets on a page."""
+        with open_regular(path) as file:
+            if digest(file) != expected:
+                raise ScoringError("the file has changed since it was scored")
+        return read_image(path, alpha=self._rebuilt.alpha, deep=True)
 
     def _measured(
         self, looks: Looks, model: PerceptualDistance, distorted: Tensor, reference: Tensor

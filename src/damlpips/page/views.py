@@ -80,6 +80,8 @@ class SectionView:
         why_no_maps: why there are no heat maps; empty where there are.
         limit: where the colours of its heat maps end.
         scale: the colours of heat maps, from 0 to the limit.
+        unseen: how many of the pairs that are shown have no pictures.
+        paired: whether some methods have references in common.
     """
 
     key: str
@@ -99,6 +101,7 @@ class SectionView:
     why_no_maps: str
     limit: float
     scale: tuple[str, ...]
+    unseen: int
     paired: bool
 
 
@@ -145,6 +148,7 @@ def view(section: Section, key: str, options: Options, moved: Callable[[], None]
         why_no_maps=printable(rebuilt.reason),
         limit=studio.limit,
         scale=tuple(colours(24)),
+        unseen=sum(not pair.looks.result for m in methods for row in m.lists for pair in row.pairs),
         paired=any(f.difference is not None for f in found),
     )
 
@@ -219,7 +223,7 @@ def layer_names(metric: str, count: int) -> list[str]:
 
 def _layer_colours(count: int) -> list[str]:
     # lightness grows from fine to coarse, for eyes of every kind; neither end is lost on white or black
-    return colours(count, "viridis", 0.2, 0.9)
+    return colours(count, "viridis", 0.28, 0.92)
 
 
 def _options(text: str) -> tuple[tuple[str, str], ...]:
