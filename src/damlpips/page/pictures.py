@@ -1,7 +1,7 @@
 """The pictures of a pair as a page holds them: small, as data URIs, and only of files that are what was scored."""
 
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SIDE = 480
-QUALITY = 85
+# JPEG with its colours in full: halved ones, as WebP's, would hide coloured noise. Heat maps need no such care.
+PHOTO = {"format": "JPEG", "quality": 90, "subsampling": 0}
+HEAT = {"format": "JPEG", "quality": 80}
 # Another device or batch changes the last digits. More than that, and something else than the row says was scored.
 TOLERANCE = 0.01
 LEAST_SCORE = 0.01
@@ -97,14 +99,14 @@ class Studio:
             distorted, reference = self._measured(looks, self._rebuilt.model, distorted, reference)
         pictures = [_picture(image) for image in (reference, distorted)]
         looks.size = _within(pictures[1].size, self._side)
-        looks.reference, looks.result = (_uri(picture, looks.size) for picture in pictures)
+        looks.reference, looks.result = (_uri(picture, looks.size, PHOTO) for picture in pictures)
 
     def finish(self) -> None:
         """Colour the heat maps, all up to the same value, so that they compare."""
         self.limit = max((m.end for m in self._maps), default=0.0) or 1.0
         for drawn in self._maps:
             image = _heat(drawn.values, drawn.grey, self.limit)
-            drawn.looks.heat = _uri(image, image.size)
+            drawn.looks.heat = _uri(image, image.size, HEAT)
         self._maps.clear()
 
     def _read(self, looks: Looks) -> tuple[Tensor, Tensor] | None:
@@ -189,16 +191,13 @@ def _heat(values: NDArray[np.float32], grey: NDArray[np.float32], limit: float) 
     return PIL.Image.fromarray(np.clip(np.rint(mixed), 0, 255).astype(np.uint8))
 
 
-def _uri(image: "Image", size: tuple[int, int]) -> str:
+def _uri(image: "Image", size: tuple[int, int], options: Mapping[str, Any]) -> str:
     """Return an image as a data URI. Everything but its pixels, as where a photograph was taken, is left behind."""
-    from PIL import features
-
     if image.size != size:
         image = image.resize(size, resample=_lanczos(), reducing_gap=3.0)
-    kind = "webp" if features.check("webp") else "jpeg"
     content = BytesIO()
-    image.save(content, kind.upper(), quality=QUALITY)
-    return f"data:image/{kind};base64,{b64encode(content.getvalue()).decode()}"
+    image.save(content, optimize=True, **options)
+    return f"data:image/jpeg;base64,{b64encode(content.getvalue()).decode()}"
 
 
 def _lanczos() -> Any:

@@ -79,21 +79,21 @@ def _built(
     }
     if settings.metric == "lpips":
         arguments["heads"] = _heads(options["heads"], heads)
-    places: list[Path | None] = [None, *weights] if find_backbone(settings.backbone) is not None else [*weights]
-    for place in places:
+    here = find_backbone(settings.backbone) is not None
+    for place in [None] * here + [
+        file for file in weights if settings.weights == f"{settings.backbone}:{sha256(file)}"
+    ]:
         try:
             model = METRICS[settings.metric](settings.backbone, weights=place, **arguments)
         except (TypeError, ValueError) as error:
-            if place is None:
-                raise _Different(f"the metric cannot be built: {error}") from error
-            continue  # a file for another backbone
+            raise _Different(f"the metric cannot be built: {error}") from error
         if model.source.identity() == settings.weights:
             if "version" in options and str(model.configuration()["version"]) != options["version"]:
                 raise _Different(
                     f"the scores are of version {options['version'][:9]} of the metric, this damlpips has another"
                 )
             return model
-    if not places:
+    if not (here or weights):
         raise _Different(f"the weights of {settings.backbone} are not on this machine")
     raise _Different(f"the weights of {settings.backbone} on this machine are not those of the scores")
 
