@@ -158,7 +158,7 @@ class TestContents:
                 path = Path(attributes["alt"].split(" ", 1)[1])
                 assert path.parent.name == folder
                 expected = np.asarray(Image.open(path)).astype(float)
-                assert np.abs(picture(attributes) - expected).mean() < 6
+                assert np.abs(picture(attributes) - expected).mean() < 8
 
     def test_heat_maps_share_a_scale(self, page: Page, run: Path) -> None:
         heats = page.images("heat")
