@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HOW_TO = (
-    *("choose", "export", "huge-images", "lightning", "migrate", "own-backbone", "pictures", "references"),
+    *("choose", "export", "huge-images", "lightning", "migrate", "own-backbone", "pictures", "references", "report"),
     *("score-folders", "video"),
 )
 PAGES = ["README.md", *(f"docs/how-to/{page}.md" for page in HOW_TO)]
@@ -22,7 +22,7 @@ LOSS = "optimizer.zero_grad"
 MODULES = [
     *(f"adapters{name}" for name in ("", ".lightning", ".piq")),
     *("checks", "distance", "features", "functional", "nano", "metrics", "models"),
-    *("outputs", "prefetch", "report", "reuse", "scoring", "sharing", "weights"),
+    *("outputs", "page.rendering", "page.views", "prefetch", "report", "reuse", "scoring", "sharing", "weights"),
     *(f"evaluation.{name}" for name in ("agreement", "bootstrap", "cache", "challenge", "code", "correlation")),
     *(f"evaluation.{name}" for name in ("distances", "figures", "ladders", "logistic", "named", "views", "votes")),
     "evaluation.datasets.layouts",

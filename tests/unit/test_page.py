@@ -175,6 +175,16 @@ class TestContents:
             ends.append(float(np.quantile(found.numpy(), 0.99)))
         assert f"{max(ends):.3g} and more" in page.text
 
+    def test_pictures_of_noise(self, tmp_path: Path) -> None:
+        """They are larger than an encoder expects of a picture."""
+        noise = np.random.default_rng(0).integers(0, 256, (2, 400, 480, 3), np.uint8)
+        for folder, image in zip(("ref", "m"), noise, strict=True):
+            (tmp_path / folder).mkdir()
+            Image.fromarray(image).save(tmp_path / folder / "a.png")
+        page = Page(render_report([score(tmp_path)]))
+        assert picture(page.images("result")[0]).std() > 50
+        assert len(page.images("heat")) == 1
+
     def test_largest_side(self, run: Path) -> None:
         page = Page(render_report([run], side=24))
         assert [(a["width"], a["height"]) for a in page.images("heat")] == [("24", "20")] * 6

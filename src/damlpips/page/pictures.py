@@ -196,7 +196,8 @@ def _uri(image: "Image", size: tuple[int, int], options: Mapping[str, Any]) -> s
     if image.size != size:
         image = image.resize(size, resample=_lanczos(), reducing_gap=3.0)
     content = BytesIO()
-    image.save(content, optimize=True, **options)
+    # not optimised: for that Pillow wants all of a picture in a buffer, whose size it guesses too low for noise
+    image.save(content, **options)
     return f"data:image/jpeg;base64,{b64encode(content.getvalue()).decode()}"
 
 

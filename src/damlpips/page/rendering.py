@@ -66,12 +66,16 @@ def render_report(
 
     Example:
         >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
         >>> from damlpips.page import render_report
         >>> row = "r.png,d.png,0.5,damlpips,nano,,,,nano:1,version=1,"
         >>> header = "reference,distorted,score,metric,backbone,method,sha256,reference_sha256,weights,options,error"
-        >>> _ = Path("build/doc.csv").write_text(f"{header}\\n{row}\\n")
-        >>> render_report(["build/doc.csv"])[:15]
-        '<!DOCTYPE html>'
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "scores.csv"
+        ...     _ = file.write_text(f"{header}\\n{row}\\n")
+        ...     page = render_report([file])
+        >>> page.startswith("<!DOCTYPE html>"), len(page) < 50_000
+        (True, True)
     """
     for name, value, least in (("pairs", pairs, 0), ("side", side, 16), ("samples", samples, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
