@@ -24,7 +24,7 @@ demo: $(READY)
 	mkdir -p build
 	$(BIN)/damlpips map docs/demo/pebbles.png docs/demo/pebbles/jpeg_q8.jpg -o build/map.png
 	$(BIN)/python docs/demo/methods.py build/demo
-	$(BIN)/damlpips score build/demo/reference $(DEMO:%=--method %=build/demo/%) -o build/scores.csv --overwrite
+	$(BIN)/damlpips score build/demo/reference $(foreach m,$(DEMO),--method $(m)=build/demo/$(m)) -o build/scores.csv --overwrite
 	$(BIN)/damlpips report build/scores.csv -o build/report.html --title "Demo"
 
 # A file's tests stay in one process: they share real processes that they have started.

@@ -186,6 +186,22 @@ class TestViewer:
         ActionChains(page).move_to_element(stage).click_and_hold().move_by_offset(across // 4, 0).release().perform()
         assert one(page, "#viewer-slider").get_property("value") in ("74", "75", "76")
 
+    def test_a_finger_moves_the_border(self, page: webdriver.Chrome) -> None:
+        wide(page, 360)
+        page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+        try:
+            page.execute_script("document.querySelector('.pair button.open').click()")
+            box = page.execute_script(
+                "const b = arguments[0].getBoundingClientRect(); return [b.left, b.top, b.width]",
+                one(page, "#viewer-stage"),
+            )
+            for kind, share in (("touchStart", 0.5), ("touchMove", 0.6), ("touchMove", 0.8), ("touchEnd", None)):
+                points = [] if share is None else [{"x": box[0] + share * box[2], "y": box[1] + 40}]
+                page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+            assert one(page, "#viewer-slider").get_property("value") in ("79", "80", "81")
+        finally:
+            page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
     def test_what_is_opened_is_the_worst_pair(self, page: webdriver.Chrome) -> None:
         pair = one(page, ".pair")
         scores = [float(p.get_dom_attribute("data-score")) for p in page.find_elements(By.CSS_SELECTOR, ".pair")]

@@ -394,6 +394,10 @@ class TestNamesAreText:
         page = render_report([path])
         page.encode("utf-8")
         assert "m\ufffd\ufffd.png" in page
+        odd = path.rename(tmp_path / "\udcff\x07.csv")
+        page = render_report([odd], title="\udcfe")
+        page.encode("utf-8")
+        assert "from \ufffd\ufffd.csv" in page
 
 
 class TestWriting:

@@ -79,7 +79,7 @@ def report(
         with _progress(shown=not quiet) as progress:
             page = render_report(
                 rows,
-                title=printable(title),
+                title=title,
                 pairs=pairs,
                 side=side,
                 images=images,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from damlpips import __version__
+from damlpips.files import printable
 from damlpips.images import ScoringError
 from damlpips.page.collecting import Collection
 from damlpips.page.figures import SAMPLES
@@ -42,8 +43,8 @@ def render_report(
 ) -> str:
     """Return the HTML page of what `damlpips score` wrote: figures, charts, the best and worst pairs with heat maps.
 
-    Rows of each metric, backbone and set of options are a section of their own. Memory and page do not grow with the
-    images, only by some ten bytes a row for memory. The same rows and images give the same page.
+    Rows of each metric, backbone and set of options are a section of their own. The page does not grow with the rows,
+    memory by some hundred bytes a row. The same rows and images give the same page.
 
     An image is shown only if its SHA-256 is that of its row, a heat map only if the metric of the rows can be had here
     with the very same weights; what is missing, and why, is said on the page.
@@ -149,12 +150,12 @@ def _page(
 
     style, script = (_source(name) for name in ("page.css", "page.js"))
     return environment.get_template("page.html").render(
-        title=title,
+        title=printable(title),
         version=__version__,
         sections=sections,
         rows=found.rows,
-        files=[path.name for path in paths],
-        cut=[path.name for path in found.cut],
+        files=[printable(path.name) for path in paths],
+        cut=[printable(path.name) for path in found.cut],
         samples=samples,
         typical=TYPICAL,
         # this project's own text, not anybody's input
