@@ -338,6 +338,13 @@ class TestWhatIsMissing:
         page = Page(render_report([score(tmp_path, "--resize", "reference")]))
         assert [(a["width"], a["height"]) for a in page.images("heat")] == [("48", "40")]
 
+    @pytest.mark.parametrize("options", [("--resize", "32"), ("--tile", "48")])
+    def test_other_options_of_the_metric(self, tmp_path: Path, options: tuple[str, str]) -> None:
+        for seed, folder in enumerate(("ref", "m")):
+            image_file(tmp_path / folder / "a.png", seed, (90, 120))
+        page = Page(render_report([score(tmp_path, *options)]))
+        assert len(page.images("heat")) == 1
+
     def test_transparent_and_deep_images(self, tmp_path: Path) -> None:
         (tmp_path / "ref").mkdir()
         (tmp_path / "m").mkdir()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SIDE = 480
 # JPEG with its colours in full: halved ones, as WebP's, would hide coloured noise. Heat maps need no such care.
-PHOTO = {"format": "JPEG", "quality": 92, "subsampling": 0}
+PHOTO = {"format": "JPEG", "quality": 90, "subsampling": 0}
 HEAT = {"format": "JPEG", "quality": 80}
 # Another device or batch changes the last digits. More than that, and something else than the row says was scored.
 TOLERANCE = 0.01
