@@ -16,12 +16,16 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[all,test,docs]'
 	touch $(READY)
 
+DEMO := jpeg_q30 jpeg_q8 blur_1.5 noise_15
 demo: $(READY)
 	$(BIN)/damlpips score docs/demo/landscape.png docs/demo/landscape
 	$(BIN)/damlpips score docs/demo/pebbles.png docs/demo/pebbles
 	$(BIN)/damlpips score docs/demo/still_life.png docs/demo/still_life
 	mkdir -p build
 	$(BIN)/damlpips map docs/demo/pebbles.png docs/demo/pebbles/jpeg_q8.jpg -o build/map.png
+	$(BIN)/python docs/demo/methods.py build/demo
+	$(BIN)/damlpips score build/demo/reference $(foreach m,$(DEMO),--method $(m)=build/demo/$(m)) -o build/scores.csv --overwrite
+	$(BIN)/damlpips report build/scores.csv -o build/report.html --title "Demo"
 
 # A file's tests stay in one process: they share real processes that they have started.
 test: lint

@@ -51,6 +51,11 @@ def shown(text: str, most: int) -> str:
     return repr(text if len(text) <= most else f"{text[:most]}...")
 
 
+def printable(text: str, kept: str = "") -> str:
+    """Return a text without what would steer a terminal or turn the order of letters."""
+    return "".join(c if c.isprintable() or c in kept else "\ufffd" for c in text)
+
+
 def is_plain_name(name: object) -> bool:
     """Return whether `name` is the name of a file in a folder, on any system: no separator, drive, `..` or NUL."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")

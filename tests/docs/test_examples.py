@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 HOW_TO = (
     *("choose", "export", "huge-images", "lightning", "loss", "migrate", "own-backbone", "pictures", "piq", "pyiqa"),
-    *("references", "score-folders", "torchmetrics", "video"),
+    *("references", "report", "score-folders", "torchmetrics", "video"),
 )
 PAGES = ["README.md", *(f"docs/how-to/{page}.md" for page in HOW_TO)]
 # stands in the example of a loss only
@@ -22,7 +22,7 @@ LOSS = "optimizer.zero_grad"
 MODULES = [
     *(f"adapters{name}" for name in ("", ".lightning", ".piq")),
     *("checks", "distance", "features", "functional", "nano", "metrics", "models"),
-    *("outputs", "prefetch", "report", "reuse", "scoring", "sharing", "weights"),
+    *("outputs", "page.rendering", "page.views", "prefetch", "report", "reuse", "scoring", "sharing", "weights"),
     *(f"evaluation.{name}" for name in ("agreement", "bootstrap", "cache", "challenge", "code", "correlation")),
     *(f"evaluation.{name}" for name in ("distances", "figures", "ladders", "logistic", "named", "views", "votes")),
     "evaluation.datasets.layouts",

@@ -16,6 +16,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEADS = {f"lpips_v0.{v}_{net}.safetensors" for v in (0, 1) for net in ("alex", "vgg", "squeeze")}
+PAGE = {path.name for path in (REPOSITORY / "src" / "damlpips" / "page" / "templates").iterdir()}
 FILES = {"cards.toml", "nano.safetensors", *HEADS}
 
 # Run by a new Python that finds the package under test before any other installation.
@@ -92,6 +93,8 @@ def test_wheel(wheel, tmp_path) -> None:
         names = set(archive.namelist())
         modes = {name: archive.getinfo(name).external_attr >> 16 for name in names}
     assert {f"damlpips/_weights/{file}" for file in FILES} <= names
+    assert {"page.html", "page.css", "page.js"} <= PAGE
+    assert {f"damlpips/page/templates/{file}" for file in PAGE} <= names
     # nothing but the package, its weights and its metadata
     assert {name.split("/")[0].split("-")[0] for name in names} == {"damlpips"}
     assert {name for name in names if "licenses/" in name}

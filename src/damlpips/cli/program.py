@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from damlpips import __version__
+from damlpips.files import printable as printable
 
 BAD_INPUT, FAILED_PAIRS, INTERRUPTED = 2, 3, 130
 
@@ -74,8 +75,3 @@ def complain(message: str) -> None:
     """Say on stderr what is wrong, and go on."""
     # the names of files are others' text: it must not steer a terminal
     typer.echo(printable(f"damlpips: {message}", kept="\n"), err=True)
-
-
-def printable(text: str, kept: str = "") -> str:
-    """Return a text without what would steer a terminal."""
-    return "".join(c if c.isprintable() or c in kept else "\ufffd" for c in text)

@@ -90,7 +90,7 @@ def interval(contents: Sequence[str], figure: Figure, *, samples: int = 1000, se
         >>> found
         Interval(value=1.5, low=0.5, high=2.5)
     """
-    low, high = _ends(drawn_figures(contents, figure, samples, seed), len(set(contents)))
+    low, high = ends(drawn_figures(contents, figure, samples, seed), len(set(contents)))
     return Interval(figure(np.arange(len(contents))), low, high)
 
 
@@ -136,7 +136,7 @@ def paired_difference(
     """
     first, second = (drawn_figures(contents, figure, samples, seed) for figure in (figure_of_first, figure_of_second))
     k, drawn = len(set(contents)), first - second
-    low, high = _ends(drawn, k)
+    low, high = ends(drawn, k)
     p = float("nan") if np.isnan(low) else _p_value(drawn, k)
     every = np.arange(len(contents))
     return Difference(figure_of_first(every) - figure_of_second(every), low, high, p)
@@ -176,7 +176,7 @@ def _draw(contents: Sequence[str], samples: int, seed: int) -> tuple[Rows, Count
     return which, np.random.default_rng(seed).integers(len(names), size=(samples, len(names)))
 
 
-def _ends(drawn: Floats, k: int) -> tuple[float, float]:
+def ends(drawn: Floats, k: int) -> tuple[float, float]:
     """Return the ends of the interval from what samples of k contents gave."""
     told = drawn[~np.isnan(drawn)]
     if len(told) == 0 or len(told) < LEVEL * len(drawn):

@@ -1,0 +1,113 @@
+"""`damlpips report`: rows of scores in, one HTML page out."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from damlpips.cli.model import DeviceOption, bad_input
+from damlpips.cli.options import check_outputs, find_device, write
+from damlpips.cli.program import app, fail, printable
+
+NEEDED = ("jinja2", "matplotlib", "numpy", "scipy")
+
+EXAMPLES = """[bold]Examples[/bold]
+
+[cyan]damlpips score originals/ --method ours=ours/ --method theirs=theirs/ -o scores.csv[/cyan]
+[cyan]damlpips report scores.csv -o report.html[/cyan]
+
+[cyan]damlpips report damlpips.parquet lpips.parquet --pairs 10 --title "Denoisers"[/cyan]
+
+[cyan]damlpips report scores.csv --images /data/run-7 --no-maps[/cyan]"""
+
+
+@app.command("report", epilog=EXAMPLES)
+def report(
+    rows: Annotated[
+        list[Path],
+        typer.Argument(metavar="ROWS...", help="What damlpips score wrote: .csv, .jsonl or .parquet, one or more."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The page; '-' for standard output.")] = Path(
+        "report.html"
+    ),
+    title: Annotated[str, typer.Option(metavar="TEXT", help="The page's title.")] = "Image comparison",
+    pairs: Annotated[
+        int, typer.Option(metavar="K", min=0, max=1000, help="Show the best and the worst K pairs of each method.")
+    ] = 6,
+    side: Annotated[
+        int, typer.Option(metavar="PIXELS", min=16, max=8192, help="Pictures on the page have at most this side.")
+    ] = 480,
+    images: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where relative paths in ROWS start. Default: the current folder.")
+    ] = Path(),
+    maps: Annotated[bool, typer.Option("--maps/--no-maps", help="Whether to compute heat maps.")] = True,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A file that score had as --weights, for heat maps. May be repeated."),
+    ] = None,
+    heads: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A file that score had as --heads, for heat maps. May be repeated."),
+    ] = None,
+    device: DeviceOption = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
+) -> None:
+    """Make one HTML page of scores: methods with intervals, how scores are spread, the best and worst pairs.
+
+    The page is one file, which loads nothing from anywhere. Nothing is downloaded to make it; heat maps are drawn with
+    the weights of the scores or not at all, and the page says what is missing and why.
+    """
+    _check_installed()
+    check_outputs({"--out": out})
+    if any(_is_same(out, path) for path in rows):
+        fail(f"--out {out}: is one of the files of rows")
+    if not images.is_dir():
+        fail(f"--images {images}: no such folder")
+    for option, files in (("--weights", weights), ("--heads", heads)):
+        for file in files or []:
+            if not file.is_file():
+                fail(f"{option} {file}: no such file")
+    with bad_input():
+        from damlpips.page import render_report
+
+        place = find_device(device)
+        with _progress(shown=not quiet) as progress:
+            page = render_report(
+                rows,
+                title=title,
+                pairs=pairs,
+                side=side,
+                images=images,
+                maps=maps,
+                weights=weights or [],
+                heads=heads or [],
+                device=place,
+                progress=progress,
+            )
+    write("--out", out, page)
+    if not quiet and out != Path("-"):
+        typer.echo(printable(f"{out}: {len(page.encode()) / 1e6:.1f} MB"))
+
+
+def _check_installed() -> None:
+    if any(find_spec(name) is None for name in NEEDED):
+        fail("report needs: pip install 'damlpips[report]'")
+
+
+def _is_same(out: Path, rows: Path) -> bool:
+    return out.exists() and rows.exists() and out.samefile(rows)
+
+
+@contextmanager
+def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """Yield what moves a bar on stderr."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
+        task = bar.add_task("drawing pairs", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
