@@ -74,6 +74,7 @@ def _taken(path: Path, place: Path) -> int | None:
             os.close(descriptor)
             if error.errno in HELD:
                 raise InUseError(f"{path}: is being written by another run{told and f' ({told})'}") from error
+            place.unlink(missing_ok=True)
             return None
         if _is(descriptor, place):
             os.ftruncate(descriptor, 0)

@@ -174,7 +174,9 @@ def fingerprint(table: Table, pairs: Iterable[Pair], batch_size: int) -> str:
     """Return what two processes have in common that score the same pairs in the same way."""
     found = hashlib.sha256(repr((sorted(table.settings.items()), table.layers, batch_size)).encode())
     for pair in pairs:
-        found.update("\0".join((str(pair.reference), str(pair.distorted), pair.method, "")).encode(errors="surrogateescape"))
+        found.update(
+            "\0".join((str(pair.reference), str(pair.distorted), pair.method, "")).encode(errors="surrogateescape")
+        )
     return found.hexdigest()
 
 

@@ -60,6 +60,7 @@ class Ranks:
         self._store = store
         self._heard = {r: (-1, time.monotonic()) for r in (range(1, world) if rank == 0 else [0])}
         self._looked = 0.0
+        self._lost: set[int] = set()
         self._stopped = threading.Event()
         self._life = threading.Thread(target=self._live, daemon=True)
 
@@ -136,6 +137,7 @@ class Ranks:
                 if (life := self._store.add(f"life/{rank}", 0)) != before:
                     self._heard[rank] = life, now
                 elif now - since > self.silence:
+                    self._lost.add(rank)
                     raise RankError(
                         f"rank {rank} of {self.world} was not heard of for {self.silence:g} seconds: it was killed,"
                         f" or its machine is gone; {ON_AGAIN}"
@@ -170,7 +172,7 @@ class Ranks:
         if self.rank == 0:
             self.tell("end", status)
             latest = time.monotonic() + min(FAREWELL, self.silence)
-            while self.add("left", 0) < self.world - 1 and time.monotonic() < latest:
+            while self.add("left", 0) < self.world - 1 - len(self._lost) and time.monotonic() < latest:
                 time.sleep(PAUSE)
             return status
         if status:
