@@ -94,7 +94,7 @@ def ranks(
 def caught(
     start: Callable[[], list[Command]], true: Callable[[], object], again: Callable[[], object]
 ) -> list[Command]:
-    """Return processes that are at work while something is true; start them `again` if they ended before it was seen."""
+    """Return processes at work while something is true; started `again` if they ended before it was seen."""
     for _ in range(20):
         team = start()
         while any(command.process.is_alive() for command in team):

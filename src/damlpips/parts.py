@@ -1,14 +1,14 @@
 """A run's rows in several files, each of pairs that follow each other: written at once, taken up again, joined.
 
-A part is named by its first pair alone, not by the process that wrote it: any number of processes goes on with the parts
-that any other number has left.
+A part is named by its first pair alone, not by the process that wrote it: any number of processes goes on with the
+parts that any other number has left.
 """
 
 import hashlib
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,7 +137,7 @@ def shares(spans: Sequence[Span], count: int, batch_size: int) -> list[list[Span
     """
     batches = sum(_batches(span, batch_size) for span in spans)
     bounds = [-(-number * batches // count) for number in range(count + 1)]
-    return [_cut(spans, first, last, batch_size) for first, last in zip(bounds, bounds[1:], strict=False)]
+    return [_cut(spans, first, last, batch_size) for first, last in pairwise(bounds)]
 
 
 def _cut(spans: Sequence[Span], first: int, last: int, batch_size: int) -> list[Span]:
@@ -162,8 +162,9 @@ def joined(file: Path, table: Table, pairs: Sequence[Pair], pieces: Iterable[Pie
         try:
             with open_regular(path) as opened:
                 rows = islice(JsonLines(table).rows(opened, path), span.start - part, span.stop - part)
-                for count, ((row, _), pair) in enumerate(zip(rows, pairs[span.start : span.stop], strict=False), 1):
+                for (row, _), pair in zip(rows, pairs[span.start : span.stop], strict=False):
                     yield table.score(row, pair)
+                    count += 1
         except OSError as error:
             raise ScoringError(f"{path}: {reason(error)}") from error
         if count < span.stop - span.start:

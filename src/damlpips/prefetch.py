@@ -17,7 +17,8 @@ Later = Callable[[], T]
 def chunks(
     pairs: Iterable[Pair], size: int, start: int = 0, stop: int | None = None
 ) -> Iterator[list[tuple[Pair, bool]]]:
-    """Yield `size` pairs at a time from the pair `start` up to `stop`, each with whether one beside it has its reference.
+    """Yield `size` pairs at a time from the pair `start` up to `stop`, each with whether one beside it has its
+    reference.
 
     Example:
         >>> a, b, c = (Pair(Path(r), Path(d), d) for r, d in ["xp", "xq", "yr"])

@@ -172,7 +172,12 @@ def _picture(path: Path, alpha: str) -> Picture:
 
 
 class Scorer:
-    """A model, and the feature maps of the last reference that several pairs share."""
+    """A model, and the feature maps of the last reference that several pairs share.
+
+    Args:
+        model: with `reduction="none"`.
+        device: where it is.
+    """
 
     def __init__(self, model: PerceptualDistance, device: torch.device) -> None:
         self.model = model
@@ -180,7 +185,11 @@ class Scorer:
         self._encoded: tuple[Path, Encoded] | None = None
 
     def scores(self, items: Sequence[Item]) -> list[Score]:
-        """Return what the pairs of a chunk score, in order."""
+        """Return what pairs score, in order, those of equal sizes at once.
+
+        Raises:
+            ScoringError: memory runs out; anything else is an error of its pair.
+        """
         batches: dict[Hashable, list[int]] = {}
         found: dict[int, Score] = {}
         for k, item in enumerate(items):

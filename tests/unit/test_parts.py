@@ -128,9 +128,9 @@ class TestLocks:
         (tmp_path / "link").symlink_to(file)
         with locked(file):
             assert os.listdir(tmp_path) != []
-            with pytest.raises(InUseError, match=rf"link: is being written by another run \(process {os.getpid()} on"):
-                with locked(tmp_path / "link"):
-                    raise AssertionError("locked twice")
+            told = rf"link: is being written by another run \(process {os.getpid()} on"
+            with pytest.raises(InUseError, match=told), locked(tmp_path / "link"):
+                raise AssertionError("locked twice")
             with locked(tmp_path / "other.csv"):
                 pass
             assert lock_of(file).exists()

@@ -1,7 +1,7 @@
 """The processes of one run, where torchrun or the like started several: who is there, who has failed, who is done.
 
-They speak through a store of torch.distributed. Nobody waits in a collective: each tells that it lives, and whoever waits
-looks at that, so that a run ends soon after one of its processes was killed.
+They speak through a store of torch.distributed. Nobody waits in a collective: each tells that it lives, and whoever
+waits looks at that, so that a run ends soon after one of its processes was killed.
 """
 
 import contextlib
@@ -14,10 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch.distributed import Store
+from importlib import import_module
+from typing import Any
 
 # of a run that has lost a process
 LOST = 4
@@ -48,13 +46,13 @@ class Ranks:
     """This process among the others of a run.
 
     Args:
-        store: what all of them see.
+        store: what all of them see, a `torch.distributed.Store`.
         rank: which one this is; the first, 0, says what there is to say.
         world: how many there are.
         silence: after how many seconds without a sign of life another one is lost.
     """
 
-    def __init__(self, store: "Store", rank: int, world: int, silence: float = SILENCE) -> None:
+    def __init__(self, store: Any, rank: int, world: int, silence: float = SILENCE) -> None:
         self.rank, self.world, self.silence = rank, world, silence
         self.unsaid: list[str] = []
         self._store = store
@@ -217,8 +215,7 @@ def join() -> Ranks | None:
     world, rank = _number("WORLD_SIZE"), _number("RANK")
     if world < 2 or rank < 0:
         return None
-    from torch import distributed as dist
-
+    dist: Any = import_module("torch.distributed")  # which does not export to type checkers what it documents
     silence = _silence()
     try:
         found = dist.rendezvous("env://", timeout=datetime.timedelta(seconds=max(1.0, silence)))

@@ -170,9 +170,12 @@ def score(
             if done and not quiet:
                 typer.echo(f"{done} of {len(found)} pairs were scored before", err=True)
             if kept < len(found):
-                work = scored(start=kept) if plan is None else plan.work()
-                results = _with_progress(work, len(found), done=done, shown=not quiet)
-                for score in results if plan is None else plan.scores(after=results):
+                if plan is None:
+                    results = _with_progress(scored(start=kept), len(found), done=done, shown=not quiet)
+                else:
+                    work = _with_progress(plan.work(), len(found), done=done, shown=not quiet)
+                    results = plan.scores(after=work)
+                for score in results:
                     score = replace(score, error=in_options(score.error)) if score.error else score
                     outputs.write(score)
                     tally.add(score)
