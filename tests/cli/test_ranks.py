@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from commands import Command, caught, ranks
 from pictures import image_file
 from typer.testing import CliRunner
 
 from damlpips.cli import app
+from damlpips.cli.options import find_device
 from damlpips.parts import part_of, parts_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
@@ -219,6 +221,37 @@ def test_torchrun(whole: Path, tmp_path: Path) -> None:
     assert run.stderr.count("1 of 44 pairs could not be scored") == 1
     assert run.stdout.count("lower is closer") == 1
     assert (tmp_path / "s.csv").read_bytes() == (whole / "whole.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "local", "expected"),
+    [
+        ("auto", "1", "cuda:1"),
+        ("cuda", "1", "cuda:1"),
+        ("auto", "2", "cuda:0"),
+        ("cuda:0", "1", "cuda:0"),
+        ("cpu", "1", "cpu"),
+    ],
+)
+def test_each_process_has_a_device_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, name: str, local: str, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", local)
+    one = find_device(name)
+    assert str(one) == ("cuda" if name == "auto" else name)
+    monkeypatch.setattr("damlpips.cli.ranks._here", object())
+    assert str(find_device(name)) == expected
+
+
+@pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan", "inf"])
+def test_a_timeout_that_is_none(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("DAMLPIPS_RANK_TIMEOUT", seconds)):
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(app, ["score", "a", "b"])
+    assert result.exit_code == 2
+    assert result.stderr == f"damlpips: DAMLPIPS_RANK_TIMEOUT={seconds}: expected a number of seconds\n"
 
 
 class TestTwoRunsOnOneFile:

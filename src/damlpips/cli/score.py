@@ -59,7 +59,9 @@ EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]damlpips score originals/ restored/ --pairs pairs.csv --csv scores.csv[/cyan]
 
-[cyan]damlpips score originals/ --method ours=ours/ --method theirs=theirs/ -o scores.parquet --workers 4[/cyan]"""
+[cyan]damlpips score originals/ --method ours=ours/ --method theirs=theirs/ -o scores.parquet --workers 4[/cyan]
+
+[cyan]torchrun --nproc-per-node 8 -m damlpips score originals/ restored/ -o scores.parquet[/cyan]"""
 
 
 @app.command(epilog=EXAMPLES)
