@@ -190,7 +190,7 @@ class TestLostProcesses:
         assert team[1 - lost].wait() == 4
         assert time.monotonic() - began < 15
         said = {
-            0: "damlpips: rank 1: rank 0 of 2 is gone, and the store with it; what was scored is kept",
+            0: "damlpips: rank 1: rank 0 or the launcher was killed, and the others' store with it; what was scored is",
             1: "damlpips: rank 1 of 2 was not heard of for 2 seconds: it was killed, or its machine is gone",
         }
         assert said[lost] in team[1 - lost].err

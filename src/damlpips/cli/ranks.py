@@ -159,7 +159,9 @@ class Ranks:
         try:
             return self._left(status)
         except (RankError, KeyboardInterrupt) as error:
-            if self.rank > 0 and isinstance(error, RankError):
+            if self.rank == 0:
+                return status  # its work is done, whatever becomes of the others
+            if isinstance(error, RankError):
                 print(f"damlpips: rank {self.rank}: {error}", file=sys.stderr)
             return status or LOST
         finally:
@@ -188,7 +190,7 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:  # DistNetworkError is one
-            raise RankError(f"rank 0 of {self.world} is gone, and the store with it; {ON_AGAIN}") from error
+            raise RankError(f"rank 0 or the launcher was killed, and the others' store with it; {ON_AGAIN}") from error
 
 
 _here: Ranks | None = None
