@@ -16,9 +16,14 @@ from commands import Command, caught, ranks
 from pictures import image_file
 from typer.testing import CliRunner
 
+from damlpips import scoring
 from damlpips.cli import app
 from damlpips.cli.options import find_device
+from damlpips.cli.ranks import Ranks
+from damlpips.cli.together import Job, _share
+from damlpips.images import ScoringError
 from damlpips.parts import part_of, parts_of
+from damlpips.rows import Table
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
 
@@ -178,6 +183,29 @@ def test_what_is_wrong_with_one_process_is_told_by_the_first(
     assert done(team) == [2, 2]
     assert re.match(rf"damlpips: rank 1 of 2, on \S+: .*{message}", team[0].err)
     assert team[1].err == ""
+
+
+@pytest.mark.parametrize("content", [None, "", '{"mark": "of another run"}'])
+def test_processes_without_a_file_system_in_common(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "s.csv.parts.json").write_text(content)
+    job = Job(scoring.score_pairs, [], Table({}, 0), 8)  # which is not looked at
+    with pytest.raises(
+        ScoringError, match=r"s\.csv\.parts\.json: is not what rank 0 wrote: the processes need one file"
+    ):
+        _share(Ranks(None, 1, 2), job, tmp_path / "s.csv", "mark")
+
+
+def test_pairs_are_counted_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    time_now, told = [100.0], []
+    monkeypatch.setattr("damlpips.cli.ranks.time.monotonic", lambda: time_now[0])
+    monkeypatch.setattr(Ranks, "add", lambda _self, _key, number: told.append(number) or sum(told))
+    team = Ranks(None, 1, 2)
+    assert [team.count() for _ in range(5)] == [1, 1, 1, 1, 1]
+    time_now[0] += 1
+    assert team.count() == 6
+    assert (team.count(), team.count(0, now=True)) == (6, 7)
+    assert told == [1, 5, 1]
 
 
 class TestLostProcesses:

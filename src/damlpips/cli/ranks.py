@@ -57,7 +57,8 @@ class Ranks:
         self.unsaid: list[str] = []
         self._store = store
         self._heard = {r: (-1, time.monotonic()) for r in (range(1, world) if rank == 0 else [0])}
-        self._looked = 0.0
+        self._looked = self._asked = 0.0
+        self._counted = self._uncounted = 0
         self._lost: set[int] = set()
         self._stopped = threading.Event()
         self._life = threading.Thread(target=self._live, daemon=True)
@@ -97,6 +98,15 @@ class Ranks:
         self._until(lambda: self._store.check([key]))
         with self._reaching():
             return json.loads(self._store.get(key))
+
+    def count(self, new: int = 1, *, now: bool = False) -> int:
+        """Count pairs that are scored; return how many all processes have, as was told last, some times a second."""
+        self._uncounted += new
+        # a GPU scores a pair in less time than the store takes to answer
+        if now or time.monotonic() - self._asked >= PAUSE:
+            self._counted = self.add("scored", self._uncounted)
+            self._uncounted, self._asked = 0, time.monotonic()
+        return self._counted
 
     def add(self, key: str, number: int) -> int:
         """Add to a number that all processes share; return it."""

@@ -82,11 +82,13 @@ class Plan:
         self._tell(ranks)
         seen = 0
         for _ in written:
-            seen, before = ranks.add("scored", 1), seen
+            seen, before = ranks.count(), seen
             yield from repeat(None, seen - before)
             ranks.look()
-        while not (ready := ranks.add("done", 0) == ranks.world - 1) or seen < ranks.add("scored", 0):
-            seen, before = ranks.add("scored", 0), seen
+        ready = False
+        while not ready:
+            ready = ranks.add("done", 0) == ranks.world - 1
+            seen, before = ranks.count(0, now=True), seen
             yield from repeat(None, seen - before)
             if not ready:
                 ranks.pause()
@@ -118,8 +120,9 @@ def help_out(ranks: Ranks, job: Job) -> None:
     name, mark = ranks.ask("plan")
     file = Path(os.fsdecode(bytes.fromhex(name)))
     for _ in job.write(file, _share(ranks, job, file, mark)):
-        ranks.add("scored", 1)
+        ranks.count()
         ranks.look()
+    ranks.count(0, now=True)
     ranks.add("done", 1)
 
 
