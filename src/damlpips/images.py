@@ -4,8 +4,9 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from io import SEEK_END, BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from damlpips.files import open_regular, reason, size
+from damlpips.files import open_regular, reason
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".avif", ".tif", ".tiff", ".gif", ".tga"),
@@ -78,9 +79,27 @@ def read_image(path: Path, *, alpha: str = "error", deep: bool = False) -> Tenso
         ScoringError: no such file, not a regular file, damaged, empty, too large to be read safely, animated, with
             transparency, or of another depth or colour space than 8-bit RGB or grey.
     """
+    return _read(lambda: open_regular(path), path, alpha=alpha, deep=deep)
+
+
+def decode_image(content: bytes, name: str, *, alpha: str = "error", deep: bool = False) -> Tensor:
+    """Return the pixels of what an image file holds, as `read_image`.
+
+    Args:
+        content: the bytes of the file.
+        name: what errors call it.
+        alpha, deep: as of `read_image`.
+
+    Raises:
+        ScoringError: as `read_image`.
+    """
+    return _read(lambda: BytesIO(content), name, alpha=alpha, deep=deep)
+
+
+def _read(opened: Callable[[], BinaryIO], path: Path | str, *, alpha: str, deep: bool) -> Tensor:
     pil = _pillow()
     try:
-        with open_regular(path) as file, _FILTERS.of(pil):
+        with opened() as file, _FILTERS.of(pil):
             _check_length(file, path)
             with pil.Image.open(file, formats=_formats(pil)) as image:
                 is_deep = deep and _is_readable_deep(image)
@@ -88,7 +107,7 @@ def read_image(path: Path, *, alpha: str = "error", deep: bool = False) -> Tenso
                     _check_kind(image, path)
                 _check_tiles(image, pil.Image.MAX_IMAGE_PIXELS, path)
                 if is_deep:
-                    return _deep_pixels(image, path, alpha)
+                    return _deep_pixels(image, opened, path, alpha)
                 image.load()
                 pil.ImageOps.exif_transpose(image, in_place=True)
                 return _pixels(_opaque_rgb(image, path, alpha))
@@ -137,8 +156,10 @@ class _Filters:
 _FILTERS = _Filters()
 
 
-def _check_length(file: BinaryIO, path: Path) -> None:
-    if (length := size(file)) == 0:
+def _check_length(file: BinaryIO, path: Path | str) -> None:
+    length = file.seek(0, SEEK_END)
+    file.seek(0)
+    if length == 0:
         raise ScoringError(f"{path}: the file is empty")
     if length > LARGEST_FILE:
         raise ScoringError(f"{path}: refused, a file of {length} bytes, more than {LARGEST_FILE}")
@@ -150,7 +171,7 @@ def _formats(pil: ModuleType) -> list[str]:
     return [name for name in FORMATS if name in pil.Image.OPEN]
 
 
-def _check_kind(image: Any, path: Path) -> None:
+def _check_kind(image: Any, path: Path | str) -> None:
     """Raise a ScoringError for an image whose conversion to 8-bit RGB would lose or guess something."""
     # a phone's JPEG may carry a second view (MPO): the first is the picture
     if getattr(image, "is_animated", False) and image.format != "MPO":
@@ -164,7 +185,7 @@ def _check_kind(image: Any, path: Path) -> None:
         raise ScoringError(f"{path}: Pillow mode {image.mode!r}: convert it to 8-bit RGB first")
 
 
-def _check_tiles(image: Any, most_pixels: int | None, path: Path) -> None:
+def _check_tiles(image: Any, most_pixels: int | None, path: Path | str) -> None:
     """Raise a ScoringError for a TIFF in tiles that are larger than any image: each is decoded whole."""
     tags = getattr(image, "tag_v2", {})
     width, height = (tags.get(tag, 1) for tag in (TILE_WIDTH, TILE_LENGTH))
@@ -201,7 +222,7 @@ def _is_readable_deep(image: Any) -> bool:
     return bool(raw_modes) and all(mode[:-1] in COLOUR_16 and mode[-1] in OTHER_ORDER for mode in raw_modes)
 
 
-def _deep_pixels(image: Any, path: Path, alpha: str) -> Tensor:
+def _deep_pixels(image: Any, opened: Callable[[], BinaryIO], path: Path | str, alpha: str) -> Tensor:
     """Return an image of 16 bits a channel as float32 RGB (3, H, W) in [0, 1]."""
     pil = _pillow()
     if image.mode == "I":
@@ -215,7 +236,7 @@ def _deep_pixels(image: Any, path: Path, alpha: str) -> Tensor:
         first, second = _table(image, torch.uint8, 2).split(1)
         values = _joined(second, first) if little else _joined(first, second)
     else:
-        with open_regular(path) as file, pil.Image.open(file, formats=[image.format]) as again:
+        with opened() as file, pil.Image.open(file, formats=[image.format]) as again:
             again.tile = [_in_other_order(tile) for tile in again.tile]
             high, low = (_loaded(part, pil) for part in (image, again))
         values = _joined(high, low)
@@ -251,7 +272,7 @@ def _table(image: Any, dtype: torch.dtype, channels: int) -> Tensor:
     return flat.reshape(height, width, channels).permute(2, 0, 1)
 
 
-def _over_background(colours: Tensor, opacity: Tensor, path: Path, alpha: str) -> Tensor:
+def _over_background(colours: Tensor, opacity: Tensor, path: Path | str, alpha: str) -> Tensor:
     if bool((opacity == 1).all()):
         return colours
     if alpha == "error":
@@ -259,7 +280,7 @@ def _over_background(colours: Tensor, opacity: Tensor, path: Path, alpha: str) -
     return opacity * colours + (1 - opacity) * (BACKGROUNDS[alpha][0] / 255)
 
 
-def _opaque_rgb(image: Any, path: Path, alpha: str) -> Any:
+def _opaque_rgb(image: Any, path: Path | str, alpha: str) -> Any:
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] < 255:

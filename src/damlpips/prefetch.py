@@ -14,8 +14,11 @@ T = TypeVar("T")
 Later = Callable[[], T]
 
 
-def chunks(pairs: Iterable[Pair], size: int, start: int = 0) -> Iterator[list[tuple[Pair, bool]]]:
-    """Yield `size` pairs at a time from the pair `start` on, each with whether a pair beside it has its reference.
+def chunks(
+    pairs: Iterable[Pair], size: int, start: int = 0, stop: int | None = None
+) -> Iterator[list[tuple[Pair, bool]]]:
+    """Yield `size` pairs at a time from the pair `start` up to `stop`, each with whether one beside it has its
+    reference.
 
     Example:
         >>> a, b, c = (Pair(Path(r), Path(d), d) for r, d in ["xp", "xq", "yr"])
@@ -23,8 +26,10 @@ def chunks(pairs: Iterable[Pair], size: int, start: int = 0) -> Iterator[list[tu
         [[('p', True), ('q', True)], [('r', False)]]
         >>> [[(pair.name, shared) for pair, shared in chunk] for chunk in chunks([a, b, c], 1, start=1)]
         [[('q', True)], [('r', False)]]
+        >>> [[(pair.name, shared) for pair, shared in chunk] for chunk in chunks([a, b, c], 1, stop=1)]
+        [[('p', True)]]
     """
-    wanted = islice(_with_neighbours(pairs), start, None)
+    wanted = islice(_with_neighbours(pairs), start, stop)
     while chunk := list(islice(wanted, size)):
         yield chunk
 

@@ -75,6 +75,7 @@ def score_pairs(
     batch_size: int = 8,
     device: torch.device | str | None = None,
     start: int = 0,
+    stop: int | None = None,
     errors: str = "raise",
     alpha: str = "error",
     workers: int = 0,
@@ -91,6 +92,7 @@ def score_pairs(
         batch_size: the most pairs a batch.
         device: where to put the images; None for the model's own.
         start: how many pairs, a multiple of `batch_size`, to leave out at the beginning.
+        stop: the pair to stop before, such a multiple too, so that every batch is the one of a whole run; None for all.
         errors: "raise" for a ScoringError at the first pair without a score, "keep" for a `Score` that says why.
         alpha: what becomes of transparent pixels, see `read_image`.
         workers: threads that read the next batches' images meanwhile; 0 reads them between the batches.
@@ -104,6 +106,8 @@ def score_pairs(
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     if start < 0 or start % batch_size:
         raise ValueError(f"start: expected a multiple of batch_size {batch_size}, got {start}")
+    if stop is not None and (stop < start or stop % batch_size):
+        raise ValueError(f"stop: expected a multiple of batch_size {batch_size} from {start} on, got {stop}")
     if errors not in ("raise", "keep"):
         raise ValueError(f"errors: expected 'raise' or 'keep', got {errors!r}")
     if alpha not in ALPHA:
@@ -112,8 +116,8 @@ def score_pairs(
         raise ValueError(f"workers: expected at least 0, got {workers}")
     if model.reduction != "none":
         raise ValueError(f"model: expected reduction='none', a score a pair, got {model.reduction!r}")
-    scorer = _Scorer(model, torch.device(device) if device is not None else model.anchor.device)
-    found = _scored(scorer, pairs, size=batch_size, start=start, alpha=alpha, workers=workers)
+    scorer = Scorer(model, torch.device(device) if device is not None else model.anchor.device)
+    found = _scored(scorer, pairs, size=batch_size, span=(start, stop), alpha=alpha, workers=workers)
     return found if errors == "keep" else _sound(found)
 
 
@@ -133,14 +137,14 @@ def _sound(scores: Iterable[Score]) -> Iterator[Score]:
 
 
 def _scored(
-    scorer: "_Scorer", pairs: Iterable[Pair], *, size: int, start: int, alpha: str, workers: int
+    scorer: "Scorer", pairs: Iterable[Pair], *, size: int, span: tuple[int, int | None], alpha: str, workers: int
 ) -> Iterator[Score]:
     with Reader(lambda path: _picture(path, alpha), workers) as reader:
         waiting: list[list[tuple[Pair, bool, Later[Picture], Later[Picture]]]] = []
         # enough of them that every worker has an image to read while a batch is scored
         ahead = 0 if workers == 0 else 1 + workers // size
         reference: tuple[Path, Later[Picture]] | None = None
-        for chunk in chunks(pairs, size, start):
+        for chunk in chunks(pairs, size, *span):
             asked = []
             for pair, shared in chunk:
                 if reference is None or reference[0] != pair.reference:
@@ -167,8 +171,13 @@ def _picture(path: Path, alpha: str) -> Picture:
         return Picture(None, known, str(error))
 
 
-class _Scorer:
-    """A model, and the feature maps of the last reference that several pairs share."""
+class Scorer:
+    """A model, and the feature maps of the last reference that several pairs share.
+
+    Args:
+        model: with `reduction="none"`.
+        device: where it is.
+    """
 
     def __init__(self, model: PerceptualDistance, device: torch.device) -> None:
         self.model = model
@@ -176,7 +185,11 @@ class _Scorer:
         self._encoded: tuple[Path, Encoded] | None = None
 
     def scores(self, items: Sequence[Item]) -> list[Score]:
-        """Return what the pairs of a chunk score, in order."""
+        """Return what pairs score, in order, those of equal sizes at once.
+
+        Raises:
+            ScoringError: memory runs out; anything else is an error of its pair.
+        """
         batches: dict[Hashable, list[int]] = {}
         found: dict[int, Score] = {}
         for k, item in enumerate(items):

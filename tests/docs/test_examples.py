@@ -20,9 +20,10 @@ PAGES = ["README.md", *(f"docs/how-to/{page}.md" for page in HOW_TO)]
 # stands in the example of a loss only
 LOSS = "optimizer.zero_grad"
 MODULES = [
-    *(f"adapters{name}" for name in ("", ".lightning", ".piq")),
+    *(f"adapters{name}" for name in ("", ".lightning", ".piq", ".ray")),
     *("checks", "distance", "features", "functional", "nano", "metrics", "models"),
-    *("outputs", "page.rendering", "page.views", "prefetch", "report", "reuse", "scoring", "sharing", "weights"),
+    *("locks", "outputs", "page.rendering", "page.views", "parts", "prefetch", "report", "reuse", "scoring"),
+    *("sharing", "weights"),
     *(f"evaluation.{name}" for name in ("agreement", "bootstrap", "cache", "challenge", "code", "correlation")),
     *(f"evaluation.{name}" for name in ("distances", "figures", "ladders", "logistic", "named", "views", "votes")),
     "evaluation.datasets.layouts",

@@ -14,7 +14,7 @@ from pictures import image_file, pixels
 from PIL import Image
 
 from damlpips import images
-from damlpips.images import ScoringError, read_image
+from damlpips.images import ScoringError, decode_image, read_image
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -243,6 +243,24 @@ class TestReadImage:
             with pytest.raises(ScoringError, match=r"a\.png: not an image of a known kind \(PNG, JPEG"):
                 read_image(tmp_path / "a.png")
 
+    def test_bytes_are_read_as_their_file(self, tmp_path: Path) -> None:
+        values = np.random.default_rng(3).integers(0, 65536, (5, 4, 3), dtype=np.uint16)
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        deep = png(4, 5, rows, depth=16)  # which is opened twice
+        (tmp_path / "deep.png").write_bytes(deep)
+        from_file = read_image(tmp_path / "deep.png", deep=True)
+        assert from_file.dtype == torch.float32
+        assert torch.equal(decode_image(deep, "x", deep=True), from_file)
+        jpeg = image_file(tmp_path / "a.jpg", 1)
+        assert torch.equal(decode_image(jpeg.read_bytes(), "x"), read_image(jpeg))
+        for content, message in (
+            (b"", "x: the file is empty"),
+            (deep, "x: more than 8 bits"),
+            (deep[:60], "x: damaged"),
+        ):
+            with pytest.raises(ScoringError, match=message):
+                decode_image(content, "x", deep=len(content) == 60)
+
     def test_every_suffix_has_its_format(self) -> None:
         Image.init()
         for suffix in images.SUFFIXES:
@@ -274,7 +292,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 import PIL.Image
-from damlpips.images import ScoringError, read_image
+from damlpips.images import ScoringError, decode_image, read_image
 
 PIL.Image.init()
 for name in sys.argv[1:]:

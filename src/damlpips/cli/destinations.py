@@ -52,6 +52,26 @@ def destinations(files: Mapping[str, Path | None]) -> list[Destination]:
     return found
 
 
+def growing(wanted: "Sequence[Destination]") -> Path | None:
+    """Return the first of the files that a killed run goes on with, None where all rows just pass."""
+    return next((d.path for d in wanted if not _passing(d.path)), None)
+
+
+@contextmanager
+def alone(wanted: "Sequence[Destination]") -> "Iterator[None]":
+    """Be the only run that writes these files."""
+    from damlpips.locks import InUseError, locked
+
+    with ExitStack() as locks:
+        for option, _, path in wanted:
+            try:
+                if not _passing(path):
+                    locks.enter_context(locked(path))
+            except InUseError as error:
+                fail(f"{option} {error}; wait for its end, or name another file")
+        yield
+
+
 @contextmanager
 def opened(
     wanted: "Sequence[Destination]", table: "Table", pairs: "Sequence[Pair]", *, batch_size: int, overwrite: bool
@@ -72,7 +92,7 @@ def opened(
 
             for option, kind, path in wanted:
                 form = Csv(table) if kind == "csv" else JsonLines(table)
-                passing = path == STANDARD_OUTPUT or _is_device(path)
+                passing = _passing(path)
                 if kind in ("json", "parquet"):
                     folder = folders.enter_context(TemporaryDirectory(prefix="damlpips-")) if passing else None
                     journal = journal_of(path) if folder is None else Path(folder) / "rows.jsonl"
@@ -95,8 +115,9 @@ def opened(
             _complete(place, journal, table)
 
 
-def _is_device(path: Path) -> bool:
-    return path.exists() and not path.is_file()
+def _passing(path: Path) -> bool:
+    """Return whether what is written to a path cannot be read again: standard output, a pipe, a device."""
+    return path == STANDARD_OUTPUT or (path.exists() and not path.is_file())
 
 
 def _complete(place: Destination, journal: Path, table: "Table") -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from damlpips.cli import ranks
 from damlpips.cli.program import fail
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ def write(option: str, file: Path, text: str) -> None:
 
 
 def find_device(name: str) -> "torch.device":
-    """Return the device that a name stands for, if this machine has it."""
+    """Return the device that a name stands for, if this machine has it; of several processes each has its own."""
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if name not in ("cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
         fail(f"--device {name}: expected auto, cpu, cuda or cuda:N")
@@ -61,6 +62,9 @@ def find_device(name: str) -> "torch.device":
         fail(f"--device {name}: CUDA is not available here; use --device cpu")
     if number and int(number) >= torch.cuda.device_count():
         fail(f"--device {name}: there is only cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    if name == "cuda" and ranks.here() is not None:
+        # a launcher may show each process one device only
+        name = f"cuda:{ranks.local_rank() % torch.cuda.device_count()}"
     return torch.device(name)
 
 

@@ -7,22 +7,55 @@ import typer
 from typer.core import TyperGroup
 
 from damlpips import __version__
+from damlpips.cli import ranks
 from damlpips.files import printable as printable
 
 BAD_INPUT, FAILED_PAIRS, INTERRUPTED = 2, 3, 130
 
 
+# the commands that several processes can run together
+TOGETHER = ("score",)
+
+
 class Commands(TyperGroup):
-    """Commands whose usage errors, too, are one line; and that exit with 130 when interrupted."""
+    """Commands whose usage errors, too, are one line; and that exit with 130 when interrupted.
+
+    Of several processes the first says what is wrong, and all exit with its status.
+    """
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command; exit with its status."""
         standalone = extra.get("standalone_mode", True)
         extra["standalone_mode"] = False
+        given = extra.get("args", args[0] if args else None)
+        command = next(iter(sys.argv[1:] if given is None else given), None)
         try:
-            status = super().main(*args, **extra)
+            team = ranks.join() if command in TOGETHER else None
+        except ranks.RankError as error:
+            complain(str(error))
+            sys.exit(error.status)
+        try:
+            status = self._status(*args, **extra)
+        except BaseException:
+            if team is not None:
+                team.leave(1)
+            raise
+        if team is not None:
+            status = team.leave(status if isinstance(status, int) else 0)
+        if not standalone:
+            return status
+        sys.exit(status if isinstance(status, int) else 0)
+
+    def _status(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().main(*args, **extra)
         except (KeyboardInterrupt, typer.Abort):
-            status = INTERRUPTED
+            return INTERRUPTED
+        except ranks.Ended:
+            return 0
+        except ranks.RankError as error:
+            complain(str(error))
+            return error.status
         except Exception as error:
             # typer's own errors have no common public class
             if not hasattr(error, "format_message"):
@@ -30,11 +63,8 @@ class Commands(TyperGroup):
             context = getattr(error, "ctx", None)
             command = context.command_path if context is not None else "damlpips"
             message = error.format_message().rstrip(".")
-            typer.echo(f"damlpips: {message} (see {command} --help)", err=True)
-            status = BAD_INPUT
-        if not standalone:
-            return status
-        sys.exit(status if isinstance(status, int) else 0)
+            complain(f"{message} (see {command} --help)")
+            return BAD_INPUT
 
 
 app = typer.Typer(
@@ -73,5 +103,8 @@ def fail(message: str) -> NoReturn:
 
 def complain(message: str) -> None:
     """Say on stderr what is wrong, and go on."""
+    if (team := ranks.here()) is not None and team.rank > 0:
+        team.unsaid.append(message)
+        return
     # the names of files are others' text: it must not steer a terminal
     typer.echo(printable(f"damlpips: {message}", kept="\n"), err=True)

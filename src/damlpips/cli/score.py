@@ -3,14 +3,16 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from damlpips.cli import ranks
 from damlpips.cli.model import (
     BackboneOption,
     DeviceOption,
@@ -32,7 +34,8 @@ from damlpips.cli.tally import Tally
 if TYPE_CHECKING:
     from damlpips.pairs import Pair
     from damlpips.rows import Table
-    from damlpips.scoring import Score
+
+T = TypeVar("T")
 
 # Fewer pairs than this are scored before a reader has found the bar.
 PAIRS_WORTH_A_BAR = 16
@@ -56,7 +59,9 @@ EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]damlpips score originals/ restored/ --pairs pairs.csv --csv scores.csv[/cyan]
 
-[cyan]damlpips score originals/ --method ours=ours/ --method theirs=theirs/ -o scores.parquet --workers 4[/cyan]"""
+[cyan]damlpips score originals/ --method ours=ours/ --method theirs=theirs/ -o scores.parquet --workers 4[/cyan]
+
+[cyan]torchrun --nproc-per-node 8 -m damlpips score originals/ restored/ -o scores.parquet[/cyan]"""
 
 
 @app.command(epilog=EXAMPLES)
@@ -125,8 +130,9 @@ def score(
     files = {"--csv": csv, "--jsonl": jsonl, "--parquet": parquet, "--json": json, "--output": output}
     check_outputs(files)
     with bad_input():
-        from damlpips import scoring
-        from damlpips.cli.destinations import destinations, opened
+        from damlpips import parts, scoring
+        from damlpips.cli.destinations import alone, destinations, growing, opened
+        from damlpips.cli.together import Job, Plan, beside, help_out
 
         wanted = destinations(files)
         found = _pairs(reference, distorted, _methods(method or []), pairs)
@@ -136,24 +142,42 @@ def score(
         model = build(metric, backbone, weights=weights, heads=heads, resize=resizing(resize), tile=tile)
         model = model.to(place).load()
         table = _table(model, metric, heads=heads, resize=resize, tile=tile, alpha=alpha.value)
+        scored = partial(
+            scoring.score_pairs,
+            model,
+            found,
+            batch_size=batch_size,
+            device=place,
+            errors=errors,
+            alpha=alpha.value,
+            workers=workers,
+        )
+        job = Job(scored, found, table, batch_size)
+        team = ranks.here()
+        if team is not None and team.rank > 0:
+            help_out(team, job)
+            return
         tally = Tally()
-        with opened(wanted, table, found, batch_size=batch_size, overwrite=overwrite) as outputs:
+        with (
+            alone(wanted),
+            beside(growing(wanted), anew=overwrite) as file,
+            opened(wanted, table, found, batch_size=batch_size, overwrite=overwrite) as outputs,
+        ):
             for score in outputs.kept_scores():
                 tally.add(score)
-            if tally.pairs and not quiet:
-                typer.echo(f"{tally.pairs} of {len(found)} pairs were scored before", err=True)
-            if tally.pairs < len(found):
-                results = scoring.score_pairs(
-                    model,
-                    found,
-                    batch_size=batch_size,
-                    device=place,
-                    start=tally.pairs,
-                    errors=errors,
-                    alpha=alpha.value,
-                    workers=workers,
-                )
-                for score in _with_progress(results, len(found), done=tally.pairs, shown=not quiet):
+            kept, plan = tally.pairs, None
+            if kept < len(found) and (team is not None or parts.parts_of(file)):
+                plan = Plan(job, file, start=kept, ranks=team)
+            done = kept if plan is None else plan.done
+            if done and not quiet:
+                typer.echo(f"{done} of {len(found)} pairs were scored before", err=True)
+            if kept < len(found):
+                if plan is None:
+                    results = _with_progress(scored(start=kept), len(found), done=done, shown=not quiet)
+                else:
+                    work = _with_progress(plan.work(), len(found), done=done, shown=not quiet)
+                    results = plan.scores(after=work)
+                for score in results:
                     score = replace(score, error=in_options(score.error)) if score.error else score
                     outputs.write(score)
                     tally.add(score)
@@ -219,7 +243,7 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} pairs/s")
 
 
-def _with_progress(scores: "Iterable[Score]", total: int, *, shown: bool, done: int = 0) -> "Iterator[Score]":
+def _with_progress(scores: Iterable[T], total: int, *, shown: bool, done: int = 0) -> Iterator[T]:
     console = Console(stderr=True)
     hidden = not (shown and console.is_terminal and total - done >= PAIRS_WORTH_A_BAR)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()

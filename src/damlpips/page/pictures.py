@@ -16,9 +16,9 @@ from torch.nn.functional import interpolate
 from damlpips import panels
 from damlpips.files import digest, open_regular, reason
 from damlpips.images import ScoringError, read_image
-from damlpips.models import PerceptualDistance
 from damlpips.page.reading import ScoredPair
 from damlpips.page.rebuilding import Rebuilt
+from damlpips.perceptual import PerceptualDistance
 from damlpips.report import measure
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import torch
 from damlpips.features import BACKBONES
 from damlpips.files import MOST_SHOWN, shown
 from damlpips.images import ALPHA
-from damlpips.models import DAMLPIPS, LPIPS, PerceptualDistance
+from damlpips.models import DAMLPIPS, LPIPS
 from damlpips.page.reading import Settings
+from damlpips.perceptual import PerceptualDistance
 from damlpips.weights import WeightsError, find_backbone, head_names, sha256
 
 METRICS: Mapping[str, type[PerceptualDistance]] = {"damlpips": DAMLPIPS, "lpips": LPIPS}

@@ -1,0 +1,197 @@
+"""Pairs of a Ray data set scored batch by batch: a class for `map_batches`. Ray itself is not needed to use it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from damlpips.checks import one_of
+from damlpips.files import digest, open_regular, reason
+from damlpips.images import ALPHA, ScoringError, decode_image, read_image
+from damlpips.models import DAMLPIPS, LPIPS
+from damlpips.pairs import Pair
+from damlpips.scoring import Item, Picture, Score, Scorer, layer_count
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+METRICS = {"damlpips": DAMLPIPS, "lpips": LPIPS}
+# images that are values are called by their column and row
+Batch = Mapping[str, "ndarray"]
+
+
+class ScorePairs:
+    """Score the pairs of a batch, and add their scores to it.
+
+    For `ray.data.Dataset.map_batches`, which builds it once in each actor:
+    `pairs.map_batches(ScorePairs, fn_constructor_kwargs={"backbone": "alex"}, batch_size=32, compute=...)`.
+
+    A batch is a mapping of columns, as Ray hands it on by default, `batch_format="numpy"`. An image is a path (`str`),
+    the bytes of an image file, or an array, uint8 or float in [0, 1], (H, W, 3) or (H, W). Two rows that follow each
+    other with one reference share its way through the network.
+
+    The result has all columns of the batch, and besides:
+
+    - `score`, `layer_0`, `layer_1`, ...: float64, lower is closer; NaN where there is an error.
+    - `width`, `height`: int32, of the distorted image; 0 where it could not be read.
+    - `sha256`, `reference_sha256`: of the files; empty for arrays.
+    - `error`: why a row has no score; empty where it has one.
+
+    Args:
+        metric: `"damlpips"` or `"lpips"`.
+        reference, distorted: the columns that hold the images.
+        root: the folder that paths are in; None where they are whole.
+        batch_size: the most pairs that go through the network at once.
+        device: a torch device; None for CUDA if the actor has a GPU (`num_gpus=1`), else the CPU.
+        alpha: transparent pixels: `"error"`, or laid over `"white"` or `"black"`.
+        options: those of `damlpips.DAMLPIPS` or `damlpips.LPIPS`: `backbone`, `weights`, `resize`, `tile`, ...
+
+    Raises:
+        ValueError: an unknown option. KeyError, when it is called: a batch without one of the columns, or with one that
+            would be written over. A bad image is no error of the run: its row says what is wrong.
+
+    Example:
+        >>> import numpy as np
+        >>> from damlpips.adapters.ray import ScorePairs
+        >>> files = {"reference": ["landscape.png"] * 2, "distorted": ["landscape/blur_3.png", "no such.png"]}
+        >>> scores = ScorePairs(root="docs/demo")({name: np.array(paths) for name, paths in files.items()})
+        >>> [round(score, 1) for score in scores["score"].tolist()], scores["error"][1]
+        ([0.7, nan], 'docs/demo/no such.png: No such file or directory')
+    """
+
+    def __init__(
+        self,
+        metric: str = "damlpips",
+        *,
+        reference: str = "reference",
+        distorted: str = "distorted",
+        root: str | Path | None = None,
+        batch_size: int = 8,
+        device: torch.device | str | None = None,
+        alpha: str = "error",
+        **options: Any,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        self._alpha = one_of("alpha", alpha, ALPHA)
+        self._columns = reference, distorted
+        self._root = Path(root) if root is not None else None
+        self._batch_size = batch_size
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        # scores are a row each, and images in [0, 1]
+        model = METRICS[one_of("metric", metric, tuple(METRICS))](**options)
+        if (model.reduction, model.value_range) != ("none", (0.0, 1.0)):
+            raise ValueError(
+                "expected no reduction and no value_range: rows have a score each, and images their own range"
+            )
+        self._model = model.to(device).load()
+        self._scorer = Scorer(self._model, torch.device(device))
+        self._layers = [f"layer_{k}" for k in range(layer_count(self._model))]
+
+    def __call__(self, batch: Batch) -> dict[str, "ndarray"]:
+        """Return the batch with the columns of its scores."""
+        references, distorted = (self._column(batch, name) for name in self._columns)
+        scores: list[Score] = []
+        for start in range(0, len(distorted), self._batch_size):
+            rows = range(start, min(start + self._batch_size, len(distorted)))
+            scores += self._scorer.scores(self._items(references, distorted, rows))
+        # a file of the same name may be another one in the next batch
+        self._scorer = Scorer(self._model, self._model.anchor.device)
+        added = self._added(scores)
+        if taken := sorted(added.keys() & batch.keys()):
+            raise KeyError(f"the batch has columns {', '.join(taken)} already: rename or drop them")
+        return {**batch, **added}
+
+    def _column(self, batch: Batch, name: str) -> "ndarray":
+        if name not in batch:
+            raise KeyError(f"expected a column {name!r}, the batch has {', '.join(batch)}")
+        return batch[name]
+
+    def _items(self, references: "ndarray", distorted: "ndarray", rows: range) -> list[Item]:
+        # the same reference is read once, and has one name, by which the scorer knows it
+        names = [self._name(self._columns[0], references[row], row) for row in rows]
+        for k in range(1, len(rows)):
+            if _same(references[rows[k - 1]], references[rows[k]]):
+                names[k] = names[k - 1]
+        items: list[Item] = []
+        for k, row in enumerate(rows):
+            repeated = k > 0 and names[k] == names[k - 1]
+            first = items[-1].reference if repeated else self._picture(references[row], names[k])
+            shared = repeated or names[k] in names[k + 1 : k + 2]
+            name = self._name(self._columns[1], distorted[row], row)
+            pair = Pair(Path(names[k]), Path(name), name)
+            items.append(Item(pair, shared, self._picture(distorted[row], name), first))
+        return items
+
+    def _name(self, column: str, value: Any, row: int) -> str:
+        if not isinstance(value, (str, Path)):
+            return f"{column} of row {row}"
+        return str(self._root / value if self._root is not None else value)
+
+    def _picture(self, value: Any, name: str) -> Picture:
+        known = ""
+        try:
+            if isinstance(value, (str, Path)):
+                known = _sum_of_file(Path(name))
+                return Picture(read_image(Path(name), alpha=self._alpha, deep=True), known, "")
+            if isinstance(value, (bytes, bytearray, memoryview)):
+                known = hashlib.sha256(value).hexdigest()
+                return Picture(decode_image(bytes(value), name, alpha=self._alpha, deep=True), known, "")
+            return Picture(_pixels(value, name), known, "")
+        except ScoringError as error:
+            return Picture(None, known, str(error))
+
+    def _added(self, scores: Sequence[Score]) -> dict[str, "ndarray"]:
+        import numpy as np
+
+        nothing = (None,) * len(self._layers)
+        layers = np.array([score.layers or nothing for score in scores], dtype=np.float64).reshape(-1, len(nothing))
+        sizes = np.array([score.size or (0, 0) for score in scores], dtype=np.int32).reshape(-1, 2)
+        texts = {
+            "sha256": [score.sha256 for score in scores],
+            "reference_sha256": [score.reference_sha256 for score in scores],
+            "error": [score.error or "" for score in scores],
+        }
+        return {
+            "score": np.array([score.score for score in scores], dtype=np.float64),
+            **dict(zip(self._layers, layers.T.copy(), strict=True)),
+            "width": sizes[:, 1].copy(),
+            "height": sizes[:, 0].copy(),
+            **{name: np.array(values, dtype=object) for name, values in texts.items()},
+        }
+
+
+def _sum_of_file(path: Path) -> str:
+    try:
+        with open_regular(path) as file:
+            return digest(file)
+    except OSError as error:
+        raise ScoringError(f"{path}: {reason(error)}") from error
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two values are one image, where that is told at once."""
+    return type(one) is type(other) and isinstance(one, (str, Path, bytes)) and one == other
+
+
+def _pixels(value: Any, name: str) -> torch.Tensor:
+    """Return an array as (3, H, W), uint8 or float32 in [0, 1]."""
+    import numpy as np
+
+    if not isinstance(value, np.ndarray):
+        raise ScoringError(f"{name}: expected a path, bytes or an array, got {type(value).__name__}")
+    grey = value[..., None] if value.ndim == 2 else value
+    if grey.ndim != 3 or grey.shape[2] not in (1, 3) or grey.size == 0:
+        raise ScoringError(f"{name}: expected (H, W, 3) or (H, W), got {value.shape}")
+    if value.dtype != np.uint8 and value.dtype.kind != "f":
+        raise ScoringError(f"{name}: expected uint8 or floats in [0, 1], got {value.dtype}")
+    if value.dtype != np.uint8:
+        grey = grey.astype(np.float32)
+        # NaN is not in it either
+        if not (grey.min() >= 0 and grey.max() <= 1):
+            raise ScoringError(f"{name}: expected floats in [0, 1], got {grey.min():g} to {grey.max():g}")
+    pixels = torch.from_numpy(np.ascontiguousarray(grey.transpose(2, 0, 1)).copy())
+    return pixels.expand(3, -1, -1).contiguous()
