@@ -1,4 +1,4 @@
-"""`damlpips score`: image files in, a table of distances out."""
+"""`damlpips score`: image and video files in, a table of distances out."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -56,17 +56,24 @@ EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]damlpips score originals/ restored/ --pairs pairs.csv --csv scores.csv[/cyan]
 
+[cyan]damlpips score original.mp4 encoded.mp4 --frames-csv frames.csv[/cyan]
+
+[cyan]damlpips score original_frames/ restored_frames/ --frames[/cyan]
+
 [cyan]damlpips score originals/ --method ours=ours/ --method theirs=theirs/ -o scores.parquet --workers 4[/cyan]"""
 
 
 @app.command(epilog=EXAMPLES)
 def score(
-    reference: Annotated[Path, typer.Argument(metavar="REF", help="The reference image, or a folder of them.")],
+    reference: Annotated[
+        Path, typer.Argument(metavar="REF", help="The reference image or video, or a folder of them.")
+    ],
     distorted: Annotated[
         Path | None,
         typer.Argument(
             metavar="DIST",
-            help="The image to judge, or a folder: paired by path and name with REF's, or all against one REF.",
+            help="The image or video to judge, or a folder: paired by path and name with REF's, or all against one"
+            " REF.",
         ),
     ] = None,
     method: Annotated[
@@ -88,9 +95,12 @@ def score(
     resize: ResizeOption = None,
     tile: TileOption = None,
     device: DeviceOption = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="The most pairs scored at once.")] = 8,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="A folder of images is a video, and they are its frames, in order.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="The most pairs, or frames of videos, scored at once.")] = 8,
     workers: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Threads that read images while others are scored.")
+        int, typer.Option(metavar="N", min=0, help="Threads that read images and frames while others are scored.")
     ] = 0,
     alpha: Annotated[
         Alpha, typer.Option(help="Transparent pixels: an error, or laid over a white or black background.")
@@ -112,26 +122,32 @@ def score(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="As one of these: .csv, .jsonl, .parquet or .json."),
     ] = None,
+    frames_csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a row a frame of videos, as CSV.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Score all anew, whatever the files to write hold.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no table and no progress bar.")] = False,
 ) -> None:
-    """Score images against a reference: two files, two folders, one file and a folder, or a list of pairs.
+    """Score images, or videos, against a reference: two files, two folders, one file and a folder, or a list of pairs.
 
-    A run that was killed goes on where it stopped when the same command is given again. A pair that cannot be scored
+    The score of a video is the mean over its frames. A run that was killed goes on where it stopped when the same command is given again. A pair that cannot be scored
     gets a row with its error, and the exit code is 3.
     """
     files = {"--csv": csv, "--jsonl": jsonl, "--parquet": parquet, "--json": json, "--output": output}
+    files["--frames-csv"] = frames_csv
     check_outputs(files)
     with bad_input():
         from damlpips import scoring
         from damlpips.cli.destinations import destinations, opened
 
         wanted = destinations(files)
-        found = _pairs(reference, distorted, _methods(method or []), pairs)
-        # of two files there is nothing to go on with: a bad one is a bad argument
-        errors = "raise" if distorted is not None and pairs is None and not distorted.is_dir() else "keep"
+        found = _pairs(reference, distorted, _methods(method or []), pairs, frames=frames)
+        _check_videos(found, frames_csv)
+        # of two images there is nothing to go on with: a bad one is a bad argument
+        two_files = distorted is not None and pairs is None and not distorted.is_dir()
+        errors = "raise" if two_files and not found[0].video else "keep"
         place = find_device(device)
         model = build(metric, backbone, weights=weights, heads=heads, resize=resizing(resize), tile=tile)
         model = model.to(place).load()
@@ -177,7 +193,20 @@ def _methods(named: list[str]) -> dict[str, Path]:
     return methods
 
 
-def _pairs(reference: Path, distorted: Path | None, methods: dict[str, Path], manifest: Path | None) -> "list[Pair]":
+def _check_videos(pairs: "list[Pair]", frames_csv: Path | None) -> None:
+    """Fail now if there are videos that cannot be read here, or none where a row a frame is asked for."""
+    from damlpips.videofiles import pyav
+
+    videos = [pair for pair in pairs if pair.video]
+    if not videos and frames_csv is not None:
+        fail(f"--frames-csv {frames_csv}: there are no videos among the pairs (folders of frames need --frames)")
+    if any(not (pair.distorted.is_dir() and pair.reference.is_dir()) for pair in videos):
+        pyav()
+
+
+def _pairs(
+    reference: Path, distorted: Path | None, methods: dict[str, Path], manifest: Path | None, *, frames: bool
+) -> "list[Pair]":
     from damlpips.pairs import find_methods, find_pairs
 
     if (distorted is None) == (not methods):
@@ -185,9 +214,9 @@ def _pairs(reference: Path, distorted: Path | None, methods: dict[str, Path], ma
     for name, folder in methods.items():
         if not folder.is_dir():
             fail(f"--method {name}={folder}: no such folder")
-    return (
-        find_methods(reference, methods, manifest) if distorted is None else find_pairs(reference, distorted, manifest)
-    )
+    if distorted is None:
+        return find_methods(reference, methods, manifest, frames=frames)
+    return find_pairs(reference, distorted, manifest, frames=frames)
 
 
 def _table(model: "PerceptualDistance", metric: Metric, *, heads: str | None, **options: object) -> "Table":
