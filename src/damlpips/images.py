@@ -277,8 +277,10 @@ def opaque(pixels: Tensor, path: Path, alpha: str) -> Tensor:
         ScoringError: transparent pixels and `alpha="error"`; names the file.
     """
     height, width = pixels.shape[:2]
-    image = _pillow().Image.frombytes("RGBA", (width, height), pixels.numpy().tobytes())
-    return _pixels(_opaque_rgb(image, path, alpha)).permute(1, 2, 0)
+    pil = _pillow()
+    image = pil.Image.frombytes("RGBA", (width, height), pixels.numpy().tobytes())
+    with _FILTERS.of(pil):
+        return _pixels(_opaque_rgb(image, path, alpha)).permute(1, 2, 0)
 
 
 def _pixels(image: Any) -> Tensor:

@@ -121,6 +121,10 @@ def _opened(path: Path, av: ModuleType) -> Iterator[tuple[Any, Any]]:
                     stream = _stream(container, path)
                     _check_length(stream, size(file), path)
                     yield container, stream
+            except av.error.ArgumentError as error:
+                raise ScoringError(
+                    f"{path}: refused: damaged video, or frames of more than {MOST_PIXELS} pixels"
+                ) from error
             except (av.error.FFmpegError, UnicodeDecodeError) as error:
                 what = getattr(error, "strerror", None) or str(error)
                 raise ScoringError(f"{path}: damaged video ({what})") from error

@@ -130,10 +130,10 @@ def score(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no table and no progress bar.")] = False,
 ) -> None:
-    """Score images, or videos, against a reference: two files, two folders, one file and a folder, or a list of pairs.
+    """Score images or videos against a reference: two files, two folders, one file and a folder, or a list of pairs.
 
-    The score of a video is the mean over its frames. A run that was killed goes on where it stopped when the same command is given again. A pair that cannot be scored
-    gets a row with its error, and the exit code is 3.
+    The score of a video is the mean over its frames. A run that was killed goes on where it stopped when the same
+    command is given again. A pair that cannot be scored gets a row with its error, and the exit code is 3.
     """
     files = {"--csv": csv, "--jsonl": jsonl, "--parquet": parquet, "--json": json, "--output": output}
     files["--frames-csv"] = frames_csv
