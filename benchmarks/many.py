@@ -4,8 +4,8 @@
 
 Prints a Markdown table: a row for each number of pairs, which a process of its own scores into a CSV file. The images
 are 200 small files whose names stand in a manifest again and again, each pair with another reference than its
-neighbours; `--files` makes a file of every image instead. "kept" is what stays resident after a pair is found and
-scored, beside the first row: names, and nothing else.
+neighbours. "kept" is by how much the peak of resident memory is above the first row's, a pair: names, and nothing else.
+Linux only.
 """
 
 import argparse
@@ -54,9 +54,10 @@ def write_manifest(folder: Path, pairs: int, count: int = IMAGES) -> Path:
     return manifest
 
 
-def peak_of(folder: Path, pairs: int, *options: str) -> int:
-    """Return the bytes that scoring so many pairs of a folder takes at its peak."""
-    command = ["score", "reference", "distorted", "--pairs", write_manifest(folder, pairs), "--csv", f"{pairs}.out.csv"]
+def peak_of(folder: Path, pairs: int, *options: str, count: int = IMAGES) -> int:
+    """Return the bytes that scoring so many pairs of a folder of `count` images takes at its peak."""
+    manifest = write_manifest(folder, pairs, count)
+    command = ["score", "reference", "distorted", "--pairs", manifest, "--csv", f"{pairs}.out.csv"]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *map(str, command), "--quiet", *options],
         cwd=folder,
