@@ -68,6 +68,7 @@ def score_frames(
     alpha: str = "error",
     workers: int = 0,
     resizes: bool = False,
+    watch: Callable[[int], None] | None = None,
 ) -> tuple[FrameScores, tuple[int, int]]:
     """Return what each frame of a distorted video scores, and the frames' height and width.
 
@@ -79,6 +80,7 @@ def score_frames(
         batch_size: the most frames a batch.
         alpha, workers: see `read_clip`.
         resizes: whether `compare` takes frames of two sizes.
+        watch: told how many frames are scored, after each batch.
 
     Raises:
         ScoringError: a video that cannot be read, whose frames change their size, or that has not as many frames as
@@ -113,6 +115,8 @@ def score_frames(
                     if not math.isfinite(score):
                         raise ScoringError(f"{distorted}: the score of frame {len(found)} is {score}")
                     found.add(layers, score, frame.time)
+            if watch is not None:
+                watch(len(found))
     if sizes is None:
         raise ScoringError(f"{distorted}: a video without frames")
     return found, sizes[0]

@@ -1,8 +1,9 @@
 """Pairs of images and videos in, scores out: read them, score them in batches, in order."""
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,6 +87,7 @@ def score_pairs(
     errors: str = "raise",
     alpha: str = "error",
     workers: int = 0,
+    watch: Callable[[Pair, int], None] | None = None,
 ) -> Iterator[Score]:
     """Score pairs of files one batch at a time, in order; an image is read when its batch comes, and so is a frame.
 
@@ -103,6 +105,7 @@ def score_pairs(
         errors: "raise" for a ScoringError at the first pair without a score, "keep" for a `Score` that says why.
         alpha: what becomes of transparent pixels, see `read_image`.
         workers: threads that read the next batches' images or frames meanwhile; 0 reads them between the batches.
+        watch: told how many frames of a video are scored, after each batch of them.
 
     Raises:
         ScoringError: an image that cannot be read or scored; names the file. With `errors="keep"` only if memory runs
@@ -122,7 +125,7 @@ def score_pairs(
         raise ValueError(f"workers: expected at least 0, got {workers}")
     if model.reduction != "none":
         raise ValueError(f"model: expected reduction='none', a score a pair, got {model.reduction!r}")
-    scorer = _Scorer(model, torch.device(device) if device is not None else model.anchor.device)
+    scorer = _Scorer(model, watch=watch, device=torch.device(device) if device is not None else model.anchor.device)
     found = _scored(scorer, pairs, size=batch_size, start=start, alpha=alpha, workers=workers)
     return found if errors == "keep" else _sound(found)
 
@@ -187,8 +190,11 @@ def _picture(path: Path, alpha: str) -> Picture:
 class _Scorer:
     """A model, and the feature maps of the last reference that several pairs share."""
 
-    def __init__(self, model: PerceptualDistance, device: torch.device) -> None:
+    def __init__(
+        self, model: PerceptualDistance, device: torch.device, watch: Callable[[Pair, int], None] | None
+    ) -> None:
         self.model = model
+        self.watch = watch
         self.device = device
         self._encoded: tuple[Path, Encoded] | None = None
 
@@ -229,6 +235,7 @@ class _Scorer:
                 alpha=alpha,
                 workers=workers,
                 resizes=self.model.resize is not None,
+                watch=None if self.watch is None else partial(self.watch, pair),
             )
         except _OutOfMemory:
             raise

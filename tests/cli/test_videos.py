@@ -12,8 +12,10 @@ from pictures import image_file
 from typer.testing import CliRunner, Result
 from videos import frame_folder, moving, noisy, video_file
 
-from damlpips import framescores
+from damlpips import DAMLPIPS, framescores
 from damlpips.cli import app
+from damlpips.pairs import Pair
+from damlpips.scoring import score_pairs
 
 
 def run(*arguments: object) -> Result:
@@ -174,3 +176,29 @@ def test_unequal_sizes_say_which_option_helps(tmp_path: Path) -> None:
     assert "frames of 44 x 36 pixels" in result.stderr
     assert "use --resize reference" in result.stderr
     assert run(*files, "--resize", "reference").exit_code == 0
+
+
+def test_a_bar_says_how_far_a_video_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    from damlpips.cli import score
+
+    monkeypatch.setattr(score, "Console", lambda **_: Console(file=sys.stderr, force_terminal=True, width=120))
+    now = score._Now(videos=True)
+
+    def scores():  # type: ignore[no-untyped-def]
+        now.watch(Pair(tmp_path / "r", tmp_path / "long.mkv", "x", video=True), 1234)
+        yield 1
+
+    assert list(score._with_progress(scores(), 1, shown=True, now=now)) == [1]
+    assert "long.mkv: 1234 frames" in capsys.readouterr().err
+
+
+def test_frames_are_counted_as_they_are_scored(tmp_path: Path) -> None:
+    video = video_file(tmp_path / "r.mkv", moving(1, 7))
+    seen: list[tuple[Pair, int]] = []
+    pair = Pair(video, video, "x", video=True)
+    list(score_pairs(DAMLPIPS(), [pair], batch_size=3, watch=lambda *told: seen.append(told)))
+    assert seen == [(pair, 3), (pair, 6), (pair, 7)]

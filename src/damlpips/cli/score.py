@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
 from damlpips.cli.model import (
@@ -26,7 +26,7 @@ from damlpips.cli.model import (
     resizing,
 )
 from damlpips.cli.options import check_outputs, find_device, to_standard_output
-from damlpips.cli.program import FAILED_PAIRS, app, fail
+from damlpips.cli.program import FAILED_PAIRS, app, fail, printable
 from damlpips.cli.tally import Tally
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ def score(
             if tally.pairs and not quiet:
                 typer.echo(f"{tally.pairs} of {len(found)} pairs were scored before", err=True)
             if tally.pairs < len(found):
+                now = _Now(any(pair.video for pair in found))
                 results = scoring.score_pairs(
                     model,
                     found,
@@ -168,8 +169,9 @@ def score(
                     errors=errors,
                     alpha=alpha.value,
                     workers=workers,
+                    watch=now.watch,
                 )
-                for score in _with_progress(results, len(found), done=tally.pairs, shown=not quiet):
+                for score in _with_progress(results, len(found), done=tally.pairs, shown=not quiet, now=now):
                     score = replace(score, error=in_options(score.error)) if score.error else score
                     outputs.write(score)
                     tally.add(score)
@@ -240,6 +242,22 @@ def _table(model: "PerceptualDistance", metric: Metric, *, heads: str | None, **
     return Table(settings, layer_count(model))
 
 
+class _Now(ProgressColumn):
+    """What is done now: of a video, its frames."""
+
+    def __init__(self, videos: bool = False) -> None:
+        super().__init__()
+        self.videos = videos
+        self._text = "scoring"
+
+    def watch(self, pair: "Pair", frames: int) -> None:
+        """Take down how many frames of a video are scored."""
+        self._text = f"{printable(pair.distorted.name)[-40:]}: {frames} frames"
+
+    def render(self, task: Task) -> Text:
+        return Text(self._text)
+
+
 class _Rate(ProgressColumn):
     """Pairs a second."""
 
@@ -248,10 +266,14 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} pairs/s")
 
 
-def _with_progress(scores: "Iterable[Score]", total: int, *, shown: bool, done: int = 0) -> "Iterator[Score]":
+def _with_progress(
+    scores: "Iterable[Score]", total: int, *, shown: bool, done: int = 0, now: _Now | None = None
+) -> "Iterator[Score]":
     console = Console(stderr=True)
-    hidden = not (shown and console.is_terminal and total - done >= PAIRS_WORTH_A_BAR)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+    now = now or _Now()
+    # a single video may take an hour
+    hidden = not (shown and console.is_terminal and (now.videos or total - done >= PAIRS_WORTH_A_BAR))
+    columns = now, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task("scoring", total=total, completed=done)
         for score in scores:
