@@ -1,5 +1,7 @@
 """Video files for the tests to read."""
 
+import math
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,12 +39,22 @@ def video_file(
         stream.pix_fmt = pixel_format
         for name, value in tags.items():
             setattr(stream.codec_context, name, value)
-        if rotation:
-            stream.set_display_rotation(rotation)
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
+    if rotation:
+        sine, cosine = round(math.sin(math.radians(rotation)) * 65536), round(math.cos(math.radians(rotation)) * 65536)
+        set_matrix(path, (cosine, -sine, sine, cosine))
     return path
+
+
+def set_matrix(file: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Change how the picture of an MP4 file is to be turned; counter-clockwise for (cos, -sin, sin, cos)."""
+    content = file.read_bytes()
+    plain = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+    a, b, c, d = matrix
+    place = content.index(plain, content.index(b"tkhd"))
+    file.write_bytes(content[:place] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + content[place + 36 :])
 
 
 def frame_folder(folder: Path, frames: Sequence[np.ndarray], name: str = "{:04}.png", first: int = 1) -> Path:

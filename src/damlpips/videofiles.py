@@ -4,6 +4,7 @@ FFmpeg, which PyAV brings along, reads far more than videos: lists of other file
 told which container to expect, by the first bytes of a file, and gets an open file, which leads nowhere else.
 """
 
+import errno
 import math
 import struct
 from collections.abc import Iterator
@@ -121,12 +122,10 @@ def _opened(path: Path, av: ModuleType) -> Iterator[tuple[Any, Any]]:
                     stream = _stream(container, path)
                     _check_length(stream, size(file), path)
                     yield container, stream
-            except av.error.ArgumentError as error:
-                raise ScoringError(
-                    f"{path}: refused: damaged video, or frames of more than {MOST_PIXELS} pixels"
-                ) from error
             except (av.error.FFmpegError, UnicodeDecodeError) as error:
                 what = getattr(error, "strerror", None) or str(error)
+                if getattr(error, "errno", None) == errno.EINVAL:  # what it says of max_pixels
+                    what = f"or refused: frames of more than {MOST_PIXELS} pixels"
                 raise ScoringError(f"{path}: damaged video ({what})") from error
     except MemoryError as error:
         raise ScoringError(f"{path}: not enough memory to read it") from error
