@@ -2,7 +2,9 @@
 
 import errno
 import hashlib
+import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +61,12 @@ def printable(text: str, kept: str = "") -> str:
 def is_plain_name(name: object) -> bool:
     """Return whether `name` is the name of a file in a folder, on any system: no separator, drive, `..` or NUL."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")
+
+
+def natural(path: Path) -> tuple[list[list[tuple[float, str]]], str]:
+    """Return a key that sorts digits by their value, and before letters; a folder's files before the next folder's."""
+    runs = [re.findall(r"[0-9]+|[^0-9]+", part.lower()) for part in path.with_suffix("").parts]
+    return [[(int(r), "") if r.isdecimal() else (math.inf, r) for r in part] for part in runs], path.as_posix()
 
 
 def path_within(folder: Path, name: str) -> Path:

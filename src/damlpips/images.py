@@ -291,6 +291,19 @@ def _opaque_rgb(image: Any, path: Path | str, alpha: str) -> Any:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def opaque(pixels: Tensor, path: Path, alpha: str) -> Tensor:
+    """Return RGBA pixels (H, W, 4) of 8 bits as RGB (H, W, 3): what becomes of transparent ones is said by `alpha`.
+
+    Raises:
+        ScoringError: transparent pixels and `alpha="error"`; names the file.
+    """
+    height, width = pixels.shape[:2]
+    pil = _pillow()
+    image = pil.Image.frombytes("RGBA", (width, height), pixels.numpy().tobytes())
+    with _FILTERS.of(pil):
+        return _pixels(_opaque_rgb(image, path, alpha)).permute(1, 2, 0)
+
+
 def _pixels(image: Any) -> Tensor:
     width, height = image.size
     # read-only until it is copied, of which torch would warn

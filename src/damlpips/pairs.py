@@ -1,15 +1,15 @@
-"""Find pairs of image files: by name in two folders, or from a list that somebody else may have written."""
+"""Find pairs of images or videos: by name in two folders, or from a list that somebody else may have written."""
 
 import csv
 import io
-import math
-import re
 import stat
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from damlpips.files import MOST_SHOWN, as_text, open_regular, path_within, reason, shown, size
+from damlpips import videofiles
+from damlpips.clips import frame_files, is_video_file
+from damlpips.files import MOST_SHOWN, as_text, natural, open_regular, path_within, reason, shown, size
 from damlpips.images import SUFFIXES, ScoringError
 
 COLUMNS = ("reference", "distorted")
@@ -19,38 +19,58 @@ LARGEST_MANIFEST = 1 << 26
 MOST_NAMED = 6
 
 
-@dataclass(frozen=True)
+# slots: there may be millions of them
+@dataclass(frozen=True, slots=True)
 class Pair:
-    """Two image files to compare, what to call them in a table, and which method made the second."""
+    """Two images or videos to compare, what to call them in a table, and which method made the second.
+
+    Attributes:
+        reference, distorted: files, or of videos also folders of frames.
+        name: what a table calls the pair.
+        method: what made the second; empty where there are no methods.
+        video: whether they are videos.
+    """
 
     reference: Path
     distorted: Path
     name: str
     method: str = ""
+    video: bool = False
 
 
-def find_pairs(reference: Path, distorted: Path, manifest: Path | None = None) -> list[Pair]:
+def find_pairs(reference: Path, distorted: Path, manifest: Path | None = None, *, frames: bool = False) -> list[Pair]:
     """Return the pairs that two paths stand for, sorted as a reader would: `a2` before `a10`.
 
     Two files are one pair. Of two folders, images of one path within them are paired, or else of one path but for the
-    ending (`deep/a.png`, `deep/a.jpg`). A reference file is paired with every image of a distorted folder. Folders are
-    searched with the folders within them; hidden ones, hidden files and files that are not images by their suffix are
-    passed over.
+    ending (`deep/a.png`, `deep/a.jpg`), and so are videos. A reference file is paired with every image, or every video,
+    of a distorted folder. Folders are searched with the folders within them; hidden ones, hidden files and files that
+    are neither images nor videos by their suffix are passed over.
+
+    With `frames` a folder with images in it is one video, and they are its frames: either path itself, or each such
+    folder within it.
 
     With a manifest the pairs are its rows, in their order: a CSV file in UTF-8 with a header, whose columns `reference`
     and `distorted` hold paths within the two folders; other columns are passed over.
 
     Raises:
         ScoringError: a path does not exist, a folder without images, an image without a partner on the other side or
-            with several that differ in their ending, or a reference folder with a distorted file; a manifest that is
-            damaged, empty or leads to a file that is missing or outside the folders, with the number of the line.
+            with several that differ in their ending, an image beside a video, or a reference folder with a distorted
+            file; with `frames` images that are no video's frames, or a folder of frames that holds other videos; a
+            manifest that is damaged, empty or leads to a file that is missing or outside the folders, with the number
+            of the line.
     """
     if manifest is not None:
-        return _listed(reference, distorted, manifest)
-    folders = _is_folder(reference, "reference"), _is_folder(distorted, "distorted")
+        return _listed(reference, distorted, manifest, frames)
+    folders = _is_folder(reference, "reference", frames), _is_folder(distorted, "distorted", frames)
     if folders[1]:
-        files = _images(distorted)
-        pairs = _partners(reference, distorted, files) if folders[0] else [(reference, f) for f in files]
+        files = _found(distorted, frames)
+        if folders[0]:
+            pairs = _partners(reference, distorted, files, frames)
+        else:
+            kind = _is_video(reference)
+            if not (alike := [file for file in files if _is_video(file) == kind]):
+                raise ScoringError(f"{distorted}: no {_kind(reference)}s in this folder")
+            pairs = [(reference, f) for f in alike]
     elif folders[0]:
         raise ScoringError(
             f"reference {str(reference)!r} is a folder, distorted {str(distorted)!r} a file: expected two files, two"
@@ -59,23 +79,26 @@ def find_pairs(reference: Path, distorted: Path, manifest: Path | None = None) -
     else:
         pairs = [(reference, distorted)]
     within = distorted if folders[1] else distorted.parent
-    return [Pair(r, d, d.relative_to(within).as_posix()) for r, d in pairs]
+    return [_pair(r, d, d.relative_to(within).as_posix(), frames) for r, d in pairs]
 
 
-def find_methods(reference: Path, methods: Mapping[str, Path], manifest: Path | None = None) -> list[Pair]:
+def find_methods(
+    reference: Path, methods: Mapping[str, Path], manifest: Path | None = None, *, frames: bool = False
+) -> list[Pair]:
     """Return the pairs of the folders of several methods, by `find_pairs`; a reference's pairs follow each other.
 
     Args:
         methods: each method's name and folder.
+        frames: see `find_pairs`.
 
     Raises:
         ScoringError: as `find_pairs`, of the first folder that has something wrong.
     """
     found = [
-        [replace(pair, method=name) for pair in find_pairs(reference, folder, manifest)]
+        [replace(pair, method=name) for pair in find_pairs(reference, folder, manifest, frames=frames)]
         for name, folder in methods.items()
     ]
-    if manifest is None and not _is_folder(reference, "reference"):
+    if manifest is None and not _is_folder(reference, "reference", frames):
         return [pair for pairs in found for pair in pairs]
     if manifest is None:
         # in the order of the first; each reference has one pair a method
@@ -84,9 +107,30 @@ def find_methods(reference: Path, methods: Mapping[str, Path], manifest: Path | 
     return [pair for pairs in zip(*found, strict=True) for pair in pairs]
 
 
-def _is_folder(path: Path, what: str) -> bool:
+def _is_video(path: Path) -> bool:
+    """Return whether a path that is to be scored is a video: a file by its name, or a folder of frames."""
+    # by the name first: there may be very many files
+    return is_video_file(path) or (path.suffix.lower() not in SUFFIXES and path.is_dir())
+
+
+def _kind(path: Path) -> str:
+    return "video" if _is_video(path) else "image"
+
+
+def _pair(reference: Path, distorted: Path, name: str, frames: bool, where: str = "") -> Pair:
+    """Return a pair of one kind."""
+    kinds = _kind(reference), _kind(distorted)
+    if kinds[0] != kinds[1]:
+        raise ScoringError(f"{where}{distorted}: is of kind {kinds[1]}, {reference} of kind {kinds[0]}")
+    if frames and kinds[0] == "image":
+        raise ScoringError(f"{where}{distorted}: is an image: with --frames expected folders of images, or video files")
+    return Pair(reference, distorted, name, video=kinds[0] == "video")
+
+
+def _is_folder(path: Path, what: str, frames: bool = False) -> bool:
+    """Return whether a path is a folder of files to score; a folder of `frames` is itself a video to score."""
     try:
-        return stat.S_ISDIR(path.stat().st_mode)
+        return stat.S_ISDIR(path.stat().st_mode) and not (frames and frame_files(path))
     except FileNotFoundError as error:
         raise ScoringError(f"{what} {str(path)!r}: no such file or folder") from error
     except OSError as error:
@@ -95,41 +139,47 @@ def _is_folder(path: Path, what: str) -> bool:
         raise ScoringError(f"{what} {str(path)!r}: not a file name ({error})") from error
 
 
-def _natural(path: Path) -> tuple[list[list[tuple[float, str]]], str]:
-    """Return a key that sorts digits by their value, and before letters; a folder's files before the next folder's."""
-    runs = [re.findall(r"[0-9]+|[^0-9]+", part.lower()) for part in path.with_suffix("").parts]
-    return [[(int(r), "") if r.isdecimal() else (math.inf, r) for r in part] for part in runs], path.as_posix()
-
-
-def _images(folder: Path) -> list[Path]:
-    images: list[Path] = []
+def _found(folder: Path, frames: bool) -> list[Path]:
+    """Return the images and videos of a folder."""
+    found: list[Path] = []
     try:
-        _collect(folder, images, frozenset())
+        _collect(folder, found, frozenset(), frames)
     except OSError as error:
         raise ScoringError(f"{error.filename or folder}: {reason(error)}") from error
-    if not images:
-        raise ScoringError(f"{folder}: no images in this folder")
-    return sorted(images, key=lambda path: _natural(path.relative_to(folder)))
+    if not found:
+        what = "folders of frames in this folder, and no videos" if frames else "images in this folder, and no videos"
+        raise ScoringError(f"{folder}: no {what}")
+    return sorted(found, key=lambda path: natural(path.relative_to(folder)))
 
 
-def _collect(folder: Path, images: list[Path], above: frozenset[tuple[int, int]]) -> None:
-    """Add the images of a folder and of those within it; `above` are the folders that it lies in."""
+def _collect(folder: Path, found: list[Path], above: frozenset[tuple[int, int]], frames: bool) -> None:
+    """Add the files of a folder and of those within it; `above` are the folders that it lies in."""
     status = folder.stat()
     if (here := (status.st_dev, status.st_ino)) in above:
         return  # a link to a folder above it has no end
+    before, is_clip = len(found), False
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
+        suffix = path.suffix.lower()
         if path.is_dir():
-            _collect(path, images, above | {here})
-        elif path.suffix.lower() in SUFFIXES:
+            _collect(path, found, above | {here}, frames)
+        elif suffix in SUFFIXES and frames:
+            is_clip = True
+        elif suffix in SUFFIXES or suffix in videofiles.SUFFIXES:
             # what is no file either, as a link to nowhere, is an error when it is read, and not passed over
-            images.append(path)
+            found.append(path)
+    if is_clip and len(found) > before:
+        raise ScoringError(
+            f"{folder}: holds images as well as {found[before].relative_to(folder)}: which is the video?"
+        )
+    if is_clip:
+        found.append(folder)
 
 
-def _partners(reference: Path, distorted: Path, files: list[Path]) -> list[tuple[Path, Path]]:
+def _partners(reference: Path, distorted: Path, files: list[Path], frames: bool) -> list[tuple[Path, Path]]:
     """Return the pairs of two folders, in the order of the distorted `files`."""
-    references = _images(reference)
+    references = _found(reference, frames)
     by_name = {r.relative_to(reference): r for r in references}
     names = {d.relative_to(distorted): d for d in files}
     # what has a partner of its own name is nobody else's
@@ -138,33 +188,41 @@ def _partners(reference: Path, distorted: Path, files: list[Path]) -> list[tuple
         several = [*stems.get(stem, []), *paths]
         if len(several) > 2 and stem in stems:
             listed = ", ".join(map(str, several[:MOST_NAMED]))
-            raise ScoringError(f"several images differ in their ending alone, which are a pair? {listed}")
+            kind = _kind(paths[0])
+            raise ScoringError(f"several {kind}s differ in their ending alone, which are a pair? {listed}")
     found: dict[Path, Path | None] = {}
     for name, d in names.items():
         same = by_name.get(name)
-        found[d] = same if same is not None else next(iter(stems.get(name.with_suffix(""), [])), None)
+        found[d] = same if same is not None else next(iter(stems.get(_stem(name, d), [])), None)
     used = set(found.values())
     _all_paired([d for d in files if found[d] is None], distorted, reference)
     _all_paired([r for r in references if r not in used], reference, distorted)
     return [(r, d) for d, r in found.items() if r is not None]
 
 
-def _by_stem(images: Mapping[Path, Path], others: Container[Path]) -> dict[Path, list[Path]]:
-    """Return the images that are not among the others, by their paths without the ending."""
-    found: dict[Path, list[Path]] = {}
-    for name, path in images.items():
+def _stem(name: Path, path: Path) -> tuple[str, Path]:
+    """Return what images, or videos, that differ in their ending alone have in common; a folder has no ending."""
+    kind = _kind(path)
+    return kind, name if kind == "video" and not is_video_file(path) else name.with_suffix("")
+
+
+def _by_stem(files: Mapping[Path, Path], others: Container[Path]) -> dict[tuple[str, Path], list[Path]]:
+    """Return the files that are not among the others, by their stems."""
+    found: dict[tuple[str, Path], list[Path]] = {}
+    for name, path in files.items():
         if name not in others:
-            found.setdefault(name.with_suffix(""), []).append(path)
+            found.setdefault(_stem(name, path), []).append(path)
     return found
 
 
 def _all_paired(alone: Sequence[Path], folder: Path, other: Path) -> None:
     if alone:
-        more = f" ({len(alone)} images of {folder} have none)" if len(alone) > 1 else ""
-        raise ScoringError(f"{alone[0]}: no image of this name, or the only one of its stem, in {other}{more}")
+        kind = _kind(alone[0])
+        more = f" ({len(alone)} {kind}s of {folder} have none)" if len(alone) > 1 else ""
+        raise ScoringError(f"{alone[0]}: no {kind} of this name, or the only one of its stem, in {other}{more}")
 
 
-def _listed(reference: Path, distorted: Path, manifest: Path) -> list[Pair]:
+def _listed(reference: Path, distorted: Path, manifest: Path, frames: bool) -> list[Pair]:
     """Return the pairs of a manifest."""
     for folder, what in ((reference, "reference"), (distorted, "distorted")):
         if not _is_folder(folder, what):
@@ -173,8 +231,11 @@ def _listed(reference: Path, distorted: Path, manifest: Path) -> list[Pair]:
     pairs = []
     for line, (first, second) in _rows(manifest):
         where = f"{manifest}, line {line}"
-        one, other = _within(reference, roots[0], first, where), _within(distorted, roots[1], second, where)
-        pairs.append(Pair(one, other, second))
+        one, other = (
+            _within(folder, root, name, where, frames)
+            for folder, root, name in ((reference, roots[0], first), (distorted, roots[1], second))
+        )
+        pairs.append(_pair(one, other, second, frames, f"{where}: "))
     if not pairs:
         raise ScoringError(f"{manifest}, line 1: no pairs below the header")
     return pairs
@@ -223,8 +284,11 @@ def _text(manifest: Path) -> str:
         raise ScoringError(str(error)) from error
 
 
-def _within(folder: Path, root: Path, name: str, where: str) -> Path:
-    """Return the regular file `name` of a folder, if it is in there by whatever links; `root` has none of them."""
+def _within(folder: Path, root: Path, name: str, where: str, frames: bool) -> Path:
+    """Return the regular file `name` of a folder, if it is in there by whatever links; `root` has none of them.
+
+    With `frames` it may be a folder, whose images are in there as well.
+    """
     if name == "":
         raise ScoringError(f"{where}: an empty path")
     try:
@@ -232,10 +296,16 @@ def _within(folder: Path, root: Path, name: str, where: str) -> Path:
     except ValueError as error:
         raise ScoringError(f"{where}: {error}") from error
     try:
-        with open_regular(path):
-            inside = path.resolve().is_relative_to(root)
+        parts = [path]
+        if frames and path.is_dir():
+            parts += frame_files(path)
+        else:
+            open_regular(path).close()
+        inside = all(part.resolve().is_relative_to(root) for part in parts)
     except OSError as error:
         raise ScoringError(f"{where}: {shown(name, MOST_SHOWN)}: {reason(error)}") from error
     if not inside:
         raise ScoringError(f"{where}: {shown(name, MOST_SHOWN)} leads out of {folder} by a symbolic link")
+    if frames and len(parts) == 1 and path.is_dir():
+        raise ScoringError(f"{where}: {shown(name, MOST_SHOWN)}: a folder without images")
     return path

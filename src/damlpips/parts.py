@@ -95,7 +95,7 @@ def found(file: Path, table: Table, pairs: Sequence[Pair], *, start: int, batch_
                 stop = part + _kept(path, table, pairs[part:])
         except InUseError as error:
             raise ScoringError(str(error)) from error
-        first = max(start, _up(part, batch_size))
+        first = start if part == start else max(start, _up(part, batch_size))
         last = stop if stop == len(pairs) else stop - stop % batch_size
         if first < last:
             pieces.append(Piece(Span(first, last), part))
@@ -134,6 +134,8 @@ def shares(spans: Sequence[Span], count: int, batch_size: int) -> list[list[Span
         [[Span(start=0, stop=16)], [Span(start=16, stop=20)]]
         >>> shares([Span(0, 8), Span(16, 32)], 2, batch_size=8)
         [[Span(start=0, stop=8), Span(start=16, stop=24)], [Span(start=24, stop=32)]]
+        >>> shares([Span(3, 17)], 2, batch_size=8)
+        [[Span(start=3, stop=16)], [Span(start=16, stop=17)]]
     """
     batches = sum(_batches(span, batch_size) for span in spans)
     bounds = [-(-number * batches // count) for number in range(count + 1)]
@@ -144,9 +146,11 @@ def _cut(spans: Sequence[Span], first: int, last: int, batch_size: int) -> list[
     """Return the batches from the first to the last, of those of all spans."""
     cut, before = [], 0
     for span in spans:
-        low, high = (max(0, bound - before) * batch_size + span.start for bound in (first, last))
-        if low < min(high, span.stop):
-            cut.append(Span(low, min(high, span.stop)))
+        begin = span.start - span.start % batch_size  # behind a video a run may go on within a batch
+        low, high = (max(0, bound - before) * batch_size + begin for bound in (first, last))
+        low, high = max(low, span.start), min(high, span.stop)
+        if low < high:
+            cut.append(Span(low, high))
         before += _batches(span, batch_size)
     return cut
 
@@ -176,7 +180,9 @@ def fingerprint(table: Table, pairs: Iterable[Pair], batch_size: int) -> str:
     found = hashlib.sha256(repr((sorted(table.settings.items()), table.layers, batch_size)).encode())
     for pair in pairs:
         found.update(
-            "\0".join((str(pair.reference), str(pair.distorted), pair.method, "")).encode(errors="surrogateescape")
+            "\0".join((str(pair.reference), str(pair.distorted), pair.method, str(pair.video), "")).encode(
+                errors="surrogateescape"
+            )
         )
     return found.hexdigest()
 
@@ -186,4 +192,4 @@ def _up(number: int, batch_size: int) -> int:
 
 
 def _batches(span: Span, batch_size: int) -> int:
-    return -(-(span.stop - span.start) // batch_size)
+    return -(-span.stop // batch_size) - span.start // batch_size

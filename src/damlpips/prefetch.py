@@ -1,6 +1,6 @@
 """Pairs in chunks that are the same wherever a run starts, and their files read ahead by threads."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import islice
@@ -20,6 +20,8 @@ def chunks(
     """Yield `size` pairs at a time from the pair `start` up to `stop`, each with whether one beside it has its
     reference.
 
+    Chunks end at multiples of `size`, and before and behind a video.
+
     Example:
         >>> a, b, c = (Pair(Path(r), Path(d), d) for r, d in ["xp", "xq", "yr"])
         >>> [[(pair.name, shared) for pair, shared in chunk] for chunk in chunks([a, b, c], 2)]
@@ -29,9 +31,25 @@ def chunks(
         >>> [[(pair.name, shared) for pair, shared in chunk] for chunk in chunks([a, b, c], 1, stop=1)]
         [[('p', True)]]
     """
-    wanted = islice(_with_neighbours(pairs), start, stop)
-    while chunk := list(islice(wanted, size)):
+    chunk: list[tuple[Pair, bool]] = []
+    for number, (pair, shared) in enumerate(islice(_with_neighbours(pairs), start, stop), start):
+        if chunk and (number % size == 0 or pair.video or chunk[-1][0].video):
+            yield chunk
+            chunk = []
+        chunk.append((pair, shared))
+    if chunk:
         yield chunk
+
+
+def is_chunk_start(pairs: Sequence[Pair], place: int, size: int) -> bool:
+    """Return whether a chunk may begin at a place, or end before it.
+
+    Example:
+        >>> a, b, c = (Pair(Path("r"), Path(d), d, video=d == "q") for d in "pqr")
+        >>> [is_chunk_start([a, b, c], k, 4) for k in range(4)]
+        [True, True, True, False]
+    """
+    return place % size == 0 or any(pair.video for pair in pairs[place - 1 : place + 1])
 
 
 def _with_neighbours(pairs: Iterable[Pair]) -> Iterator[tuple[Pair, bool]]:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from damlpips.files import digest, open_regular, reason
+from damlpips.clips import digest_of
+from damlpips.files import open_regular, reason
 from damlpips.images import ScoringError
 from damlpips.pairs import Pair
+from damlpips.prefetch import is_chunk_start
 from damlpips.rows import OVERWRITE, Csv, JsonLines, Row, Table
 from damlpips.scoring import Score, write_whole
 
@@ -50,8 +52,7 @@ class RowFile:
         Raises:
             ScoringError: a row, kept or not, is not of its pair, or of another run; says what differs.
         """
-        if self.count > len(pairs):
-            raise ScoringError(f"{self.path}: holds {self.count} rows, this run has {len(pairs)} pairs; {OVERWRITE}")
+        self._check_count(pairs)
         if self._anew:
             return
         with open_regular(self.path) as file:
@@ -64,6 +65,10 @@ class RowFile:
                     self._end = end
                     yield self.form.table.score(row, pair)
 
+    def _check_count(self, pairs: Sequence[Pair]) -> None:
+        if self.count > len(pairs):
+            raise ScoringError(f"{self.path}: holds {self.count} rows, this run has {len(pairs)} pairs; {OVERWRITE}")
+
     def write(self, scores: Sequence[Score]) -> None:
         """Add rows, and hand them to the system: they outlive this process.
 
@@ -72,7 +77,7 @@ class RowFile:
         """
         if self._file is None:
             self._file = self._opened()
-        self._file.write(encoded(self.form, scores))
+        self._file.writelines(encoded(self.form, scores))
         self._file.flush()
 
     def _opened(self) -> BinaryIO:
@@ -114,11 +119,14 @@ class RowStream:
         """Hand on rows, the first ones behind the header."""
         header = b"" if self._begun else self.form.header().encode()
         self._begun = True
-        self._put(header + encoded(self.form, scores))
+        self._put(header + b"".join(encoded(self.form, scores)))
 
 
-def encoded(form: Csv | JsonLines, scores: Sequence[Score]) -> bytes:
-    return "".join(form.text(form.table.row(score)) for score in scores).encode("utf-8", "surrogateescape")
+def encoded(form: Csv | JsonLines, scores: Sequence[Score]) -> Iterator[bytes]:
+    """Yield the text of each row."""
+    for score in scores:
+        for row in form.table.rows(score):
+            yield form.text(row).encode("utf-8", "surrogateescape")
 
 
 class Outputs:
@@ -137,7 +145,9 @@ class Outputs:
     ) -> None:
         self._files, self._streams, self._pairs = files, streams, pairs
         whole = min((f.count for f in files), default=0)
-        self.kept = whole if whole == len(pairs) else whole - whole % batch_size
+        while whole < len(pairs) and not is_chunk_start(pairs, whole, batch_size):
+            whole -= 1
+        self.kept = whole
 
     def kept_scores(self) -> Iterator[Score]:
         """Yield what was scored before.
@@ -221,7 +231,6 @@ class Unchanged:
 
 def _sum(path: Path) -> str:
     try:
-        with open_regular(path) as file:
-            return digest(file)
+        return digest_of(path)
     except OSError:
         return ""

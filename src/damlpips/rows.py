@@ -44,16 +44,25 @@ class Table:
         return ["score", *self.layer_names]
 
     @property
+    def integers(self) -> list[str]:
+        return list(INTEGERS)
+
+    @property
     def columns(self) -> list[str]:
         before = ["reference", "distorted", "score", "metric", "backbone", "method"]
         after = ["width", "height", "sha256", "reference_sha256", "weights", "options", "error"]
         return [*before, *self.layer_names, *after]
 
-    def row(self, score: Score) -> Row:
-        """Return a score as a row, its columns in order."""
+    def rows(self, score: Score) -> Iterator[Row]:
+        """Yield the rows of a score, their columns in order: one."""
+        row = self.pair_row(score)
+        yield {column: row[column] for column in self.columns}
+
+    def pair_row(self, score: Score) -> Row:
+        """Return what a score says, in any order."""
         height, width = score.size or (None, None)
         layers: Sequence[float | None] = score.layers or [None] * self.layers
-        values: Row = {
+        return {
             **self.settings,
             **dict(zip(self.layer_names, layers, strict=True)),
             "reference": str(score.pair.reference),
@@ -66,7 +75,6 @@ class Table:
             "reference_sha256": score.reference_sha256,
             "error": score.error or "",
         }
-        return {column: values[column] for column in self.columns}
 
     def score(self, row: Row, pair: Pair) -> Score:
         """Return the score that a row holds."""
@@ -124,7 +132,7 @@ class Csv:
             yield row, lines.place
 
     def _value(self, column: str, cell: str) -> Value:
-        if column in INTEGERS:
+        if column in self.table.integers:
             return int(cell) if cell else None
         if column in self.table.numbers:
             return float(cell) if cell else None
@@ -165,7 +173,7 @@ class JsonLines:
             if not isinstance(row, dict) or list(row) != self.table.columns:
                 found = list(row) if isinstance(row, dict) else None
                 raise ScoringError(_other_columns(path, found, self.table.columns))
-            for name in (*self.table.numbers, *INTEGERS):
+            for name in (*self.table.numbers, *self.table.integers):
                 if not (row[name] is None or type(row[name]) in (int, float)):
                     raise ScoringError(f"{path}: row {number} is damaged ({name} is no number); {OVERWRITE}")
             yield row, lines.place

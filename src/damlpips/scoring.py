@@ -1,20 +1,23 @@
-"""Pairs of image files in, scores out: read them, score them in batches, in order."""
+"""Pairs of images and videos in, scores out: read them, score them in batches, in order."""
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from damlpips.clips import digest_of
 from damlpips.features import Encoded
-from damlpips.files import digest, open_regular, replacing
+from damlpips.files import replacing
+from damlpips.framescores import FrameScores, score_frames
 from damlpips.images import ALPHA, ScoringError, read_image
 from damlpips.pairs import Pair
 from damlpips.perceptual import PerceptualDistance
-from damlpips.prefetch import Later, Reader, chunks
+from damlpips.prefetch import Later, Reader, chunks, is_chunk_start
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,13 @@ class Score:
 
     Attributes:
         pair: the two files.
-        score: None where there is an error.
+        score: None where there is an error; of videos the mean over their frames.
         layers: what each layer adds to the score, from fine to coarse.
         size: height and width of the distorted image in pixels; None where it could not be read.
-        sha256: of the distorted file; empty where it could not be read.
+        sha256: of the distorted file; empty where it could not be read. Of a folder of frames: of the list of theirs.
         reference_sha256: of the reference file.
         error: what is wrong with the pair, where it has no score.
+        frames: of videos that have a score, those of their frames.
     """
 
     pair: Pair
@@ -38,6 +42,11 @@ class Score:
     sha256: str = ""
     reference_sha256: str = ""
     error: str | None = None
+    frames: FrameScores | None = None
+
+
+class _OutOfMemory(ScoringError):
+    """No fault of an image's, and no row of a table."""
 
 
 class Picture(NamedTuple):
@@ -79,23 +88,27 @@ def score_pairs(
     errors: str = "raise",
     alpha: str = "error",
     workers: int = 0,
+    watch: Callable[[Pair, int], None] | None = None,
 ) -> Iterator[Score]:
-    """Score pairs of files one batch at a time, in order; an image is read when its batch comes.
+    """Score pairs of files one batch at a time, in order; an image is read when its batch comes, and so is a frame.
 
     A batch is made of at most `batch_size` pairs that follow each other, of those of them that have equal sizes.
     Consecutive pairs with one reference share its feature maps: it is read, and run through the network, once.
     Batches are cut at multiples of `batch_size`, so that a run which starts there gives the same bits as one that
-    started before.
+    started before. Videos are scored one by one, in batches of their frames; their score is the mean over them.
 
     Args:
         model: with `reduction="none"`; on `device`.
-        batch_size: the most pairs a batch.
+        batch_size: the most pairs, or frames, a batch.
         device: where to put the images; None for the model's own.
-        start: how many pairs, a multiple of `batch_size`, to leave out at the beginning.
-        stop: the pair to stop before, such a multiple too, so that every batch is the one of a whole run; None for all.
+        start: how many pairs to leave out at the beginning: a multiple of `batch_size`, or as many as stand before or
+            up to a video.
+        stop: the pair to stop before, a multiple of `batch_size`, so that every batch is the one of a whole run; None
+            for all.
         errors: "raise" for a ScoringError at the first pair without a score, "keep" for a `Score` that says why.
         alpha: what becomes of transparent pixels, see `read_image`.
-        workers: threads that read the next batches' images meanwhile; 0 reads them between the batches.
+        workers: threads that read the next batches' images or frames meanwhile; 0 reads them between the batches.
+        watch: told how many frames of a video are scored, after each batch of them.
 
     Raises:
         ScoringError: an image that cannot be read or scored; names the file. With `errors="keep"` only if memory runs
@@ -104,7 +117,8 @@ def score_pairs(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    if start < 0 or start % batch_size:
+    pairs = pairs if isinstance(pairs, Sequence) else list(pairs)
+    if start < 0 or not is_chunk_start(pairs, start, batch_size):
         raise ValueError(f"start: expected a multiple of batch_size {batch_size}, got {start}")
     if stop is not None and (stop < start or stop % batch_size):
         raise ValueError(f"stop: expected a multiple of batch_size {batch_size} from {start} on, got {stop}")
@@ -116,7 +130,7 @@ def score_pairs(
         raise ValueError(f"workers: expected at least 0, got {workers}")
     if model.reduction != "none":
         raise ValueError(f"model: expected reduction='none', a score a pair, got {model.reduction!r}")
-    scorer = Scorer(model, torch.device(device) if device is not None else model.anchor.device)
+    scorer = Scorer(model, torch.device(device) if device is not None else model.anchor.device, watch)
     found = _scored(scorer, pairs, size=batch_size, span=(start, stop), alpha=alpha, workers=workers)
     return found if errors == "keep" else _sound(found)
 
@@ -145,6 +159,11 @@ def _scored(
         ahead = 0 if workers == 0 else 1 + workers // size
         reference: tuple[Path, Later[Picture]] | None = None
         for chunk in chunks(pairs, size, *span):
+            if chunk[0][0].video:
+                while waiting:
+                    yield from scorer.scores([Item(p, s, d(), r()) for p, s, d, r in waiting.pop(0)])
+                yield scorer.video(chunk[0][0], batch_size=size, alpha=alpha, workers=workers)
+                continue
             asked = []
             for pair, shared in chunk:
                 if reference is None or reference[0] != pair.reference:
@@ -157,14 +176,16 @@ def _scored(
             yield from scorer.scores([Item(p, s, d(), r()) for p, s, d, r in waiting.pop(0)])
 
 
-def _picture(path: Path, alpha: str) -> Picture:
-    known = ""
+def _known(path: Path) -> str:
+    """Return the SHA-256 of a file or of frames; empty where it cannot be read, and reading it says what is wrong."""
     try:
-        # first: what cannot be read as an image still has its sum
-        with open_regular(path) as file:
-            known = digest(file)
+        return digest_of(path)
     except OSError:
-        pass  # reading it says what is wrong
+        return ""
+
+
+def _picture(path: Path, alpha: str) -> Picture:
+    known = _known(path)  # first: what cannot be read as an image still has its sum
     try:
         return Picture(read_image(path, alpha=alpha, deep=True), known, "")
     except ScoringError as error:
@@ -177,10 +198,14 @@ class Scorer:
     Args:
         model: with `reduction="none"`.
         device: where it is.
+        watch: told how many frames of a video are scored.
     """
 
-    def __init__(self, model: PerceptualDistance, device: torch.device) -> None:
+    def __init__(
+        self, model: PerceptualDistance, device: torch.device, watch: Callable[[Pair, int], None] | None = None
+    ) -> None:
         self.model = model
+        self.watch = watch
         self.device = device
         self._encoded: tuple[Path, Encoded] | None = None
 
@@ -201,6 +226,39 @@ class Scorer:
             found.update(zip(batch, self._batch([items[k] for k in batch]), strict=True))
         return [found[k] for k in range(len(items))]
 
+    def video(self, pair: Pair, *, batch_size: int, alpha: str, workers: int) -> Score:
+        """Return what a pair of videos scores."""
+        sums = _known(pair.distorted), _known(pair.reference)
+
+        def compare(distorted: Sequence[Tensor], references: Sequence[Tensor]) -> list[tuple[list[float], float]]:
+            images = [Picture(d, "", "") for d in distorted], [Picture(r, "", "") for r in references]
+            try:
+                return self._layers([Item(pair, False, d, r) for d, r in zip(*images, strict=True)])
+            except (ValueError, TypeError) as error:
+                raise ScoringError(f"{pair.distorted}: {error}") from error
+            except torch.cuda.OutOfMemoryError as error:
+                raise _OutOfMemory(
+                    f"{pair.distorted}: out of memory with {len(distorted)} frames a batch: {error}"
+                ) from error
+
+        try:
+            frames, size = score_frames(
+                compare,
+                pair.reference,
+                pair.distorted,
+                batch_size=batch_size,
+                alpha=alpha,
+                workers=workers,
+                resizes=self.model.resize is not None,
+                watch=None if self.watch is None else partial(self.watch, pair),
+            )
+        except _OutOfMemory:
+            raise
+        except ScoringError as error:
+            return Score(pair, None, (), None, *sums, str(error))
+        layers, score = frames.mean()
+        return Score(pair, score, tuple(layers), size, *sums, None, frames)
+
     def _batch(self, items: Sequence[Item]) -> list[Score]:
         try:
             rows = self._layers(items)
@@ -211,7 +269,7 @@ class Scorer:
             return [self._batch([item])[0] for item in items]
         except torch.cuda.OutOfMemoryError as error:
             first = items[0].pair.distorted
-            raise ScoringError(f"{first}: out of memory with {len(items)} pairs a batch: {error}") from error
+            raise _OutOfMemory(f"{first}: out of memory with {len(items)} pairs a batch: {error}") from error
         return [_score(item, row, value) for item, (row, value) in zip(items, rows, strict=True)]
 
     # not inference_mode: a backbone that is loaded now may later serve a module that needs gradients

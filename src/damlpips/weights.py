@@ -154,10 +154,15 @@ def _known_digests() -> dict[str, str]:
     return digests
 
 
+def known_digest(path: Path) -> str:
+    """Return the SHA-256, or the beginning of it, that belongs to a file of this name; empty where none is known."""
+    return _known_digests().get(path.name, "")
+
+
 def _verify(path: Path) -> None:
     """Raise a WeightsError if the file bears a known name but not the contents that belong to it."""
     # hashed each time: what was once the right file may be another by now
-    if (expected := _known_digests().get(path.name)) and not (found := _fresh_sha256(path)).startswith(expected):
+    if (expected := known_digest(path)) and not (found := _fresh_sha256(path)).startswith(expected):
         raise WeightsError(
             f"{path}: SHA-256 is {found}, expected {expected}{'...' if len(expected) < 64 else ''} for a file of this"
             " name: it is damaged or another file; delete it, or rename it if these are weights of your own"

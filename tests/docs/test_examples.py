@@ -1,7 +1,9 @@
 """Every example of the README and the docs runs as it is written; every docstring example gives what it says."""
 
+import contextlib
 import doctest
 import importlib
+import io
 import os
 import re
 import shlex
@@ -77,6 +79,42 @@ def test_commands_run(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}: {done.stderr}"
         assert done.stdout or "--csv" in command
     assert (tmp_path / "scores.csv").read_text().startswith("reference,")
+
+
+def words(text: str) -> list[object]:
+    """Return the words of a text, those with a point in them as numbers."""
+    found = re.findall(r"[0-9]+\.[0-9]+|[^\s0-9]+|[0-9]+", text)
+    return [float(word) if re.match(r"[0-9]+\.", word) else word for word in found]
+
+
+def nearly(found: list[object]) -> list[object]:
+    """Return words that equal others whose numbers were rounded another way."""
+    return [pytest.approx(word, abs=2e-3) if isinstance(word, float) else word for word in found]
+
+
+def test_the_tutorial_runs_and_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks run in their order, and what the page shows as printed is printed, but for the last digits."""
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    printed, checked = "", 0
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        shown = block if language == "text" else ""
+        if language == "console":
+            command, _, shown = block.removeprefix("$ ").partition("\n")
+            variables = {**environment(), "PYTHONIOENCODING": "utf-8"}
+            done = subprocess.run(shlex.split(command), env=variables, capture_output=True, encoding="utf-8")
+            assert (done.returncode, done.stderr) == (0, ""), command
+            printed = done.stdout
+        elif language == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as output:
+                exec(block, names)
+            printed = output.getvalue()
+        if shown:
+            assert words(printed) == nearly(words(shown))
+            checked += 1
+    assert checked == 5
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from damlpips import pairs
+from damlpips.files import natural
 from damlpips.images import ScoringError
 from damlpips.pairs import Pair, find_methods, find_pairs
 
@@ -286,4 +287,4 @@ class TestManifest:
 def test_natural_order() -> None:
     names = ["1.png", "2.png", "10.png", "a.png", "a1b2.png", "a1b10.png", "q8.jpg", "q30.jpg"]
     shuffled = random.Random(0).sample(names, len(names))
-    assert sorted(shuffled, key=lambda n: pairs._natural(Path(n))) == names
+    assert sorted(shuffled, key=lambda n: natural(Path(n))) == names

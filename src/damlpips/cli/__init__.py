@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 
 # a command is known to the program once its module is imported
 from damlpips.cli import agree as agree
+from damlpips.cli import info as info
 from damlpips.cli import map as map
 from damlpips.cli import report as report
 from damlpips.cli import score as score

@@ -45,6 +45,8 @@ def destinations(files: Mapping[str, Path | None]) -> list[Destination]:
             outputs.check_parquet()
             if path == STANDARD_OUTPUT:
                 fail(f"{option} -: Parquet cannot be standard output")
+        if kind == "frames-csv" and (path == STANDARD_OUTPUT or _is_device(path)):
+            fail(f"{option} {path}: expected a file")
         found.append(Destination(option, kind, path))
     twice = [d.path for d in found if d.path != STANDARD_OUTPUT]
     if len({path.resolve() for path in twice}) < len(twice):
@@ -77,11 +79,13 @@ def opened(
     wanted: "Sequence[Destination]", table: "Table", pairs: "Sequence[Pair]", *, batch_size: int, overwrite: bool
 ) -> "Iterator[Outputs]":
     """Yield what takes the rows; after it, unless something was raised, the files are complete."""
+    from damlpips.framerows import FrameFile, FrameTable
     from damlpips.outputs import journal_of
     from damlpips.rowfiles import Outputs, RowFile, RowStream
     from damlpips.rows import Csv, JsonLines
 
     files: list[RowFile] = []
+    frames: FrameFile | None = None
     streams: list[RowStream] = []
     journals: list[tuple[Destination, Path]] = []
     with ExitStack() as folders:
@@ -91,6 +95,11 @@ def opened(
                 return RowStream(form, handles.enter_context(open(path, "wb")).write, name=f"{option} {path}")
 
             for option, kind, path in wanted:
+                if kind == "frames-csv":
+                    # the last one: a pair's rows of frames are there, or not, when its own row is
+                    rows_of_frames = Csv(FrameTable(table.settings, table.layers))
+                    frames = FrameFile(path, rows_of_frames, overwrite=overwrite, option=option)
+                    continue
                 form = Csv(table) if kind == "csv" else JsonLines(table)
                 passing = _passing(path)
                 if kind in ("json", "parquet"):
@@ -107,6 +116,7 @@ def opened(
                     streams.append(written_to(path, form, option))
                 else:
                     files.append(RowFile(path, form, overwrite=overwrite, option=option))
+            files += [frames] if frames is not None else []
             outputs = Outputs(files, streams, pairs, batch_size=batch_size)
             handles.callback(outputs.close)
             yield outputs

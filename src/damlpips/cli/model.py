@@ -1,6 +1,6 @@
 """What the commands that compute a distance share: the metric and its options, and errors in the words of options."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -32,12 +32,23 @@ class Metric(str, Enum):
     LPIPS = "lpips"
 
 
+# of `damlpips.features`, which loads torch: help and completion have to answer at once. A test compares them.
+BACKBONES = ("nano", "alex", "vgg", "squeeze", "vgg19", "resnet50", "convnext_tiny", "efficientnet_b0")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def starting(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return what a shell asks for the names that go on with what was typed."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
 MetricOption = Annotated[Metric, typer.Option(help="What to compute.")]
 BackboneOption = Annotated[
     str | None,
     typer.Option(
-        help="The network: nano (embedded), alex, vgg, squeeze, vgg19, resnet50, convnext_tiny or efficientnet_b0."
+        help=f"The network: nano (embedded), {', '.join(BACKBONES[1:-1])} or {BACKBONES[-1]}."
         " Default: nano for damlpips, alex for lpips.",
+        autocompletion=starting(BACKBONES),
     ),
 ]
 WeightsOption = Annotated[
@@ -62,7 +73,12 @@ TileOption = Annotated[
         metavar="PIXELS", help="Compare larger images tile by tile, in memory that does not grow with them: 1024."
     ),
 ]
-DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto (CUDA if there is one), cpu, cuda or cuda:N.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE", help="auto (CUDA if there is one), cpu, cuda or cuda:N.", autocompletion=starting(DEVICES)
+    ),
+]
 
 
 def build(metric: Metric, backbone: str | None, *, heads: str | None, **options: Any) -> "PerceptualDistance":

@@ -70,7 +70,6 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="damlpips",
     cls=Commands,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},

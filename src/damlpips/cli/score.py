@@ -1,4 +1,4 @@
-"""`damlpips score`: image files in, a table of distances out."""
+"""`damlpips score`: image and video files in, a table of distances out."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
 from damlpips.cli import ranks
@@ -28,7 +28,7 @@ from damlpips.cli.model import (
     resizing,
 )
 from damlpips.cli.options import check_outputs, find_device, to_standard_output
-from damlpips.cli.program import FAILED_PAIRS, app, fail
+from damlpips.cli.program import FAILED_PAIRS, app, fail, printable
 from damlpips.cli.tally import Tally
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]damlpips score originals/ restored/ --pairs pairs.csv --csv scores.csv[/cyan]
 
+[cyan]damlpips score original.mp4 encoded.mp4 --frames-csv frames.csv[/cyan]
+
+[cyan]damlpips score original_frames/ restored_frames/ --frames[/cyan]
+
 [cyan]damlpips score originals/ --method ours=ours/ --method theirs=theirs/ -o scores.parquet --workers 4[/cyan]
 
 [cyan]torchrun --nproc-per-node 8 -m damlpips score originals/ restored/ -o scores.parquet[/cyan]"""
@@ -66,12 +70,15 @@ EXAMPLES = """[bold]Examples[/bold]
 
 @app.command(epilog=EXAMPLES)
 def score(
-    reference: Annotated[Path, typer.Argument(metavar="REF", help="The reference image, or a folder of them.")],
+    reference: Annotated[
+        Path, typer.Argument(metavar="REF", help="The reference image or video, or a folder of them.")
+    ],
     distorted: Annotated[
         Path | None,
         typer.Argument(
             metavar="DIST",
-            help="The image to judge, or a folder: paired by path and name with REF's, or all against one REF.",
+            help="The image or video to judge, or a folder: paired by path and name with REF's, or all against one"
+            " REF.",
         ),
     ] = None,
     method: Annotated[
@@ -93,9 +100,12 @@ def score(
     resize: ResizeOption = None,
     tile: TileOption = None,
     device: DeviceOption = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="The most pairs scored at once.")] = 8,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="A folder of images is a video, and they are its frames, in order.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="The most pairs, or frames of videos, scored at once.")] = 8,
     workers: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Threads that read images while others are scored.")
+        int, typer.Option(metavar="N", min=0, help="Threads that read images and frames while others are scored.")
     ] = 0,
     alpha: Annotated[
         Alpha, typer.Option(help="Transparent pixels: an error, or laid over a white or black background.")
@@ -117,17 +127,21 @@ def score(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="As one of these: .csv, .jsonl, .parquet or .json."),
     ] = None,
+    frames_csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a row a frame of videos, as CSV.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Score all anew, whatever the files to write hold.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no table and no progress bar.")] = False,
 ) -> None:
-    """Score images against a reference: two files, two folders, one file and a folder, or a list of pairs.
+    """Score images or videos against a reference: two files, two folders, one file and a folder, or a list of pairs.
 
-    A run that was killed goes on where it stopped when the same command is given again. A pair that cannot be scored
-    gets a row with its error, and the exit code is 3.
+    The score of a video is the mean over its frames. A run that was killed goes on where it stopped when the same
+    command is given again. A pair that cannot be scored gets a row with its error, and the exit code is 3.
     """
     files = {"--csv": csv, "--jsonl": jsonl, "--parquet": parquet, "--json": json, "--output": output}
+    files["--frames-csv"] = frames_csv
     check_outputs(files)
     with bad_input():
         from damlpips import parts, scoring
@@ -135,13 +149,19 @@ def score(
         from damlpips.cli.together import Job, Plan, beside, help_out
 
         wanted = destinations(files)
-        found = _pairs(reference, distorted, _methods(method or []), pairs)
-        # of two files there is nothing to go on with: a bad one is a bad argument
-        errors = "raise" if distorted is not None and pairs is None and not distorted.is_dir() else "keep"
+        team = ranks.here()
+        if team is not None and frames_csv is not None:
+            fail(f"--frames-csv {frames_csv}: one process writes rows of frames, got {team.world}: leave torchrun out")
+        found = _pairs(reference, distorted, _methods(method or []), pairs, frames=frames)
+        _check_videos(found, frames_csv)
+        # of two images there is nothing to go on with: a bad one is a bad argument
+        two_files = distorted is not None and pairs is None and not distorted.is_dir()
+        errors = "raise" if two_files and not found[0].video else "keep"
         place = find_device(device)
         model = build(metric, backbone, weights=weights, heads=heads, resize=resizing(resize), tile=tile)
         model = model.to(place).load()
         table = _table(model, metric, heads=heads, resize=resize, tile=tile, alpha=alpha.value)
+        now = _Now(any(pair.video for pair in found))
         scored = partial(
             scoring.score_pairs,
             model,
@@ -151,9 +171,9 @@ def score(
             errors=errors,
             alpha=alpha.value,
             workers=workers,
+            watch=now.watch,
         )
         job = Job(scored, found, table, batch_size)
-        team = ranks.here()
         if team is not None and team.rank > 0:
             help_out(team, job)
             return
@@ -166,16 +186,17 @@ def score(
             for score in outputs.kept_scores():
                 tally.add(score)
             kept, plan = tally.pairs, None
-            if kept < len(found) and (team is not None or parts.parts_of(file)):
+            # parts have no rows of frames
+            if kept < len(found) and frames_csv is None and (team is not None or parts.parts_of(file)):
                 plan = Plan(job, file, start=kept, ranks=team)
             done = kept if plan is None else plan.done
             if done and not quiet:
                 typer.echo(f"{done} of {len(found)} pairs were scored before", err=True)
             if kept < len(found):
                 if plan is None:
-                    results = _with_progress(scored(start=kept), len(found), done=done, shown=not quiet)
+                    results = _with_progress(scored(start=kept), len(found), done=done, shown=not quiet, now=now)
                 else:
-                    work = _with_progress(plan.work(), len(found), done=done, shown=not quiet)
+                    work = _with_progress(plan.work(), len(found), done=done, shown=not quiet, now=now)
                     results = plan.scores(after=work)
                 for score in results:
                     score = replace(score, error=in_options(score.error)) if score.error else score
@@ -201,7 +222,20 @@ def _methods(named: list[str]) -> dict[str, Path]:
     return methods
 
 
-def _pairs(reference: Path, distorted: Path | None, methods: dict[str, Path], manifest: Path | None) -> "list[Pair]":
+def _check_videos(pairs: "list[Pair]", frames_csv: Path | None) -> None:
+    """Fail now if there are videos that cannot be read here, or none where a row a frame is asked for."""
+    from damlpips.videofiles import pyav
+
+    videos = [pair for pair in pairs if pair.video]
+    if not videos and frames_csv is not None:
+        fail(f"--frames-csv {frames_csv}: there are no videos among the pairs (folders of frames need --frames)")
+    if any(not (pair.distorted.is_dir() and pair.reference.is_dir()) for pair in videos):
+        pyav()
+
+
+def _pairs(
+    reference: Path, distorted: Path | None, methods: dict[str, Path], manifest: Path | None, *, frames: bool
+) -> "list[Pair]":
     from damlpips.pairs import find_methods, find_pairs
 
     if (distorted is None) == (not methods):
@@ -209,9 +243,9 @@ def _pairs(reference: Path, distorted: Path | None, methods: dict[str, Path], ma
     for name, folder in methods.items():
         if not folder.is_dir():
             fail(f"--method {name}={folder}: no such folder")
-    return (
-        find_methods(reference, methods, manifest) if distorted is None else find_pairs(reference, distorted, manifest)
-    )
+    if distorted is None:
+        return find_methods(reference, methods, manifest, frames=frames)
+    return find_pairs(reference, distorted, manifest, frames=frames)
 
 
 def _table(model: "PerceptualDistance", metric: Metric, *, heads: str | None, **options: object) -> "Table":
@@ -235,6 +269,22 @@ def _table(model: "PerceptualDistance", metric: Metric, *, heads: str | None, **
     return Table(settings, layer_count(model))
 
 
+class _Now(ProgressColumn):
+    """What is done now: of a video, its frames."""
+
+    def __init__(self, videos: bool = False) -> None:
+        super().__init__()
+        self.videos = videos
+        self._text = "scoring"
+
+    def watch(self, pair: "Pair", frames: int) -> None:
+        """Take down how many frames of a video are scored."""
+        self._text = f"{printable(pair.distorted.name)[-40:]}: {frames} frames"
+
+    def render(self, task: Task) -> Text:
+        return Text(self._text)
+
+
 class _Rate(ProgressColumn):
     """Pairs a second."""
 
@@ -243,10 +293,14 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} pairs/s")
 
 
-def _with_progress(scores: Iterable[T], total: int, *, shown: bool, done: int = 0) -> Iterator[T]:
+def _with_progress(
+    scores: Iterable[T], total: int, *, shown: bool, done: int = 0, now: _Now | None = None
+) -> Iterator[T]:
     console = Console(stderr=True)
-    hidden = not (shown and console.is_terminal and total - done >= PAIRS_WORTH_A_BAR)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+    now = now or _Now()
+    # a single video may take an hour
+    hidden = not (shown and console.is_terminal and (now.videos or total - done >= PAIRS_WORTH_A_BAR))
+    columns = now, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task("scoring", total=total, completed=done)
         for score in scores:

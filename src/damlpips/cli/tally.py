@@ -40,12 +40,14 @@ class Tally:
         self.pairs = self.failed = 0
         self.mean = Mean()
         self.methods: dict[str, Mean] = {}
+        self._kinds: set[str] = set()
         self._rows: list[tuple[str, str]] = []
         self._errors: list[str] = []
 
     def add(self, score: "Score") -> None:
         """Count a pair."""
         self.pairs += 1
+        self._kinds.add("video" if score.pair.video else "image")
         method = self.methods.setdefault(score.pair.method, Mean())
         if score.score is None:
             self.failed += 1
@@ -59,8 +61,9 @@ class Tally:
     def print(self, title: str) -> None:
         """Print every score if there are few, else the mean; the mean of each method if there are methods."""
         named = [name for name in self.methods if name]
+        kind = " or ".join(sorted(self._kinds)) or "image"
         table = Table(title=title, box=box.SIMPLE, min_width=len(title) + 2, title_justify="left")
-        table.add_column("method" if named else "image", overflow="fold")
+        table.add_column("method" if named else kind, overflow="fold")
         if named:
             table.add_column("pairs", justify="right", no_wrap=True)
         table.add_column("mean" if named else "score", justify="right", no_wrap=True)
@@ -68,7 +71,7 @@ class Tally:
             for name in named:
                 table.add_row(_text(name), str(self.methods[name].count), str(self.methods[name]))
         elif self.pairs > MOST_ROWS:
-            table.add_row(f"mean of {self.mean.count} images", str(self.mean))
+            table.add_row(f"mean of {self.mean.count} {kind}s", str(self.mean))
         else:
             for position, (name, value) in enumerate(self._rows, 1):
                 table.add_row(_text(name), value, end_section=position == len(self._rows))

@@ -1,0 +1,16 @@
+"""The memory of `damlpips score` does not grow with the number of pairs, but for their names."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import many
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of one process is Linux's to tell")
+def test_more_pairs_take_their_names_more(tmp_path: Path) -> None:
+    many.make_images(tmp_path, 32, 40)
+    few, lots = (many.peak_of(tmp_path, pairs, "--batch-size", "64", count=40) for pairs in (300, 4000))
+    # two images of 32 x 32 pixels have 6,144 bytes, their feature maps many times as many; two names have some hundred
+    assert lots - few < 3700 * 2500
+    assert few > 1 << 26  # torch alone: a figure that is no figure would pass, too

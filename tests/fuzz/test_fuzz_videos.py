@@ -1,0 +1,61 @@
+"""Whatever is in a file, reading it as a video gives frames or the one documented error."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mutations import memory_within, mutated
+from videos import moving, video_file
+
+from damlpips.images import ScoringError
+from damlpips.videofiles import MOST_PIXELS, read_frames
+
+# a frame of the most pixels as FFmpeg has it, as RGB, and as a tensor; a few of them wait in a decoder
+MOST_MEMORY = 1300
+FILES = {
+    "mpeg4.mp4": ("mpeg4", "yuv420p"),
+    "h264.mov": ("libx264", "yuv420p"),
+    "ffv1.mkv": ("ffv1", "bgr0"),
+    "vp9.webm": ("libvpx-vp9", "yuv420p"),
+    "mjpeg.avi": ("mjpeg", "yuvj420p"),
+    "mpeg2.ts": ("mpeg2video", "yuv420p"),
+    "raw.y4m": ("wrapped_avframe", "yuv420p"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("videos")
+
+
+def read_or_refuse(file: Path) -> str:
+    """Return the error of a video's file; empty where all of its frames are sound."""
+    try:
+        for pixels, _ in read_frames(file):
+            assert pixels.dtype in (torch.uint8, torch.float32)
+            assert pixels.shape[0] == 3
+            assert 0 < pixels[0].numel() <= MOST_PIXELS
+    except ScoringError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_frames_or_an_error(name: str, folder: Path) -> None:
+    whole = video_file(folder / name, moving(1, 3, (32, 32)), *FILES[name]).read_bytes()
+    assert read_or_refuse(folder / name) == ""
+    file = folder / f"damaged_{name}"
+    errors: set[str] = set()
+
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        file.write_bytes(data.draw(mutated(whole)))
+        error = read_or_refuse(file)
+        assert error == "" or error.startswith(f"{file}: ")
+        errors.add(error)
+
+    with memory_within(MOST_MEMORY):
+        check()
+    assert len(errors) > 2  # the damages do damage
