@@ -15,6 +15,7 @@ import torch
 from commands import Command, caught, ranks
 from pictures import image_file
 from typer.testing import CliRunner
+from videos import moving, noisy, video_file
 
 from damlpips import scoring
 from damlpips.cli import app
@@ -317,3 +318,24 @@ class TestTwoRunsOnOneFile:
         team[1].kill()
         assert Command(*command(whole, file), output=tmp_path / "again").wait() == 3
         assert file.read_bytes() == (whole / "whole.csv").read_bytes()
+
+
+def test_videos_among_the_pairs_are_shared_too(tmp_path: Path) -> None:
+    for k, count in enumerate((2, 3, 4, 2)):
+        frames = moving(k, count)
+        video_file(tmp_path / f"r/{k}v.mkv", frames)
+        video_file(tmp_path / f"d/{k}v.mkv", noisy(frames, 10))
+        for seed, side in ((k, "r"), (k + 100, "d")):
+            image_file(tmp_path / side / f"{k}i.png", seed)
+    asked = ("score", tmp_path / "r", tmp_path / "d", "--batch-size", 3)
+    assert CliRunner().invoke(app, [*map(str, asked), "-o", str(tmp_path / "whole.csv")]).exit_code == 0
+    whole = (tmp_path / "whole.csv").read_bytes()
+    file = tmp_path / "s.csv"
+    # killed behind a video, within a batch
+    file.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    assert done(ranks(2, *asked, "-o", file, folder=tmp_path)) == [0, 0]
+    assert file.read_bytes() == whole
+    team = ranks(2, *asked, "--frames-csv", tmp_path / "f.csv", folder=tmp_path)
+    assert done(team) == [2, 2]
+    assert "one process writes rows of frames, got 2: leave torchrun out" in team[0].err
+    assert not (tmp_path / "f.csv").exists()

@@ -45,7 +45,7 @@ def destinations(files: Mapping[str, Path | None]) -> list[Destination]:
             outputs.check_parquet()
             if path == STANDARD_OUTPUT:
                 fail(f"{option} -: Parquet cannot be standard output")
-        if kind == "frames-csv" and (path == STANDARD_OUTPUT or _is_device(path)):
+        if kind == "frames-csv" and _passing(path):
             fail(f"{option} {path}: expected a file")
         found.append(Destination(option, kind, path))
     twice = [d.path for d in found if d.path != STANDARD_OUTPUT]

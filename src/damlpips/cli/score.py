@@ -33,6 +33,7 @@ from damlpips.cli.tally import Tally
 
 if TYPE_CHECKING:
     from damlpips.pairs import Pair
+    from damlpips.perceptual import PerceptualDistance
     from damlpips.rows import Table
 
 T = TypeVar("T")
