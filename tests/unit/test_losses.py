@@ -66,16 +66,6 @@ def test_alexnet_leads_noise_to_the_reference(kind, alex_weights) -> None:
 
 # --- right ----------------------------------------------------------------------------------------------------------
 
-KINDS = {
-    "lpips": lambda backbone, **options: LPIPS(backbone, heads="uniform", **options),
-    "damlpips": lambda backbone, **options: DAMLPIPS(backbone, **options),
-}
-
-
-@pytest.fixture(params=KINDS)
-def make(request):
-    return KINDS[request.param]
-
 
 @pytest.mark.parametrize("name", ["tiny", "nano"])
 def test_gradients_are_those_of_finite_differences(make, name) -> None:

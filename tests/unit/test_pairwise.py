@@ -5,21 +5,12 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from modules import KINDS
 from reference import Counting, rounded
 from torch import Tensor
 
 from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric, pairwise
 from damlpips.functional import pairwise as matrix
-
-KINDS = {
-    "lpips": lambda backbone, **options: LPIPS(backbone, heads="uniform", **options),
-    "damlpips": lambda backbone, **options: DAMLPIPS(backbone, **options),
-}
-
-
-@pytest.fixture(params=KINDS)
-def make(request):
-    return KINDS[request.param]
 
 
 def images(n: int, size: int = 16, seed: int = 0) -> Tensor:

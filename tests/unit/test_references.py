@@ -13,6 +13,7 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from modules import KINDS
 from reference import Counting, rounded
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -20,19 +21,10 @@ from torchmetrics import MetricCollection
 from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric, LPIPSMetric
 from damlpips.references import PATIENCE, ReferenceCache, as_keys
 
-KINDS = {
-    "lpips": lambda backbone, **options: LPIPS(backbone, heads="uniform", **options),
-    "damlpips": lambda backbone, **options: DAMLPIPS(backbone, **options),
-}
 METRICS = {
     "lpips": lambda backbone, **options: LPIPSMetric(backbone, heads="uniform", **options),
     "damlpips": lambda backbone, **options: DAMLPIPSMetric(backbone, **options),
 }
-
-
-@pytest.fixture(params=KINDS)
-def make(request):
-    return KINDS[request.param]
 
 
 @pytest.fixture(params=METRICS)
