@@ -19,6 +19,7 @@ EXTRAS = {
     "video": ("av",),
     "viz": ("matplotlib",),
     "agree": ("typer", "rich", "pillow", "matplotlib", "scipy", "numpy"),
+    "report": ("typer", "rich", "pillow", "matplotlib", "jinja2", "markupsafe", "scipy", "numpy"),
     "ray": ("typer", "rich", "pillow", "pyarrow", "ray"),
     "lightning": ("lightning",),
     "piq": ("piq",),
