@@ -61,6 +61,7 @@ def adapted_colours(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     colours = oklab(x)
     if is_optimised(x) or not on_cpu(x):
         return adapted(colours)
+    # the operations of `adapted`: a score of equal images is zero to the bit also where one of them has a graph
     return colours.sub_(colours.mean((2, 3), keepdim=True), alpha=ADAPTATION)
 
 
@@ -150,4 +151,5 @@ def adapted(x: Float[Tensor, "n 3 h w"], tint: Float[Tensor, "n 3"] | None = Non
     Args:
         tint: the mean colour, where `x` is a part of the image.
     """
-    return x - ADAPTATION * (x.mean((2, 3), keepdim=True) if tint is None else tint[:, :, None, None])
+    tint = x.mean((2, 3), keepdim=True) if tint is None else tint[:, :, None, None]
+    return torch.sub(x, tint, alpha=ADAPTATION)

@@ -4,14 +4,24 @@ import contextlib
 import doctest
 import importlib
 import io
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+import typer
+from evaluation.layouts import tid
+from safetensors.torch import load_file
+
+from damlpips import DAMLPIPSMetric
+from damlpips.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 HOW_TO = (
@@ -19,8 +29,15 @@ HOW_TO = (
     *("references", "report", "score-folders", "torchmetrics", "video"),
 )
 PAGES = ["README.md", *(f"docs/how-to/{page}.md" for page in HOW_TO)]
-# stands in the example of a loss only
-LOSS = "optimizer.zero_grad"
+# stands in the README's example of a loss only
+LOSS = "for step in range(200)"
+# Runs blocks one after the other, each with names of its own: to import everything takes longer than most of them.
+RUNNER = """
+import json, sys
+for name, code in json.load(sys.stdin):
+    print("###", name, file=sys.stderr, flush=True)
+    exec(compile(code, name, "exec"), {"__name__": "__main__"})
+"""
 MODULES = [
     *(f"adapters{name}" for name in ("", ".lightning", ".piq", ".ray")),
     *("checks", "distance", "features", "functional", "nano", "metrics", "models"),
@@ -37,12 +54,15 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def python_blocks() -> list:
-    """Return all of them but the loss, which a test of its own runs."""
+    """Return those of each page but the loss, which a test of its own runs; apart those that need AlexNet's weights."""
+    found: dict[tuple[str, bool], list[tuple[str, str]]] = {}
+    for page in PAGES:
+        for k, code in enumerate(blocks(page, "python"), start=1):
+            if LOSS not in code:
+                found.setdefault((page, '"alex"' in code), []).append((f"{page}, block {k}", code))
     return [
-        pytest.param(code, id=f"{page}-{k}")
-        for page in PAGES
-        for k, code in enumerate(blocks(page, "python"), start=1)
-        if LOSS not in code
+        pytest.param(named, needs_weights, id=f"{page}{'-alex' if needs_weights else ''}")
+        for (page, needs_weights), named in found.items()
     ]
 
 
@@ -52,13 +72,19 @@ def environment(shared: Path | None = None) -> dict[str, str]:
     return {**os.environ, **weights, "PATH": path}
 
 
-@pytest.mark.parametrize("code", python_blocks())
-def test_python_examples_run(code: str, request: pytest.FixtureRequest) -> None:
-    shared = request.getfixturevalue("shared") if '"alex"' in code else None  # needs AlexNet's weights
+@pytest.mark.parametrize(("named", "needs_weights"), python_blocks())
+def test_python_examples_run(named: list[tuple[str, str]], needs_weights: bool, request: pytest.FixtureRequest) -> None:
+    shared = request.getfixturevalue("shared") if needs_weights else None
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, env=environment(shared), capture_output=True, text=True
+        [sys.executable, "-W", "ignore", "-c", RUNNER],
+        input=json.dumps(named),
+        cwd=ROOT,
+        env=environment(shared),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("### ") == len(named)
 
 
 def test_loss_example_gets_near() -> None:
@@ -79,6 +105,68 @@ def test_commands_run(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}: {done.stderr}"
         assert done.stdout or "--csv" in command
     assert (tmp_path / "scores.csv").read_text().startswith("reference,")
+
+
+def fragment(page: str) -> str:
+    (code,) = blocks(f"docs/{page}.md", "python")
+    return code
+
+
+@pytest.mark.shared
+def test_a_file_of_weights_is_shortened_as_the_page_says(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = shared / "weights/alexnet_features.safetensors"
+    torch.save({**load_file(file), "classifier.1.bias": torch.zeros(4096)}, "alexnet-owt-7be5be79.pth")
+    exec(fragment("how-to/offline"), {})
+    assert Path(file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_judged_set_is_loaded_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    tid(Path("tid2013"), kinds=24, levels=5)
+    exec(fragment("how-to/judged-sets"), {})
+    assert capsys.readouterr().out == "tid2013 240\n"
+
+
+def test_a_validation_is_saved_midway_as_the_page_says(tmp_path: Path) -> None:
+    metric = DAMLPIPSMetric()
+    metric.persistent(True)
+    metric.update(*torch.rand(2, 2, 3, 32, 32))
+    trainer = SimpleNamespace(save_checkpoint=lambda path: torch.save(metric.state_dict(), path))
+    names = {"self": SimpleNamespace(score=metric, trainer=trainer), "path": tmp_path / "state.pt"}
+    exec(textwrap.dedent(fragment("explanation/distributed")), names)
+    again = DAMLPIPSMetric()
+    again.persistent(True)
+    again.load_state_dict(torch.load(tmp_path / "state.pt"))
+    assert torch.equal(again.compute(), metric.compute())
+
+
+def command_lines() -> list:
+    """Return every call of the command line that a page shows."""
+    pages = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts)]
+    lines = [
+        (page.name, line.removeprefix("$ "))
+        for page in pages
+        for block in re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+        for line in block.splitlines()
+        if line.startswith("$ ") and "damlpips" in line
+    ]
+    return [pytest.param(line, id=f"{page}: {line}") for page, line in lines]
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_commands_are_spelled_as_the_program_has_them(line: str) -> None:
+    """Options and arguments are read; nothing runs, since the folders are the reader's."""
+    spelled = shlex.split(line)
+    name, *arguments = spelled[spelled.index("damlpips") + 1 :]
+    program = typer.main.get_command(app)
+    with program.make_context("damlpips", [name], resilient_parsing=True) as context:
+        command = program.get_command(context, name)
+        assert command is not None, f"there is no command {name!r}"
+        with command.make_context(name, arguments, parent=context) as given:
+            assert given.params
 
 
 def words(text: str) -> list[object]:

@@ -308,3 +308,16 @@ def test_compiled_without_a_break(random_squeeze_weights) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("equal:") == 5
+
+
+@pytest.mark.parametrize("size", [(32, 32), (37, 53), (300, 260)])
+def test_equal_images_of_which_one_is_optimised_are_at_zero(make, size) -> None:
+    module = make("nano")
+    y = reference.noise(2, *size)[0]
+    for other in (y, module.encode(y), module.encode(y.clone())):
+        x = y.clone().requires_grad_()
+        found = module(x, other)
+        assert found.tolist() == [0.0, 0.0]
+        assert module(other, x).tolist() == [0.0, 0.0]
+        found.sum().backward()
+        assert x.grad.abs().max() == 0
