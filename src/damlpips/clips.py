@@ -24,7 +24,8 @@ def frame_files(folder: Path) -> list[Path]:
         OSError: the folder cannot be read.
     """
     found = (path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
-    return sorted((path for path in found if path.suffix.lower() in images.SUFFIXES), key=natural)
+    endings = images.suffixes()
+    return sorted((path for path in found if path.suffix.lower() in endings), key=natural)
 
 
 def is_video_file(path: Path) -> bool:

@@ -27,7 +27,14 @@ EXTRAS = {
 }
 # what each does is said by the page of the docs that names it
 VARIABLES = (
-    *("DAMLPIPS_WEIGHTS_DIR", "DAMLPIPS_KERNELS", "TORCH_HOME", "XDG_CACHE_HOME", "OMP_NUM_THREADS"),
+    *(
+        "DAMLPIPS_WEIGHTS_DIR",
+        "DAMLPIPS_KERNELS",
+        "DAMLPIPS_FORMATS",
+        "TORCH_HOME",
+        "XDG_CACHE_HOME",
+        "OMP_NUM_THREADS",
+    ),
     *("MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NO_COLOR", "FORCE_COLOR"),
 )
 EMBEDDED, KNOWN, OTHER, UNKNOWN, ABSENT = "embedded", "known", "other", "unknown", "absent"

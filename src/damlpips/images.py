@@ -1,5 +1,6 @@
 """Read image files that may be anything: what is no 8-bit RGB or grey image is an error, never a guess."""
 
+import os
 import re
 import sys
 import threading
@@ -23,6 +24,10 @@ SUFFIXES = (
 # Pillow's names of the same. It recognises files by their contents: with all of its formats, an EPS named .png would
 # be handed to Ghostscript.
 FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "GIF", "TGA", "PPM")
+# An environment variable: "all" lets Pillow read whatever it can, of files that one trusts.
+FORMATS_VARIABLE = "DAMLPIPS_FORMATS"
+# What Pillow hands to another program, and what it knows by name only.
+NEVER = ("EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5")
 
 # Some of Pillow's readers take the whole file into memory. The largest image that it decodes has 90 million pixels,
 # 360 MB with nothing compressed.
@@ -114,7 +119,9 @@ def _read(opened: Callable[[], BinaryIO], path: Path | str, *, alpha: str, deep:
     except ScoringError:
         raise
     except pil.UnidentifiedImageError as error:
-        raise ScoringError(f"{path}: not an image of a known kind ({', '.join(FORMATS)})") from error
+        known = _formats(pil)
+        more = "" if _all_formats() else f"; with {FORMATS_VARIABLE}=all others that Pillow reads, too"
+        raise ScoringError(f"{path}: not an image of a known kind ({', '.join(known)}{more})") from error
     except (pil.Image.DecompressionBombError, pil.Image.DecompressionBombWarning) as error:
         raise ScoringError(f"{path}: refused, too many pixels ({error})") from error
     except MemoryError as error:
@@ -165,10 +172,27 @@ def _check_length(file: BinaryIO, path: Path | str) -> None:
         raise ScoringError(f"{path}: refused, a file of {length} bytes, more than {LARGEST_FILE}")
 
 
+def _all_formats() -> bool:
+    value = os.environ.get(FORMATS_VARIABLE, "")
+    if value not in ("", "all"):
+        raise ScoringError(f"{FORMATS_VARIABLE}: expected 'all' or nothing, got {value!r}")
+    return value == "all"
+
+
 def _formats(pil: ModuleType) -> list[str]:
-    """Return the formats that this Pillow was built with: it stumbles over the names of others."""
+    """Return the formats to read that this Pillow was built with: it stumbles over the names of others."""
     pil.Image.init()
-    return [name for name in FORMATS if name in pil.Image.OPEN]
+    wanted = (name for name in pil.Image.OPEN if name not in NEVER) if _all_formats() else FORMATS
+    return [name for name in wanted if name in pil.Image.OPEN]
+
+
+def suffixes() -> frozenset[str]:
+    """Return the endings of the names by which images are found in folders, in small letters."""
+    if not _all_formats():
+        return frozenset(SUFFIXES)
+    pil = _pillow()
+    known = set(_formats(pil))
+    return frozenset((*SUFFIXES, *(end for end, name in pil.Image.registered_extensions().items() if name in known)))
 
 
 def _check_kind(image: Any, path: Path | str) -> None:

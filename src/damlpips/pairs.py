@@ -10,7 +10,7 @@ from pathlib import Path
 from damlpips import videofiles
 from damlpips.clips import frame_files, is_video_file
 from damlpips.files import MOST_SHOWN, as_text, natural, open_regular, path_within, reason, shown, size
-from damlpips.images import SUFFIXES, ScoringError
+from damlpips.images import SUFFIXES, ScoringError, suffixes
 
 COLUMNS = ("reference", "distorted")
 # a million rows of long names
@@ -157,16 +157,16 @@ def _collect(folder: Path, found: list[Path], above: frozenset[tuple[int, int]],
     status = folder.stat()
     if (here := (status.st_dev, status.st_ino)) in above:
         return  # a link to a folder above it has no end
-    before, is_clip = len(found), False
+    before, is_clip, endings = len(found), False, suffixes()
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
         suffix = path.suffix.lower()
         if path.is_dir():
             _collect(path, found, above | {here}, frames)
-        elif suffix in SUFFIXES and frames:
+        elif suffix in endings and frames:
             is_clip = True
-        elif suffix in SUFFIXES or suffix in videofiles.SUFFIXES:
+        elif suffix in endings or suffix in videofiles.SUFFIXES:
             # what is no file either, as a link to nowhere, is an error when it is read, and not passed over
             found.append(path)
     if is_clip and len(found) > before:

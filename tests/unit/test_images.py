@@ -15,6 +15,7 @@ from PIL import Image
 
 from damlpips import images
 from damlpips.images import ScoringError, decode_image, read_image
+from damlpips.pairs import find_pairs
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -292,6 +293,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 import PIL.Image
+from damlpips.pairs import find_pairs
 from damlpips.images import ScoringError, decode_image, read_image
 
 PIL.Image.init()
@@ -335,3 +337,36 @@ def test_the_largest_image_takes_bounded_memory(tmp_path: Path) -> None:
     assert text == f"read (3, {side}, {side})"
     # RGBA and RGB in four bytes each, the same packed in three and as a tensor in three
     assert added < 16 * side**2
+
+
+class TestAllFormats:
+    def test_are_read_and_found_when_they_are_asked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for side, seed in (("r", 1), ("d", 2)):
+            (tmp_path / side).mkdir()
+            for kind, options in {"jp2": {"irreversible": False}, "sgi": {}, "qoi": {}, "pcx": {}}.items():
+                Image.fromarray(pixels(seed)).save(tmp_path / side / f"a_{kind}.{kind}", **options)
+        file = tmp_path / "r/a_jp2.jp2"
+        with pytest.raises(
+            ScoringError, match=r"a_jp2\.jp2: not an image of a known kind .*; with DAMLPIPS_FORMATS=all"
+        ):
+            read_image(file)
+        with pytest.raises(ScoringError, match="no images in this folder"):
+            find_pairs(tmp_path / "r", tmp_path / "d")
+        monkeypatch.setenv("DAMLPIPS_FORMATS", "all")
+        found = find_pairs(tmp_path / "r", tmp_path / "d")
+        assert [pair.name for pair in found] == ["a_jp2.jp2", "a_pcx.pcx", "a_qoi.qoi", "a_sgi.sgi"]
+        for pair in found:
+            assert np.array_equal(read_image(pair.reference).permute(1, 2, 0).numpy(), pixels(1))
+
+    def test_nothing_is_handed_to_another_program(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DAMLPIPS_FORMATS", "all")
+        Image.fromarray(pixels(1)).save(tmp_path / "a.eps")
+        (tmp_path / "a.eps").rename(tmp_path / "a.png")
+        with pytest.raises(ScoringError, match=r"a\.png: not an image of a known kind"):
+            read_image(tmp_path / "a.png")
+
+    def test_another_value_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DAMLPIPS_FORMATS", "jp2")
+        Image.fromarray(pixels(1)).save(tmp_path / "a.png")
+        with pytest.raises(ScoringError, match="DAMLPIPS_FORMATS: expected 'all' or nothing, got 'jp2'"):
+            read_image(tmp_path / "a.png")
