@@ -27,15 +27,8 @@ EXTRAS = {
 }
 # what each does is said by the page of the docs that names it
 VARIABLES = (
-    *(
-        "DAMLPIPS_WEIGHTS_DIR",
-        "DAMLPIPS_KERNELS",
-        "DAMLPIPS_FORMATS",
-        "TORCH_HOME",
-        "XDG_CACHE_HOME",
-        "OMP_NUM_THREADS",
-    ),
-    *("MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NO_COLOR", "FORCE_COLOR"),
+    *("DAMLPIPS_WEIGHTS_DIR", "DAMLPIPS_FORMATS", "DAMLPIPS_KERNELS", "TORCH_HOME", "XDG_CACHE_HOME"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NO_COLOR", "FORCE_COLOR"),
 )
 EMBEDDED, KNOWN, OTHER, UNKNOWN, ABSENT = "embedded", "known", "other", "unknown", "absent"
 

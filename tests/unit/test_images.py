@@ -346,9 +346,7 @@ class TestAllFormats:
             for kind, options in {"jp2": {"irreversible": False}, "sgi": {}, "qoi": {}, "pcx": {}}.items():
                 Image.fromarray(pixels(seed)).save(tmp_path / side / f"a_{kind}.{kind}", **options)
         file = tmp_path / "r/a_jp2.jp2"
-        with pytest.raises(
-            ScoringError, match=r"a_jp2\.jp2: not an image of a known kind .*; with DAMLPIPS_FORMATS=all"
-        ):
+        with pytest.raises(ScoringError, match=r"a_jp2\.jp2: not an image of .*; with DAMLPIPS_FORMATS=all"):
             read_image(file)
         with pytest.raises(ScoringError, match="no images in this folder"):
             find_pairs(tmp_path / "r", tmp_path / "d")
