@@ -6,8 +6,9 @@
 Counted are the operations of all convolutions, two a product, and the bytes that convolutions and poolings have to read
 and write, weights too, as if all between them were joined to them, and each feature map once more for the comparison.
 The roofline (S. Williams, A. Waterman, D. Patterson, CACM 52(4), 2009) is the time that a machine takes at the least:
-operations by its rate in a product of two large matrices, or bytes by its rate in a large copy, whichever is longer.
-Both rates are measured in every round beside the scores; the share is the least time by the time taken, its median over
+operations by its rate in a product of two large matrices or in a wide convolution, the faster of the two (not every
+library of products is at home on every processor), or bytes by its rate in a large copy, whichever takes longer. The
+rates are measured in every round beside the scores; the share is the least time by the time taken, its median over
 rounds. Weights are random, which cost the same.
 """
 
@@ -32,11 +33,13 @@ BACKBONES = ("alex", "squeeze", "vgg", "nano")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # as many as a GPU is busy with, and as a CPU's caches hold
 PAIRS = {"cpu": 8, "cuda": 64}
-# of the square matrices, and of the copy
+# of the square matrices; of the convolution's images, 256 channels of 64 x 64; of the copy
 SIDE = {"cpu": 2048, "cuda": 8192}
+WIDE_IMAGES = {"cpu": 4, "cuda": 128}
+WIDE, WIDE_CHANNELS = 64, 256
 COPIED = {"cpu": 64 << 20, "cuda": 1 << 30}
 MOVERS = {torch.ops.aten.convolution, torch.ops.aten.max_pool2d_with_indices}
-PRODUCT, COPY = "product", "copy"
+PRODUCT, CONVOLUTION, COPY = "product", "convolution", "copy"
 COLUMNS = ("metric", "backbone", "pairs / s", "GFLOP a pair", "MB a pair", "FLOP a byte", "bound by", "share")
 
 
@@ -89,13 +92,27 @@ def model_of(name: str, backbone: str, folder: Path, dtype: torch.dtype) -> Perc
     return LPIPS(backbone, heads="v0.1" if weights else "uniform", **options)
 
 
-def peaks(device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Callable[[], object]], Work]:
-    """Return what measures the machine's rates, and the operations and bytes of its calls."""
-    side, copied = SIDE[device.type], COPIED[device.type]
+def peaks(device: torch.device, dtype: torch.dtype) -> dict[str, tuple[Callable[[], object], float]]:
+    """Return calls that measure the machine's rates, and their operations, of the copy its bytes."""
+    side, copied, n = (table[device.type] for table in (SIDE, COPIED, WIDE_IMAGES))
     a, b = torch.rand(2, side, side, device=device).to(dtype)
+    kernel = torch.rand(WIDE_CHANNELS, WIDE_CHANNELS, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
+    maps = torch.rand(n, WIDE_CHANNELS, WIDE, WIDE, device=device).to(dtype, memory_format=torch.channels_last)
     source, target = torch.empty(2, copied, dtype=torch.uint8, device=device)
-    calls = {PRODUCT: lambda: a @ b, COPY: lambda: target.copy_(source)}
-    return calls, Work(2.0 * side**3, 2.0 * copied)
+    return {
+        PRODUCT: (lambda: a @ b, 2.0 * side**3),
+        CONVOLUTION: (lambda: torch.conv2d(maps, kernel, padding=1), 2.0 * maps.numel() * kernel[0].numel()),
+        COPY: (lambda: target.copy_(source), 2.0 * copied),
+    }
+
+
+def rates_of(measured: dict[str, tuple[Callable[[], object], float]], seconds: dict[str, list[float]]) -> list[Work]:
+    """Return the machine's rates in each round."""
+    each = {name: [amount / taken for taken in seconds[name]] for name, (_, amount) in measured.items()}
+    return [
+        Work(max(product, convolution), copy)
+        for product, convolution, copy in zip(each[PRODUCT], each[CONVOLUTION], each[COPY], strict=True)
+    ]
 
 
 def rows(options: argparse.Namespace) -> list[tuple[str, ...]]:
@@ -107,15 +124,13 @@ def rows(options: argparse.Namespace) -> list[tuple[str, ...]]:
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for backbone in options.backbones:
             models = {n: model_of(n, backbone, Path(folder), dtype).to(device) for n in ("LPIPS", "DAMLPIPS")}
-            calls, of_calls = peaks(device, dtype)
+            measured = peaks(device, dtype)
+            calls = {name: call for name, (call, _) in measured.items()}
             scored = {name: lambda model=model: model(x, y) for name, model in models.items()}
             for call in (*calls.values(), *scored.values()):
                 call()  # kernels are chosen, and compiled
             seconds = interleaved({**calls, **scored}, clock_of(device), budget=options.budget)
-            rates = [
-                Work(of_calls.operations / a, of_calls.bytes / b)
-                for a, b in zip(seconds[PRODUCT], seconds[COPY], strict=True)
-            ]
+            rates = rates_of(measured, seconds)
             for name, model in models.items():
                 work = work_of(model, x)
                 each = [taken / pairs for taken in seconds[name]]

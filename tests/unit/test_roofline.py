@@ -32,9 +32,16 @@ def test_what_takes_longer_bounds() -> None:
     assert (work.least_seconds(rates), work.bound(rates)) == (1.0, "memory")
 
 
+def test_rates_are_amounts_by_seconds_and_the_faster_of_two() -> None:
+    measured = {name: (print, amount) for name, amount in (("product", 10.0), ("convolution", 30.0), ("copy", 8.0))}
+    seconds = {"product": [1.0, 2.0], "convolution": [2.0, 10.0], "copy": [2.0, 4.0]}
+    assert roofline.rates_of(measured, seconds) == [Work(15.0, 4.0), Work(5.0, 2.0)]
+
+
 def test_the_command_prints_a_row_for_each_metric(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(roofline.SIDE, "cpu", 256)
     monkeypatch.setitem(roofline.COPIED, "cpu", 1 << 20)
+    monkeypatch.setitem(roofline.WIDE_IMAGES, "cpu", 1)
     main(["--backbones", "nano", "--size", "32", "--batch", "1", "--budget", "0"])
     *_, lpips, damlpips = capsys.readouterr().out.splitlines()
     assert lpips.startswith("| LPIPS | nano | ")
