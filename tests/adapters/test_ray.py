@@ -206,17 +206,20 @@ def test_parquet_of_bytes(ray: Any, folder: Path, expected: list[dict[str, Any]]
     assert_scores(rows, expected)
 
 
-def test_parquet_of_paths_as_the_page_has_it(
+def test_parquet_of_paths_and_folders_as_the_page_has_them(
     ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
     page = (ROOT / "docs/how-to/ray.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
-    exec(compile(code, "ray.md", "exec"), {})
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    printed = []
+    for code in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S):
+        exec(compile(code, "ray.md", "exec"), {})
+        printed.append([line.split() for line in capsys.readouterr().out.splitlines()])
+    assert len(printed) == 2
     rows = tmp_path / "rows.jsonl"
     command = ["score", "docs/demo/landscape.png", "docs/demo/landscape", "--jsonl", str(rows), "-q"]
     assert CliRunner().invoke(app, command).exit_code == 0
     expected = {row["distorted"]: row["score"] for row in map(json.loads, rows.read_text().splitlines())}
     assert len(expected) == 9
-    assert {f"docs/demo/{name}": float(score) for name, score in lines} == pytest.approx(expected, rel=1e-5)
+    for lines in printed:
+        assert {f"docs/demo/{name}": float(score) for name, score in lines} == pytest.approx(expected, rel=1e-5)
