@@ -38,7 +38,7 @@ class TestPage:
         out = tmp_path / "page.html"
         result = run(rows, "-o", out, "--pairs", 1, "--side", 32, "--title", "A & B", "--device", "cpu")
         assert (result.exit_code, result.stderr) == (0, ""), result.exception
-        assert re.fullmatch(rf"{re.escape(str(out))}: 0\.\d MB\n", result.stdout)
+        assert re.fullmatch(rf"{re.escape(str(out))}: \d+ kB\n", result.stdout)
         page = out.read_text(encoding="utf-8")
         assert page == render_report([rows], pairs=1, side=32, title="A & B")
         assert page.count('alt="Heat map') == 4
@@ -80,7 +80,7 @@ class TestRefused:
         (tmp_path / "other.csv").write_text("name,value\n1,2\n")
         refused("other.csv: not a table of `damlpips score`: it has no column", out, tmp_path / "other.csv")
         refused("empty.csv: there are no rows in it", out, write_rows(tmp_path / "empty.csv", []))
-        refused("report.html: expected a name that ends in .csv", out, tmp_path / "report.html")
+        refused("report.html: expected rows of scores, as damlpips score writes them", out, tmp_path / "report.html")
         refused("row 1 is damaged", out, write_rows(tmp_path / "bad.csv", [row(score="x")]))
         refused("comes a second time", out, tmp_path / "a.csv", tmp_path / "a.csv")
 

@@ -91,7 +91,7 @@ def report(
             )
     write("--out", out, page)
     if not quiet and out != Path("-"):
-        typer.echo(printable(f"{out}: {len(page.encode()) / 1e6:.1f} MB"))
+        typer.echo(printable(f"{out}: {_spelled(len(page.encode()))}"))
 
 
 def _check_installed() -> None:
@@ -111,3 +111,8 @@ def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task("drawing pairs", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _spelled(count: int) -> str:
+    """Return a number of bytes."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"

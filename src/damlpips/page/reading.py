@@ -16,6 +16,7 @@ from damlpips.rows import SETTINGS
 TEXTS = ("reference", "distorted", "method", "sha256", "reference_sha256", "error", *SETTINGS)
 NEEDED = (*TEXTS, "score")
 LAYER = "layer_"
+ENDINGS = ".csv, .jsonl or .parquet"
 # rows of a Parquet file that are in memory at once
 BATCH = 4096
 
@@ -49,7 +50,10 @@ def read_rows(path: Path, on_cut: Callable[[], None] = lambda: None) -> Iterator
     Raises:
         ScoringError: no such file, another ending, or not a table of rows; says which row is damaged and how.
     """
-    kind = format_of(path)
+    try:
+        kind = format_of(path)
+    except ScoringError as error:
+        raise ScoringError(f"{path}: expected rows of scores, as damlpips score writes them ({ENDINGS})") from error
     if kind == "json":
         raise ScoringError(f"{path}: a JSON file lacks what a report needs: expected CSV, JSON Lines or Parquet")
     try:
