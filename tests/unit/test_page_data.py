@@ -71,7 +71,7 @@ class TestReading:
         ("name", "content", "message"),
         [
             ("none.csv", None, "No such file"),
-            ("a.txt", "x", "expected rows of scores, as damlpips score writes them \(\.csv"),
+            ("a.txt", "x", r"expected rows of scores, as damlpips score writes them \(\.csv"),
             ("a.json", "{}", "expected CSV, JSON Lines or Parquet"),
             ("a.csv", "name,value\n1,2\n", "no column reference, distorted, method"),
             ("a.csv", "\0\0\n", "not a table"),
