@@ -19,7 +19,7 @@ from bench.networks import random_weights
 from PIL import Image
 
 from damlpips import DAMLPIPS, LPIPS
-from damlpips.files import digest, open_regular
+from damlpips.files import digest
 from damlpips.images import read_image
 from damlpips.outputs import write_parquet
 from damlpips.pairs import Pair
@@ -61,8 +61,7 @@ def seconds(call: Callable[[], object], times: int, *, repeats: int, device: str
 
 
 def read(path: Path) -> torch.Tensor:
-    with open_regular(path) as file:
-        digest(file)
+    digest(path)
     return read_image(path, deep=True)
 
 

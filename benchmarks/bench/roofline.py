@@ -23,13 +23,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from damlpips import DAMLPIPS, LPIPS
 from damlpips.perceptual import PerceptualDistance
 
+from .contenders import Place
 from .harness import Spread, clock_of, images, interleaved
-from .networks import TORCHVISION, random_weights
+from .lineup import ours
 
 BACKBONES = ("alex", "squeeze", "vgg", "nano")
+METRICS = ("LPIPS", "DAMLPIPS")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # as many as a GPU is busy with, and as a CPU's caches hold
 PAIRS = {"cpu": 8, "cuda": 64}
@@ -84,14 +85,6 @@ def work_of(model: PerceptualDistance, x: Tensor) -> Work:
     return Work(2.0 * operations.get_total_flops(), 2.0 * (moved.bytes + sum(map(_size, encoded.features))))
 
 
-def model_of(name: str, backbone: str, folder: Path, dtype: torch.dtype) -> PerceptualDistance:
-    weights = {"weights": random_weights(backbone, folder)} if backbone in TORCHVISION else {}
-    options: dict[str, Any] = {**weights, "dtype": None if dtype == torch.float32 else dtype}
-    if name == "DAMLPIPS":
-        return DAMLPIPS(backbone, **options)
-    return LPIPS(backbone, heads="v0.1" if weights else "uniform", **options)
-
-
 def peaks(device: torch.device, dtype: torch.dtype) -> dict[str, tuple[Callable[[], object], float]]:
     """Return calls that measure the machine's rates, and their operations, of the copy its bytes."""
     side, copied, n = (table[device.type] for table in (SIDE, COPIED, WIDE_IMAGES))
@@ -123,7 +116,7 @@ def rows(options: argparse.Namespace) -> list[tuple[str, ...]]:
     found = []
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for backbone in options.backbones:
-            models = {n: model_of(n, backbone, Path(folder), dtype).to(device) for n in ("LPIPS", "DAMLPIPS")}
+            models = {c.name: c.call for c in ours(backbone, Path(folder), Place(device, dtype)) if c.name in METRICS}
             measured = peaks(device, dtype)
             calls = {name: call for name, (call, _) in measured.items()}
             scored = {name: lambda model=model: model(x, y) for name, model in models.items()}

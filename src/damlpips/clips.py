@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from damlpips import images, videofiles
-from damlpips.files import digest, natural, open_regular, reason
+from damlpips.files import digest, natural, reason
 from damlpips.images import ScoringError, read_image
 from damlpips.videofiles import Frame
 
@@ -40,13 +40,19 @@ def digest_of(path: Path) -> str:
         OSError: something cannot be read.
     """
     if not path.is_dir():
-        with open_regular(path) as file:
-            return digest(file)
+        return digest(path)
     found = hashlib.sha256()
     for frame in frame_files(path):
-        with open_regular(frame) as file:
-            found.update(f"{digest(file)}\n".encode())
+        found.update(f"{digest(frame)}\n".encode())
     return found.hexdigest()
+
+
+def digest_if_readable(path: Path) -> str:
+    """Return `digest_of`; empty where something cannot be read, and reading it says what is wrong."""
+    try:
+        return digest_of(path)
+    except OSError:
+        return ""
 
 
 def read_clip(path: Path, *, alpha: str = "error", workers: int = 0) -> Generator[Frame, None, None]:

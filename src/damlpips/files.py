@@ -127,11 +127,16 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def digest(file: BinaryIO) -> str:
-    """Return the SHA-256 of what an open file holds from here on, as hexadecimal digits."""
+def digest(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a regular file, as hexadecimal digits.
+
+    Raises:
+        OSError: as `open_regular`, or it cannot be read.
+    """
     found = hashlib.sha256()
-    while block := file.read(1 << 20):
-        found.update(block)
+    with open_regular(path) as file:
+        while block := file.read(1 << 20):
+            found.update(block)
     return found.hexdigest()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from damlpips.clips import digest_of
+from damlpips.clips import digest_if_readable
 from damlpips.files import open_regular, reason
 from damlpips.images import ScoringError
 from damlpips.pairs import Pair
@@ -221,16 +221,9 @@ class Unchanged:
     def __call__(self, row: Row, pair: Pair) -> str | None:
         """Return which file of a row has changed since."""
         if self._last is None or self._last[0] != pair.reference:
-            self._last = pair.reference, _sum(pair.reference)
+            self._last = pair.reference, digest_if_readable(pair.reference)
         if row["reference_sha256"] != self._last[1]:
             return f"was scored with another {pair.reference}: the file has changed"
-        if row["sha256"] != _sum(pair.distorted):
+        if row["sha256"] != digest_if_readable(pair.distorted):
             return f"was scored with another {pair.distorted}: the file has changed"
         return None
-
-
-def _sum(path: Path) -> str:
-    try:
-        return digest_of(path)
-    except OSError:
-        return ""

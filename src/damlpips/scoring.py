@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from damlpips.clips import digest_of
+from damlpips.clips import digest_if_readable
 from damlpips.features import Encoded
 from damlpips.files import replacing
 from damlpips.framescores import FrameScores, score_frames
@@ -158,10 +158,14 @@ def _scored(
         # enough of them that every worker has an image to read while a batch is scored
         ahead = 0 if workers == 0 else 1 + workers // size
         reference: tuple[Path, Later[Picture]] | None = None
+
+        def scored_next() -> list[Score]:
+            return scorer.scores([Item(p, s, d(), r()) for p, s, d, r in waiting.pop(0)])
+
         for chunk in chunks(pairs, size, *span):
             if chunk[0][0].video:
                 while waiting:
-                    yield from scorer.scores([Item(p, s, d(), r()) for p, s, d, r in waiting.pop(0)])
+                    yield from scored_next()
                 yield scorer.video(chunk[0][0], batch_size=size, alpha=alpha, workers=workers)
                 continue
             asked = []
@@ -171,21 +175,13 @@ def _scored(
                 asked.append((pair, shared, reader.ask(pair.distorted), reference[1]))
             waiting.append(asked)
             if len(waiting) > ahead:
-                yield from scorer.scores([Item(p, s, d(), r()) for p, s, d, r in waiting.pop(0)])
+                yield from scored_next()
         while waiting:
-            yield from scorer.scores([Item(p, s, d(), r()) for p, s, d, r in waiting.pop(0)])
-
-
-def _known(path: Path) -> str:
-    """Return the SHA-256 of a file or of frames; empty where it cannot be read, and reading it says what is wrong."""
-    try:
-        return digest_of(path)
-    except OSError:
-        return ""
+            yield from scored_next()
 
 
 def _picture(path: Path, alpha: str) -> Picture:
-    known = _known(path)  # first: what cannot be read as an image still has its sum
+    known = digest_if_readable(path)  # first: what cannot be read as an image still has its sum
     try:
         return Picture(read_image(path, alpha=alpha, deep=True), known, "")
     except ScoringError as error:
@@ -228,7 +224,7 @@ class Scorer:
 
     def video(self, pair: Pair, *, batch_size: int, alpha: str, workers: int) -> Score:
         """Return what a pair of videos scores."""
-        sums = _known(pair.distorted), _known(pair.reference)
+        sums = digest_if_readable(pair.distorted), digest_if_readable(pair.reference)
 
         def compare(distorted: Sequence[Tensor], references: Sequence[Tensor]) -> list[tuple[list[float], float]]:
             images = [Picture(d, "", "") for d in distorted], [Picture(r, "", "") for r in references]

@@ -19,7 +19,7 @@ from torch import Tensor
 from damlpips.checkpoints import WeightsError as WeightsError
 from damlpips.checkpoints import read_tensors
 from damlpips.checks import one_of
-from damlpips.files import digest, identity, is_plain_name, open_regular, reason
+from damlpips.files import digest, identity, is_plain_name, reason
 
 try:
     import tomllib
@@ -74,12 +74,7 @@ def sha256(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _sha256(path: str, _identity: tuple[int, ...]) -> str:
-    return _fresh_sha256(path)
-
-
-def _fresh_sha256(path: str | Path) -> str:
-    with open_regular(path) as file:
-        return digest(file)
+    return digest(path)
 
 
 def existing_file(path: str | os.PathLike[str], *, option: str) -> Path:
@@ -162,7 +157,7 @@ def known_digest(path: Path) -> str:
 def _verify(path: Path) -> None:
     """Raise a WeightsError if the file bears a known name but not the contents that belong to it."""
     # hashed each time: what was once the right file may be another by now
-    if (expected := known_digest(path)) and not (found := _fresh_sha256(path)).startswith(expected):
+    if (expected := known_digest(path)) and not (found := digest(path)).startswith(expected):
         raise WeightsError(
             f"{path}: SHA-256 is {found}, expected {expected}{'...' if len(expected) < 64 else ''} for a file of this"
             " name: it is damaged or another file; delete it, or rename it if these are weights of your own"

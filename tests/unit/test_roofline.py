@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from benchmarks.bench import roofline
-from benchmarks.bench.roofline import Work, main, model_of, work_of
+from benchmarks.bench.contenders import Place
+from benchmarks.bench.lineup import ours
+from benchmarks.bench.roofline import Work, main, work_of
 from damlpips import LPIPS, Backbone
 
 
@@ -21,7 +23,8 @@ def test_counts_of_a_small_network_are_those_by_hand() -> None:
 
 def test_half_the_bytes_and_the_same_operations_in_half_precision(tmp_path: Path) -> None:
     x = torch.rand(1, 3, 64, 64)
-    whole, half = (work_of(model_of("LPIPS", "alex", tmp_path, d), x) for d in (torch.float32, torch.bfloat16))
+    places = (Place(torch.device("cpu"), dtype) for dtype in (torch.float32, torch.bfloat16))
+    whole, half = (work_of(ours("alex", tmp_path, place)[0].call, x) for place in places)
     assert half == Work(whole.operations, whole.bytes / 2)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from damlpips.checks import one_of
-from damlpips.files import digest, open_regular, reason
+from damlpips.files import digest, reason
 from damlpips.images import ALPHA, ScoringError, decode_image, read_image
 from damlpips.models import DAMLPIPS, LPIPS
 from damlpips.pairs import Pair
@@ -166,8 +166,7 @@ class ScorePairs:
 
 def _sum_of_file(path: Path) -> str:
     try:
-        with open_regular(path) as file:
-            return digest(file)
+        return digest(path)
     except OSError as error:
         raise ScoringError(f"{path}: {reason(error)}") from error
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from damlpips import panels
-from damlpips.files import digest, open_regular, reason
+from damlpips.files import digest, reason
 from damlpips.images import ScoringError, read_image
 from damlpips.page.reading import ScoredPair
 from damlpips.page.rebuilding import Rebuilt
@@ -130,9 +130,8 @@ class Studio:
 
     def _image(self, path: Path, expected: str) -> Tensor:
         """Return the pixels of a file, if it is the one that was scored: nothing else of a disk gets on a page."""
-        with open_regular(path) as file:
-            if digest(file) != expected:
-                raise ScoringError("the file has changed since it was scored")
+        if digest(path) != expected:
+            raise ScoringError("the file has changed since it was scored")
         return read_image(path, alpha=self._rebuilt.alpha, deep=True)
 
     def _measured(
