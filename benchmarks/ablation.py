@@ -22,13 +22,14 @@ from unittest import mock
 import numpy as np
 import torch
 
-from damlpips import DAMLPIPS, colour, distance
+from damlpips import DAMLPIPS
 from damlpips.evaluation.datasets import load
 from damlpips.evaluation.distances import FilePair, pairs_of
 from damlpips.evaluation.figures import headline_of
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating
-from damlpips.images import read_image
-from damlpips.models import VIEWING_SIDE
+from damlpips.models.damlpips import VIEWING_SIDE
+from damlpips.ops import colour, distance
+from damlpips.scoring.images import read_image
 
 BATCH = 8
 

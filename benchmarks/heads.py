@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from damlpips import distance, heads
+from damlpips.ops import distance, fused
 
 # (C, H, W) at 256 x 256, and how backbones lay them out
 LAYERS = {
@@ -36,7 +36,7 @@ def plain_lpips(a: Tensor, b: Tensor) -> Tensor:
 
 
 def lpips(a: Tensor, b: Tensor) -> Tensor:
-    return heads.lpips_head(a, b, torch.ones(a.shape[1], device=a.device)).sum()
+    return fused.lpips_head(a, b, torch.ones(a.shape[1], device=a.device)).sum()
 
 
 def plain_damlpips(a: Tensor, b: Tensor) -> Tensor:
@@ -45,12 +45,12 @@ def plain_damlpips(a: Tensor, b: Tensor) -> Tensor:
 
 
 def damlpips(a: Tensor, b: Tensor) -> Tensor:
-    return sum(heads.adaptive_head(a, b, WEIGHING)).sum()
+    return sum(fused.adaptive_head(a, b, WEIGHING)).sum()
 
 
 def without_kernels(head: Head) -> Head:
     def run(a: Tensor, b: Tensor) -> Tensor:
-        with mock.patch.dict(os.environ, {heads.SWITCH: "off"}):
+        with mock.patch.dict(os.environ, {fused.SWITCH: "off"}):
             return head(a, b)
 
     return run

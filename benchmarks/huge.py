@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 
 from damlpips import DAMLPIPS, LPIPS, Backbone
-from damlpips.features import BACKBONES
+from damlpips.nets.table import BACKBONES
 
 METRICS = ("LPIPS", "DAMLPIPS")
 GIB = 1 << 30

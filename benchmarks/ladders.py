@@ -22,8 +22,8 @@ from torch import Tensor
 from damlpips.evaluation.ladders import LADDERS, Violations, violations
 from damlpips.evaluation.named import NamedMetric, UnavailableMetricError, UnknownMetricError, build
 from damlpips.evaluation.tables import NOTHING, Table, as_markdown
-from damlpips.features import Encoded
-from damlpips.images import SUFFIXES, ScoringError, read_image
+from damlpips.nets.encoded import Encoded
+from damlpips.scoring.images import SUFFIXES, ScoringError, read_image
 
 METRICS = ("damlpips", "damlpips-alex", "damlpips-squeeze", "lpips-alex", "lpips-squeeze")
 # of JPEG, in pixels

@@ -23,12 +23,13 @@ from scipy.optimize import nnls
 from scipy.stats import rankdata, spearmanr
 from torch import Tensor
 
-from damlpips import DAMLPIPS, distance
+from damlpips import DAMLPIPS
 from damlpips.evaluation.datasets import load
 from damlpips.evaluation.distances import pairs_of
 from damlpips.evaluation.judgements import Choice, Rating
-from damlpips.features import Encoded
-from damlpips.images import read_image
+from damlpips.nets.encoded import Encoded
+from damlpips.ops import distance
+from damlpips.scoring.images import read_image
 from training import pairs
 
 COMMITTEE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from damlpips import LPIPS
-from damlpips.images import read_image
+from damlpips.scoring.images import read_image
 
 # file, backbone, published value, digits after the point, source
 CALIBRATION = "IQA-PyTorch's calibration table"

@@ -20,12 +20,12 @@ from PIL import Image
 
 from damlpips import DAMLPIPS, LPIPS
 from damlpips.files import digest
-from damlpips.images import read_image
-from damlpips.outputs import write_parquet
-from damlpips.pairs import Pair
-from damlpips.rowfiles import RowFile
-from damlpips.rows import Csv, JsonLines, Table
-from damlpips.scoring import Score
+from damlpips.scoring.export import write_parquet
+from damlpips.scoring.images import read_image
+from damlpips.scoring.journal import RowFile
+from damlpips.scoring.pairs import Pair
+from damlpips.scoring.rows import Csv, JsonLines, Table
+from damlpips.scoring.scorer import Score
 
 DEMO = Path(__file__).resolve().parents[1] / "docs" / "demo"
 SIDES = (256, 512, 1024)

@@ -19,7 +19,7 @@ from bench.networks import random_weights
 
 from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric, LPIPSMetric
 from damlpips.functional import pairwise
-from damlpips.perceptual import PerceptualDistance
+from damlpips.models.base import PerceptualDistance
 
 NETWORKS = ("nano", "alex", "squeeze")
 

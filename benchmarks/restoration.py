@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from damlpips import DAMLPIPS, LPIPS
-from damlpips.images import read_image
+from damlpips.scoring.images import read_image
 
 RATE = 0.02
 # of 255

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from damlpips.evaluation.ladders import FARTHEST, LADDERS
 from damlpips.evaluation.named import NamedMetric, UnavailableMetricError, UnknownMetricError, build
 from damlpips.evaluation.tables import Table, as_markdown
-from damlpips.images import ScoringError
+from damlpips.scoring.images import ScoringError
 
 METRICS = ("damlpips", "damlpips-alex", "damlpips-squeeze")
 FACTORS = (2, 4)

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import reference
 import torch
 from hypothesis import settings
 from torch import Tensor
+
+from tests.support import reference
 
 # The images are small: on a busy machine threads that wait for each other cost more than they give.
 torch.set_num_threads(1)

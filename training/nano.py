@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from damlpips.distance import TEXTURE_SHARE
-from damlpips.features import IMAGENET
-from damlpips.nano import STEM_CHANNELS, Nano
+from damlpips.nets.nano import STEM_CHANNELS, Nano
+from damlpips.nets.table import IMAGENET
+from damlpips.ops.distance import TEXTURE_SHARE
 from training import pairs
 
 # Errors are relative; below it, absolute. Two pictures at 0.05 can hardly be told apart.

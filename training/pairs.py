@@ -16,9 +16,10 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from damlpips import DAMLPIPS, distance
-from damlpips.images import SUFFIXES, read_image
-from damlpips.models import VIEWING_SIDE
+from damlpips import DAMLPIPS
+from damlpips.models.damlpips import VIEWING_SIDE
+from damlpips.ops import distance
+from damlpips.scoring.images import SUFFIXES, read_image
 from training.distortions import distort, draw_kinds
 from training.procedural import PROCEDURAL
 

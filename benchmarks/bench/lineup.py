@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from damlpips import DAMLPIPS, LPIPS
-from damlpips.features import BACKBONES
-from damlpips.models import VIEWING_SIDE
+from damlpips.models.damlpips import VIEWING_SIDE
+from damlpips.nets.table import BACKBONES
 
 from .contenders import BASELINE, FORWARD, Contender, Field, Place
 from .networks import HEADS, STAND_IN, TORCHVISION, bare_network, random_weights

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from damlpips.features import BACKBONES
-from damlpips.weights import load_backbone
+from damlpips.nets.table import BACKBONES
+from damlpips.nets.weights import load_backbone
 
 # The networks that other packages have, by torchvision's names.
 TORCHVISION = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}

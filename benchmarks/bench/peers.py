@@ -11,8 +11,8 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from damlpips.features import BACKBONES
-from damlpips.weights import load_heads
+from damlpips.nets.table import BACKBONES
+from damlpips.nets.weights import load_heads
 
 from .contenders import BASELINE, Call, Contender, Place
 from .networks import HEADS, TORCHVISION, bare_network

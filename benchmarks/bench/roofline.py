@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from damlpips.perceptual import PerceptualDistance
+from damlpips.models.base import PerceptualDistance
 
 from .contenders import Place
 from .harness import Spread, clock_of, images, interleaved

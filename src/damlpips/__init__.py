@@ -3,45 +3,51 @@
 Names are loaded when they are first used, so that `import damlpips` costs nothing and loads no ecosystem.
 """
 
+import sys
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from damlpips.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from damlpips.adapters import register as register
-    from damlpips.features import Backbone as Backbone
-    from damlpips.features import Encoded as Encoded
-    from damlpips.metrics import DAMLPIPSMetric as DAMLPIPSMetric
-    from damlpips.metrics import LPIPSMetric as LPIPSMetric
-    from damlpips.models import DAMLPIPS as DAMLPIPS
-    from damlpips.models import LPIPS as LPIPS
-    from damlpips.models import AdaptiveWeights as AdaptiveWeights
-    from damlpips.weights import WeightsError as WeightsError
+    from damlpips.adapters.torchmetrics.metrics import DAMLPIPSMetric as DAMLPIPSMetric
+    from damlpips.adapters.torchmetrics.metrics import LPIPSMetric as LPIPSMetric
+    from damlpips.models.damlpips import DAMLPIPS as DAMLPIPS
+    from damlpips.models.damlpips import AdaptiveWeights as AdaptiveWeights
+    from damlpips.models.lpips import LPIPS as LPIPS
+    from damlpips.nets.backbone import Backbone as Backbone
+    from damlpips.nets.encoded import Encoded as Encoded
+    from damlpips.nets.weights import WeightsError as WeightsError
 
-__version__ = "0.1.0"
 
 _HOME = {
-    "LPIPS": "damlpips.models",
-    "DAMLPIPS": "damlpips.models",
-    "AdaptiveWeights": "damlpips.models",
-    "LPIPSMetric": "damlpips.metrics",
-    "DAMLPIPSMetric": "damlpips.metrics",
-    "Backbone": "damlpips.features",
-    "Encoded": "damlpips.features",
-    "WeightsError": "damlpips.weights",
+    "LPIPS": "damlpips.models.lpips",
+    "DAMLPIPS": "damlpips.models.damlpips",
+    "AdaptiveWeights": "damlpips.models.damlpips",
+    "LPIPSMetric": "damlpips.adapters.torchmetrics.metrics",
+    "DAMLPIPSMetric": "damlpips.adapters.torchmetrics.metrics",
+    "Backbone": "damlpips.nets.backbone",
+    "Encoded": "damlpips.nets.encoded",
+    "WeightsError": "damlpips.nets.weights",
     "register": "damlpips.adapters",
 }
-_MODULES = (
-    "adapters",
-    "checks",
-    "distance",
-    "features",
-    "functional",
-    "metrics",
-    "models",
-    "report",
-    "scoring",
-    "weights",
-)
+_PACKAGES = ("adapters", "checks", "evaluation", "functional", "models", "nets", "ops", "report", "scoring")
+# Modules as version 0.1.0's documentation named them.
+_MOVED = {
+    "distance": "damlpips.ops.distance",
+    "features": "damlpips.nets.backbone",
+    "images": "damlpips.scoring.images",
+    "metrics": "damlpips.adapters.torchmetrics.metrics",
+    "nano": "damlpips.nets.nano",
+    "page": "damlpips.report.page.rendering",
+    "pairs": "damlpips.scoring.pairs",
+    "references": "damlpips.models.references",
+    "weights": "damlpips.nets.weights",
+}
 
 __all__ = [  # noqa: RUF022  # in the order in which a reader meets them
     "LPIPS",
@@ -60,7 +66,7 @@ __all__ = [  # noqa: RUF022  # in the order in which a reader meets them
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(import_module(_HOME[name]), name)
-    elif name in _MODULES:
+    elif name in _PACKAGES or name in _MOVED:
         value = import_module(f"damlpips.{name}")
     else:
         raise AttributeError(f"module 'damlpips' has no attribute {name!r}")
@@ -69,4 +75,19 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*globals(), *__all__, *_PACKAGES})
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Find a module by the name that it had in version 0.1.0."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        return ModuleSpec(fullname, self) if package == __name__ and name in _MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Put the module of today in the place of the empty one that was made for its old name."""
+        sys.modules[module.__name__] = import_module(_MOVED[module.__name__.partition(".")[2]])
+
+
+sys.meta_path.append(_Moved())

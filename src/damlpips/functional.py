@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from damlpips import checks
-from damlpips.features import Backbone, Encoded
-from damlpips.models import DAMLPIPS, DEFAULT_BACKBONE, LPIPS
-from damlpips.pairwise import distances
-from damlpips.perceptual import Images, PerceptualDistance
+from damlpips.models.base import Images, PerceptualDistance
+from damlpips.models.damlpips import DAMLPIPS, DEFAULT_BACKBONE
+from damlpips.models.lpips import LPIPS
+from damlpips.models.pairwise import distances
+from damlpips.nets.backbone import Backbone
+from damlpips.nets.encoded import Encoded
 
 METRICS: dict[str, Any] = {"lpips": LPIPS, "damlpips": DAMLPIPS}
 

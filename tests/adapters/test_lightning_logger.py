@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import reference
 import torch
-from reference import Tiny
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
+
+from tests.support import reference
+from tests.support.reference import Tiny
 
 pytest.importorskip("lightning")
 

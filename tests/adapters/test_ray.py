@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pictures import image_file, pixels
 from PIL import Image
 from typer.testing import CliRunner
 
 from damlpips import DAMLPIPS
 from damlpips.adapters.ray import ScorePairs
 from damlpips.cli import app
+from tests.support.pictures import image_file, pixels
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDED = [

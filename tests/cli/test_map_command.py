@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import image_file
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from damlpips import DAMLPIPS, LPIPS, report
+from damlpips import DAMLPIPS, LPIPS
 from damlpips.cli import app
-from damlpips.images import read_image
+from damlpips.report import figure
+from damlpips.scoring.images import read_image
+from tests.support.pictures import image_file
 
 command = importlib.import_module("damlpips.cli.map")
 
@@ -46,8 +47,8 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list:
         drawn.append(draw(*arguments, **options))
         return drawn[-1]
 
-    draw = report.draw
-    monkeypatch.setattr(report, "draw", keep)
+    draw = figure.draw
+    monkeypatch.setattr(figure, "draw", keep)
     return drawn
 
 
@@ -69,8 +70,8 @@ class TestPicture:
         assert result.exit_code == 0, result.stderr
         reference, distorted = map(read_image, pair)
         model = DAMLPIPS()
-        expected = report.plot_map(model, distorted, reference, distorted_name="d.png", reference_name="r.png")
-        assert out.read_bytes() == report.render(expected, dpi=40)
+        expected = figure.plot_map(model, distorted, reference, distorted_name="d.png", reference_name="r.png")
+        assert out.read_bytes() == figure.render(expected, dpi=40)
         with torch.no_grad():
             score = float(model(distorted[None], reference[None]))
         assert result.stdout == f"DAMLPIPS (nano) {score:.6g}, lower is closer: {out}\n"

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures import image_file, pixels
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from damlpips import DAMLPIPS, scoring
+from damlpips import DAMLPIPS
 from damlpips.cli import app
-from damlpips.pairs import find_pairs
-from damlpips.scoring import score_pairs
+from damlpips.scoring import scorer
+from damlpips.scoring.pairs import find_pairs
+from damlpips.scoring.scorer import score_pairs
+from tests.support.pictures import image_file, pixels
 
 
 def run(*arguments: object) -> Result:
@@ -121,13 +122,13 @@ class TestWorkers:
         for k in range(40):
             image_file(tmp_path / f"d/{k}.png", k, (32, 32))
         read: list[str] = []
-        real = scoring.read_image
+        real = scorer.read_image
 
         def counted(path: Path, **options: Any) -> torch.Tensor:
             read.append(threading.current_thread().name)
             return real(path, **options)
 
-        monkeypatch.setattr(scoring, "read_image", counted)
+        monkeypatch.setattr(scorer, "read_image", counted)
         pairs = find_pairs(image_file(tmp_path / "r.png", 1, (32, 32)), tmp_path / "d")
         scores = score_pairs(DAMLPIPS(), pairs, batch_size=2, workers=2)
         next(scores)

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
-from scored import row, run_score, write_rows
 from typer.testing import CliRunner, Result
 
 from damlpips.cli import app
-from damlpips.page import render_report
+from damlpips.report.page import render_report
+from tests.support.scored import row, run_score, write_rows
 
 
 def run(*arguments: object) -> Result:

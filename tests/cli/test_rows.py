@@ -16,12 +16,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pictures import image_file
 from typer.testing import CliRunner, Result
 
-from damlpips import DAMLPIPS, scoring
+from damlpips import DAMLPIPS
 from damlpips.cli import app
-from damlpips.images import read_image
+from damlpips.scoring import scorer
+from damlpips.scoring.images import read_image
+from tests.support.pictures import image_file
 
 COLUMNS = [
     *("reference", "distorted", "score", "metric", "backbone", "method"),
@@ -115,9 +116,9 @@ class TestColumns:
 def scored_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that grows by the name of each image that is read."""
     read: list[str] = []
-    real = scoring.read_image
+    real = scorer.read_image
     monkeypatch.setattr(
-        scoring, "read_image", lambda path, **o: read.append(f"{path.parent.name}/{path.name}") or real(path, **o)
+        scorer, "read_image", lambda path, **o: read.append(f"{path.parent.name}/{path.name}") or real(path, **o)
     )
     return read
 
@@ -181,14 +182,14 @@ class TestGoingOn:
         rows = json_rows(journal.with_name("rows"))
         whole = file.read_bytes()
         file.unlink()
-        real = scoring.read_image
+        real = scorer.read_image
 
         def interrupted(path: Path, **options: Any) -> torch.Tensor:
             if path.name == "5.png":
                 raise KeyboardInterrupt
             return real(path, **options)
 
-        monkeypatch.setattr(scoring, "read_image", interrupted)
+        monkeypatch.setattr(scorer, "read_image", interrupted)
         assert run(*command).exit_code == 130
         assert (file.exists(), json_rows(journal)) == (False, rows[:4])
         monkeypatch.undo()

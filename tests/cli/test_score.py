@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from damlpips import DAMLPIPS, LPIPS, __version__, scoring
+from damlpips import DAMLPIPS, LPIPS, __version__
 from damlpips.cli import app
-from damlpips.features import BACKBONES
+from damlpips.nets.table import BACKBONES
+from damlpips.scoring import scorer
 
 DEMO = Path(__file__).resolve().parents[2] / "docs" / "demo"
 DEMO_NAMES = ("landscape", "pebbles", "still_life")
@@ -196,7 +197,7 @@ class TestFiles:
     def test_outputs_are_checked_before_anything_is_scored(
         self, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(scoring, "read_image", lambda path, **_: pytest.fail("read an image"))
+        monkeypatch.setattr(scorer, "read_image", lambda path, **_: pytest.fail("read an image"))
         refused(r"--csv .*gone.*: no such folder", "score", *pair, "--csv", tmp_path / "gone/s.csv")
         refused(r"--json .*: is a folder", "score", *pair, "--json", tmp_path)
         refused("only one of them can be standard output", "score", *pair, "--json", "-", "--csv", "-")
@@ -383,7 +384,7 @@ class TestRefusals:
         def interrupt(path: Path, **_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(scoring, "read_image", interrupt)
+        monkeypatch.setattr(scorer, "read_image", interrupt)
         result = run("score", *pair, "--csv", tmp_path / "s.csv")
         assert result.exit_code == 130
         assert not (tmp_path / "s.csv").exists()
@@ -394,7 +395,7 @@ class TestRefusals:
         def fault(path: Path, **_: object) -> None:
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(scoring, "read_image", fault)
+        monkeypatch.setattr(scorer, "read_image", fault)
         assert isinstance(run("score", *pair).exception, RuntimeError)
 
 

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import Command, caught, ranks
-from pictures import image_file
 from typer.testing import CliRunner
-from videos import moving, noisy, video_file
 
-from damlpips import scoring
 from damlpips.cli import app
 from damlpips.cli.options import find_device
-from damlpips.cli.ranks import Ranks
-from damlpips.cli.together import Job, _share
-from damlpips.images import ScoringError
-from damlpips.parts import part_of, parts_of
-from damlpips.rows import Table
+from damlpips.scoring import scorer
+from damlpips.scoring.images import ScoringError
+from damlpips.scoring.plan import Job, _share
+from damlpips.scoring.rows import Table
+from damlpips.scoring.shards import part_of, parts_of
+from damlpips.scoring.workers import Ranks
+from tests.support.commands import Command, caught, ranks
+from tests.support.pictures import image_file
+from tests.support.videos import moving, noisy, video_file
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
 
@@ -190,7 +190,7 @@ def test_what_is_wrong_with_one_process_is_told_by_the_first(
 def test_processes_without_a_file_system_in_common(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "s.csv.parts.json").write_text(content)
-    job = Job(scoring.score_pairs, [], Table({}, 0), 8)  # which is not looked at
+    job = Job(scorer.score_pairs, [], Table({}, 0), 8)  # which is not looked at
     with pytest.raises(
         ScoringError, match=r"s\.csv\.parts\.json: is not what rank 0 wrote: the processes need one file"
     ):
@@ -199,7 +199,7 @@ def test_processes_without_a_file_system_in_common(tmp_path: Path, content: str 
 
 def test_pairs_are_counted_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     time_now, told = [100.0], []
-    monkeypatch.setattr("damlpips.cli.ranks.time.monotonic", lambda: time_now[0])
+    monkeypatch.setattr("damlpips.scoring.workers.time.monotonic", lambda: time_now[0])
     monkeypatch.setattr(Ranks, "add", lambda _self, _key, number: told.append(number) or sum(told))
     team = Ranks(None, 1, 2)
     assert [team.count() for _ in range(5)] == [1, 1, 1, 1, 1]
@@ -270,7 +270,7 @@ def test_each_process_has_a_device_of_its_own(
     monkeypatch.setenv("LOCAL_RANK", local)
     one = find_device(name)
     assert str(one) == ("cuda" if name == "auto" else name)
-    monkeypatch.setattr("damlpips.cli.ranks._here", object())
+    monkeypatch.setattr("damlpips.scoring.workers._here", object())
     assert str(find_device(name)) == expected
 
 

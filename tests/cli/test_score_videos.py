@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from pictures import image_file
 from typer.testing import CliRunner, Result
-from videos import frame_folder, moving, noisy, video_file
 
-from damlpips import DAMLPIPS, framescores
+from damlpips import DAMLPIPS
 from damlpips.cli import app
-from damlpips.pairs import Pair
-from damlpips.scoring import score_pairs
+from damlpips.scoring import frame_scores
+from damlpips.scoring.pairs import Pair
+from damlpips.scoring.scorer import score_pairs
+from tests.support.pictures import image_file
+from tests.support.videos import frame_folder, moving, noisy, video_file
 
 
 def run(*arguments: object) -> Result:
@@ -110,9 +111,9 @@ def test_a_run_cut_off_anywhere_goes_on_at_the_latest_video(
         assert run(*command).exit_code == 3
         whole = [file.read_bytes() for file in chosen]
         read: list[str] = []
-        real = framescores.read_clip
+        real = frame_scores.read_clip
         monkeypatch.setattr(
-            framescores,
+            frame_scores,
             "read_clip",
             lambda path, **o: read.append(path.name) or real(path, **o),  # noqa: B023
         )

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import typer
-from pictures import image_file
 from typer.testing import CliRunner
 
-from damlpips import __version__, environment, weights
-from damlpips.cli import app, model
-from damlpips.features import BACKBONES
+from damlpips import __version__
+from damlpips.cli import app, environment, model
+from damlpips.nets import weights
+from damlpips.nets.table import BACKBONES
+from tests.support.pictures import image_file
 
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 # what CI systems set, and asks rich for colours where there is no terminal

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from damlpips import DAMLPIPSMetric, LPIPSMetric
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from processes import images
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.support.processes import images
 
 N = 9
 BATCH = 2

@@ -9,9 +9,8 @@ import torch
 
 pytest.importorskip("accelerate")
 
-from accelerate_validation import N, images
-
 from damlpips import DAMLPIPSMetric
+from tests.distributed.accelerate_validation import N, images
 
 SCRIPT = Path(__file__).with_name("accelerate_validation.py")
 

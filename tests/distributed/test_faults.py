@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from processes import images
 from torch import distributed as dist
 
 from damlpips import DAMLPIPSMetric
+from tests.support.processes import images
 
 TIMEOUT = 8.0
 # how long a test waits before it says that they hang

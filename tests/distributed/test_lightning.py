@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("lightning")
 
-from lightning_validation import N, Restorer, images, validate
+from tests.distributed.lightning_validation import N, Restorer, images, validate
 
 SCRIPT = Path(__file__).with_name("lightning_validation.py")
 

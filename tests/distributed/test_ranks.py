@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from processes import images, run
 from torch import distributed as dist
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchmetrics import MetricCollection
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
 from damlpips import DAMLPIPS, DAMLPIPSMetric, LPIPSMetric
+from tests.support.processes import images, run
 
 N = 7
 REDUCTIONS = ("mean", "sum", "none")

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from processes import images, run
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric
+from tests.support.processes import images, run
 
 WORLD = 2
 

@@ -10,12 +10,12 @@ from scipy.stats import spearmanr, t
 
 from damlpips.evaluation import agreement
 from damlpips.evaluation.agreement import CHALLENGE, agree
-from damlpips.evaluation.bootstrap import draws
 from damlpips.evaluation.challenge import Case
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating, SameOrNot
 from damlpips.evaluation.means import compare_means, mean_figure
 from damlpips.evaluation.named import NamedMetric, build
-from damlpips.images import read_image
+from damlpips.report.intervals import draws
+from damlpips.scoring.images import read_image
 
 KINDS = ("noise", "blur")
 

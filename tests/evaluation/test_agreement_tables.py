@@ -12,10 +12,10 @@ import pytest
 from damlpips import __version__
 from damlpips.evaluation import tables
 from damlpips.evaluation.agreement import Agreement, Failure, Mean, Result
-from damlpips.evaluation.bootstrap import Difference, Interval
 from damlpips.evaluation.challenge import Rate
 from damlpips.evaluation.figures import evaluate
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating
+from damlpips.report.intervals import Difference, Interval
 
 NAN = math.nan
 PATH = Path("image.png")

@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import image_file
 from PIL import Image
 from torch import Tensor
 
 from damlpips.evaluation.cache import DistanceCache
 from damlpips.evaluation.challenge import KINDS, Case, Rate, load, rates, successes
 from damlpips.evaluation.named import NamedMetric, build
-from damlpips.images import ScoringError
+from damlpips.scoring.images import ScoringError
+from tests.support.pictures import image_file
 
 COLOURS = ("black", "blue", "gray", "green", "random", "red", "white")
 ANGLES = ("22", "45", "67", "90", "180")

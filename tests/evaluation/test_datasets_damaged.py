@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-import layouts
 import pytest
-from fuzz.mutations import mutated
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from damlpips.evaluation.datasets import DatasetError, load
 from damlpips.evaluation.judgements import JudgedSet
+from tests.support import layouts
+from tests.support.mutations import mutated
 
 # a folder is written once and used by all examples
 KEPT = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)

@@ -5,12 +5,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import layouts
 import numpy as np
 import pytest
 from scipy.io import savemat
 
 from damlpips.evaluation.datasets import DatasetError, load, tables
+from tests.support import layouts
 
 
 def error_of(path: Path, layout: str = "auto") -> str:

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import layouts
 import pytest
 
 from damlpips.evaluation.datasets import LAYOUTS, load
 from damlpips.evaluation.judgements import Choice, Rating, SameOrNot
+from tests.support import layouts
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "bapps-2afc": layouts.bapps_2afc,

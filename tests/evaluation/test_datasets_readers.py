@@ -3,7 +3,6 @@
 import struct
 from pathlib import Path
 
-import layouts
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -11,6 +10,7 @@ from scipy.io import savemat
 from damlpips.evaluation.datasets import DatasetError, matlab, spreadsheet
 from damlpips.evaluation.datasets.matlab import read_matlab
 from damlpips.evaluation.datasets.spreadsheet import read_sheet
+from tests.support import layouts
 
 MAIN = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from damlpips.evaluation import cache as cache_module
 from damlpips.evaluation.cache import CacheError, DistanceCache, default_path, key
-from damlpips.images import ScoringError
+from damlpips.scoring.images import ScoringError
 
 K = key("metric", "view", "a", "b")
 
@@ -225,7 +225,7 @@ class TestContents:
         image = aged(tmp_path / "image", b"pixels")
         with DistanceCache(file) as cache:
             first = cache.content(image)
-            monkeypatch.setattr(cache_module, "sha256", None)
+            monkeypatch.setattr(cache_module, "digest", None)
             assert cache.content(image) == first
         with DistanceCache(file) as cache:
             assert cache.content(image) == first

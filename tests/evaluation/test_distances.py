@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pictures import image_file
 from PIL import Image
 from torch import Tensor
 
@@ -18,7 +17,8 @@ from damlpips.evaluation.cache import DistanceCache
 from damlpips.evaluation.distances import distances, pair_distances
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating, SameOrNot
 from damlpips.evaluation.named import NamedMetric, build
-from damlpips.images import ScoringError, read_image
+from damlpips.scoring.images import ScoringError, read_image
+from tests.support.pictures import image_file
 
 Score = Callable[[Tensor, Tensor], Tensor]
 

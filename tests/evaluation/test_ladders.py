@@ -15,13 +15,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import image_file, pixels
 from torch import Tensor
 
 from damlpips.evaluation import ladders
 from damlpips.evaluation.ladders import FARTHEST, LADDERS, Ladder, Violations, violations
 from damlpips.evaluation.named import build
-from damlpips.images import ScoringError, read_image
+from damlpips.scoring.images import ScoringError, read_image
+from tests.support.pictures import image_file, pixels
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS, DEMO = ROOT / "benchmarks", ROOT / "docs" / "demo"

@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import memory_within, mutated, mutated_once, numbers
 from PIL import Image, features
 
-from damlpips.images import ScoringError, read_image
+from damlpips.scoring.images import ScoringError, read_image
+from tests.support.mutations import memory_within, mutated, mutated_once, numbers
 
 # ten bytes a pixel of the largest image that is read, fourteen with an alpha channel
 MOST_MEMORY = 1300

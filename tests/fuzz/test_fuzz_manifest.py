@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import mutated
 
-from damlpips.images import ScoringError
-from damlpips.pairs import Pair, find_pairs
+from damlpips.scoring.images import ScoringError
+from damlpips.scoring.pairs import Pair, find_pairs
+from tests.support.mutations import mutated
 
 VALID = (
     b"\xef\xbb\xbfnote,reference,distorted\r\n"

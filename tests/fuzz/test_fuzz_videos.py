@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import memory_within, mutated
-from videos import moving, video_file
 
-from damlpips.images import ScoringError
-from damlpips.videofiles import MOST_PIXELS, read_frames
+from damlpips.scoring.images import ScoringError
+from damlpips.scoring.videos import MOST_PIXELS, read_frames
+from tests.support.mutations import memory_within, mutated
+from tests.support.videos import moving, video_file
 
 # a frame of the most pixels as FFmpeg has it, as RGB, and as a tensor; a few of them wait in a decoder
 MOST_MEMORY = 1300

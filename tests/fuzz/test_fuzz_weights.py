@@ -14,13 +14,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import memory_within, mutated, mutated_once, numbers
 from safetensors.torch import save
 from torch import Tensor
 
-from damlpips import pickles, weights
-from damlpips.checkpoints import LEGACY
-from damlpips.weights import WeightsError
+from damlpips.nets import pickles, weights
+from damlpips.nets.checkpoints import LEGACY
+from damlpips.nets.weights import WeightsError
+from tests.support.mutations import memory_within, mutated, mutated_once, numbers
 
 # the files are of a few kilobytes
 MOST_MEMORY = 64

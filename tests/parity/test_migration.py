@@ -6,15 +6,15 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import reference
 import torch
 from torch import Tensor
 
 from benchmarks.bench.peers import torchvision_gives
 from damlpips import LPIPS, LPIPSMetric
-from damlpips.features import BACKBONES
 from damlpips.functional import lpips as lpips_of
-from damlpips.weights import load_heads
+from damlpips.nets.table import BACKBONES
+from damlpips.nets.weights import load_heads
+from tests.support import reference
 
 # float32, in another order of operations
 SCORE = {"rtol": 1e-5, "atol": 1e-8}

@@ -4,15 +4,15 @@ import itertools
 
 import numpy as np
 import pytest
-import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from reference import COMPARISONS, PLACELESS, rounded, tiny
 from torch import Tensor
 
-from damlpips import distance
+from damlpips.ops import distance
+from tests.support import reference
+from tests.support.reference import COMPARISONS, PLACELESS, rounded, tiny
 
 
 @st.composite

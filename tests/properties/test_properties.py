@@ -3,14 +3,14 @@
 from functools import cache
 
 import pytest
-import reference
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import Tiny, tiny
 from torch import Tensor, nn
 
 from damlpips import DAMLPIPS, LPIPS, Backbone
+from tests.support import reference
+from tests.support.reference import Tiny, tiny
 
 # Few examples of small images: each runs a network. The fixtures are the same for every example.
 few = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])

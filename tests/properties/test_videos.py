@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import Tiny
 from torch import Tensor
 
 from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric, LPIPSMetric
 from damlpips.functional import damlpips, pairwise
+from tests.support.reference import Tiny
 
 few = settings(deadline=None, max_examples=10)
 

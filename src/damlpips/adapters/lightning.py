@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from damlpips.aggregation import PerceptualMetric
-from damlpips.perceptual import PerceptualDistance
+from damlpips.adapters.torchmetrics.accumulate import PerceptualMetric
+from damlpips.models.base import PerceptualDistance
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 

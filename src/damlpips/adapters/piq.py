@@ -7,10 +7,11 @@ from piq.utils import _validate_input
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from damlpips import checks, distance, functional
-from damlpips.models import DAMLPIPS as DAMLPIPSModule
-from damlpips.models import LPIPS as LPIPSModule
-from damlpips.perceptual import PerceptualDistance
+from damlpips import checks, functional
+from damlpips.models.base import PerceptualDistance
+from damlpips.models.damlpips import DAMLPIPS as DAMLPIPSModule
+from damlpips.models.lpips import LPIPS as LPIPSModule
+from damlpips.ops import distance
 
 
 def _reduction(reduction: Any) -> str:

@@ -6,8 +6,9 @@ from pyiqa.default_model_configs import DEFAULT_CONFIGS
 from pyiqa.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from damlpips.models import DAMLPIPS, DEFAULT_BACKBONE, LPIPS
-from damlpips.perceptual import PerceptualDistance
+from damlpips.models.base import PerceptualDistance
+from damlpips.models.damlpips import DAMLPIPS, DEFAULT_BACKBONE
+from damlpips.models.lpips import LPIPS
 
 
 class _PyiqaNet(nn.Module):

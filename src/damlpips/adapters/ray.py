@@ -9,10 +9,11 @@ import torch
 
 from damlpips.checks import one_of
 from damlpips.files import digest, reason
-from damlpips.images import ALPHA, ScoringError, decode_image, read_image
-from damlpips.models import DAMLPIPS, LPIPS
-from damlpips.pairs import Pair
-from damlpips.scoring import Item, Picture, Score, Scorer, layer_count
+from damlpips.models.damlpips import DAMLPIPS
+from damlpips.models.lpips import LPIPS
+from damlpips.scoring.images import ALPHA, ScoringError, decode_image, read_image
+from damlpips.scoring.pairs import Pair
+from damlpips.scoring.scorer import Item, Picture, Score, Scorer, layer_count
 
 if TYPE_CHECKING:
     from numpy import ndarray

@@ -175,7 +175,7 @@ def _bad_input() -> Iterator[None]:
     """Turn what the package raises for a user's input into one message and status 2."""
     from damlpips.evaluation.cache import CacheError
     from damlpips.evaluation.datasets import DatasetError
-    from damlpips.images import ScoringError
+    from damlpips.scoring.images import ScoringError
 
     try:
         yield
@@ -209,7 +209,7 @@ def _load(paths: Sequence[Path], layout: str) -> "list[JudgedSet]":
 
 
 def _default_metrics() -> list[str]:
-    from damlpips.weights import find_backbone
+    from damlpips.nets.weights import find_backbone
 
     return ["damlpips", *(["lpips-alex"] if find_backbone("alex") is not None else [])]
 

@@ -13,9 +13,9 @@ from damlpips.cli.program import fail
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from damlpips.pairs import Pair
-    from damlpips.rowfiles import Outputs
-    from damlpips.rows import Table
+    from damlpips.scoring.journal import Outputs
+    from damlpips.scoring.pairs import Pair
+    from damlpips.scoring.rows import Table
 
 STANDARD_OUTPUT = Path("-")
 
@@ -30,7 +30,7 @@ class Destination(NamedTuple):
 
 def destinations(files: Mapping[str, Path | None]) -> list[Destination]:
     """Return what was asked for; `--output`'s format is told by its ending."""
-    from damlpips import outputs
+    from damlpips.scoring import export
 
     found = []
     for option, path in files.items():
@@ -40,9 +40,9 @@ def destinations(files: Mapping[str, Path | None]) -> list[Destination]:
         if option == "--output":
             if path == STANDARD_OUTPUT:
                 fail("--output -: which format? use --csv -, --jsonl - or --json -")
-            kind = outputs.format_of(path)
+            kind = export.format_of(path)
         if kind == "parquet":
-            outputs.check_parquet()
+            export.check_parquet()
             if path == STANDARD_OUTPUT:
                 fail(f"{option} -: Parquet cannot be standard output")
         if kind == "frames-csv" and _passing(path):
@@ -62,7 +62,7 @@ def growing(wanted: "Sequence[Destination]") -> Path | None:
 @contextmanager
 def alone(wanted: "Sequence[Destination]") -> "Iterator[None]":
     """Be the only run that writes these files."""
-    from damlpips.locks import InUseError, locked
+    from damlpips.scoring.locks import InUseError, locked
 
     with ExitStack() as locks:
         for option, _, path in wanted:
@@ -79,10 +79,10 @@ def opened(
     wanted: "Sequence[Destination]", table: "Table", pairs: "Sequence[Pair]", *, batch_size: int, overwrite: bool
 ) -> "Iterator[Outputs]":
     """Yield what takes the rows; after it, unless something was raised, the files are complete."""
-    from damlpips.framerows import FrameFile, FrameTable
-    from damlpips.outputs import journal_of
-    from damlpips.rowfiles import Outputs, RowFile, RowStream
-    from damlpips.rows import Csv, JsonLines
+    from damlpips.scoring.export import journal_of
+    from damlpips.scoring.frame_rows import FrameFile, FrameTable
+    from damlpips.scoring.journal import Outputs, RowFile, RowStream
+    from damlpips.scoring.rows import Csv, JsonLines
 
     files: list[RowFile] = []
     frames: FrameFile | None = None
@@ -132,17 +132,17 @@ def _passing(path: Path) -> bool:
 
 def _complete(place: Destination, journal: Path, table: "Table") -> None:
     """Make a file of the rows that its journal holds."""
-    from damlpips import outputs
+    from damlpips.scoring import export
 
     try:
         if place.kind == "parquet":
-            outputs.write_parquet(journal, place.path, table)
+            export.write_parquet(journal, place.path, table)
         elif place.path == STANDARD_OUTPUT:
-            for part in outputs.json_parts(journal, table):
+            for part in export.json_parts(journal, table):
                 # as bytes: a file name that is not UTF-8 passes as it is
                 typer.echo(part.encode(errors="surrogateescape"), nl=False)
         else:
-            outputs.write_json(journal, place.path, table)
+            export.write_json(journal, place.path, table)
         journal.unlink()
     except OSError as error:
         fail(f"{place.option} {place.path}: {error.strerror}")

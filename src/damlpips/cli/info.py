@@ -25,7 +25,7 @@ WORDS = {
 @app.command(epilog=EXAMPLES)
 def info(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Say which packages, devices, weights and settings are found here. Nothing is downloaded."""
-    from damlpips.environment import describe
+    from damlpips.cli.environment import describe
 
     found = describe()
     if as_json:

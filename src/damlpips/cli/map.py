@@ -24,8 +24,8 @@ from damlpips.cli.options import check_outputs, find_device
 from damlpips.cli.program import app, fail, printable
 
 if TYPE_CHECKING:
-    from damlpips.perceptual import PerceptualDistance
-    from damlpips.report import Measured
+    from damlpips.models.base import PerceptualDistance
+    from damlpips.report.figure import Measured
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -76,7 +76,7 @@ def _check_output(out: Path) -> None:
     """Fail now rather than after the images are compared."""
     if find_spec("matplotlib") is None:
         fail("map needs: pip install 'damlpips[viz]'")
-    from damlpips.report import suffix_of
+    from damlpips.report.figure import suffix_of
 
     try:
         suffix_of(out)
@@ -86,8 +86,8 @@ def _check_output(out: Path) -> None:
 
 
 def _measured(model: "PerceptualDistance", distorted: Path, reference: Path) -> "Measured":
-    from damlpips.images import ScoringError, read_image
-    from damlpips.report import measure
+    from damlpips.report.figure import measure
+    from damlpips.scoring.images import ScoringError, read_image
 
     images = [read_image(path).to(model.anchor.device) for path in (distorted, reference)]
     try:
@@ -97,7 +97,7 @@ def _measured(model: "PerceptualDistance", distorted: Path, reference: Path) -> 
 
 
 def _save(measured: "Measured", out: Path, *, distorted: Path, reference: Path, limit: float | None, dpi: int) -> None:
-    from damlpips.report import draw, save
+    from damlpips.report.figure import draw, save
 
     names = {"distorted_name": printable(distorted.name), "reference_name": printable(reference.name)}
     with warnings.catch_warnings():

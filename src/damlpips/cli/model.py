@@ -11,7 +11,7 @@ import typer
 from damlpips.cli.program import fail
 
 if TYPE_CHECKING:
-    from damlpips.perceptual import PerceptualDistance
+    from damlpips.models.base import PerceptualDistance
 
 # The core's errors speak of Python's arguments.
 OPTIONS = (
@@ -32,7 +32,7 @@ class Metric(str, Enum):
     LPIPS = "lpips"
 
 
-# of `damlpips.features`, which loads torch: help and completion have to answer at once. A test compares them.
+# of `damlpips.nets.backbone`, which loads torch: help and completion have to answer at once. A test compares them.
 BACKBONES = ("nano", "alex", "vgg", "squeeze", "vgg19", "resnet50", "convnext_tiny", "efficientnet_b0")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -83,7 +83,8 @@ DeviceOption = Annotated[
 
 def build(metric: Metric, backbone: str | None, *, heads: str | None, **options: Any) -> "PerceptualDistance":
     """Return the metric with the options that were given; its own defaults stand in for the others."""
-    from damlpips.models import DAMLPIPS, LPIPS
+    from damlpips.models.damlpips import DAMLPIPS
+    from damlpips.models.lpips import LPIPS
 
     if backbone is not None:
         options["backbone"] = backbone
@@ -111,8 +112,8 @@ def bad_input() -> Iterator[None]:
     """Turn what the package raises for a user's input into one message and status 2."""
     import torch
 
-    from damlpips.images import ScoringError
-    from damlpips.weights import WeightsError
+    from damlpips.nets.weights import WeightsError
+    from damlpips.scoring.images import ScoringError
 
     try:
         yield

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from damlpips.cli import ranks
 from damlpips.cli.program import fail
+from damlpips.scoring import workers
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ def to_standard_output(files: Mapping[str, Path | None]) -> bool:
 
 def write(option: str, file: Path, text: str) -> None:
     """Write a text to the file that an option names, or to standard output."""
-    from damlpips.scoring import write_whole
+    from damlpips.scoring.scorer import write_whole
 
     if file == Path("-"):
         # as bytes: a file name that is not UTF-8 passes as it is
@@ -62,9 +62,9 @@ def find_device(name: str) -> "torch.device":
         fail(f"--device {name}: CUDA is not available here; use --device cpu")
     if number and int(number) >= torch.cuda.device_count():
         fail(f"--device {name}: there is only cuda:0 to cuda:{torch.cuda.device_count() - 1}")
-    if name == "cuda" and ranks.here() is not None:
+    if name == "cuda" and workers.here() is not None:
         # a launcher may show each process one device only
-        name = f"cuda:{ranks.local_rank() % torch.cuda.device_count()}"
+        name = f"cuda:{workers.local_rank() % torch.cuda.device_count()}"
     return torch.device(name)
 
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from damlpips import __version__
-from damlpips.cli import ranks
 from damlpips.files import printable as printable
+from damlpips.scoring import workers
+from damlpips.version import __version__
 
 BAD_INPUT, FAILED_PAIRS, INTERRUPTED = 2, 3, 130
 
@@ -30,8 +30,8 @@ class Commands(TyperGroup):
         given = extra.get("args", args[0] if args else None)
         command = next(iter(sys.argv[1:] if given is None else given), None)
         try:
-            team = ranks.join() if command in TOGETHER else None
-        except ranks.RankError as error:
+            team = workers.join() if command in TOGETHER else None
+        except workers.RankError as error:
             complain(str(error))
             sys.exit(error.status)
         try:
@@ -51,9 +51,9 @@ class Commands(TyperGroup):
             return super().main(*args, **extra)
         except (KeyboardInterrupt, typer.Abort):
             return INTERRUPTED
-        except ranks.Ended:
+        except workers.Ended:
             return 0
-        except ranks.RankError as error:
+        except workers.RankError as error:
             complain(str(error))
             return error.status
         except Exception as error:
@@ -102,7 +102,7 @@ def fail(message: str) -> NoReturn:
 
 def complain(message: str) -> None:
     """Say on stderr what is wrong, and go on."""
-    if (team := ranks.here()) is not None and team.rank > 0:
+    if (team := workers.here()) is not None and team.rank > 0:
         team.unsaid.append(message)
         return
     # the names of files are others' text: it must not steer a terminal

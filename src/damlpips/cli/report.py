@@ -73,7 +73,7 @@ def report(
             if not file.is_file():
                 fail(f"{option} {file}: no such file")
     with bad_input():
-        from damlpips.page import render_report
+        from damlpips.report.page import render_report
 
         place = find_device(device)
         with _progress(shown=not quiet) as progress:

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from damlpips.cli import ranks
 from damlpips.cli.model import (
     BackboneOption,
     DeviceOption,
@@ -30,11 +29,12 @@ from damlpips.cli.model import (
 from damlpips.cli.options import check_outputs, find_device, to_standard_output
 from damlpips.cli.program import FAILED_PAIRS, app, fail, printable
 from damlpips.cli.tally import Tally
+from damlpips.scoring.workers import here
 
 if TYPE_CHECKING:
-    from damlpips.pairs import Pair
-    from damlpips.perceptual import PerceptualDistance
-    from damlpips.rows import Table
+    from damlpips.models.base import PerceptualDistance
+    from damlpips.scoring.pairs import Pair
+    from damlpips.scoring.rows import Table
 
 T = TypeVar("T")
 
@@ -145,12 +145,12 @@ def score(
     files["--frames-csv"] = frames_csv
     check_outputs(files)
     with bad_input():
-        from damlpips import parts, scoring
         from damlpips.cli.destinations import alone, destinations, growing, opened
-        from damlpips.cli.together import Job, Plan, beside, help_out
+        from damlpips.scoring import scorer, shards
+        from damlpips.scoring.plan import Job, Plan, beside, help_out
 
         wanted = destinations(files)
-        team = ranks.here()
+        team = here()
         if team is not None and frames_csv is not None:
             fail(f"--frames-csv {frames_csv}: one process writes rows of frames, got {team.world}: leave torchrun out")
         found = _pairs(reference, distorted, _methods(method or []), pairs, frames=frames)
@@ -164,7 +164,7 @@ def score(
         table = _table(model, metric, heads=heads, resize=resize, tile=tile, alpha=alpha.value)
         now = _Now(any(pair.video for pair in found))
         scored = partial(
-            scoring.score_pairs,
+            scorer.score_pairs,
             model,
             found,
             batch_size=batch_size,
@@ -188,7 +188,7 @@ def score(
                 tally.add(score)
             kept, plan = tally.pairs, None
             # parts have no rows of frames
-            if kept < len(found) and frames_csv is None and (team is not None or parts.parts_of(file)):
+            if kept < len(found) and frames_csv is None and (team is not None or shards.parts_of(file)):
                 plan = Plan(job, file, start=kept, ranks=team)
             done = kept if plan is None else plan.done
             if done and not quiet:
@@ -225,7 +225,7 @@ def _methods(named: list[str]) -> dict[str, Path]:
 
 def _check_videos(pairs: "list[Pair]", frames_csv: Path | None) -> None:
     """Fail now if there are videos that cannot be read here, or none where a row a frame is asked for."""
-    from damlpips.videofiles import pyav
+    from damlpips.scoring.videos import pyav
 
     videos = [pair for pair in pairs if pair.video]
     if not videos and frames_csv is not None:
@@ -237,7 +237,7 @@ def _check_videos(pairs: "list[Pair]", frames_csv: Path | None) -> None:
 def _pairs(
     reference: Path, distorted: Path | None, methods: dict[str, Path], manifest: Path | None, *, frames: bool
 ) -> "list[Pair]":
-    from damlpips.pairs import find_methods, find_pairs
+    from damlpips.scoring.pairs import find_methods, find_pairs
 
     if (distorted is None) == (not methods):
         fail("expected DIST, or --method NAME=DIR once or more, and not both (see damlpips score --help)")
@@ -251,9 +251,9 @@ def _pairs(
 
 def _table(model: "PerceptualDistance", metric: Metric, *, heads: str | None, **options: object) -> "Table":
     """Return the columns of a run, and what each row says of it: all that a score depends on besides the images."""
-    from damlpips.rows import Table
-    from damlpips.scoring import layer_count
-    from damlpips.weights import head_names, sha256
+    from damlpips.nets.weights import head_names, sha256
+    from damlpips.scoring.rows import Table
+    from damlpips.scoring.scorer import layer_count
 
     if metric is Metric.LPIPS:
         name = heads or "v0.1"

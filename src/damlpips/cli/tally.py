@@ -11,7 +11,7 @@ from damlpips.cli.options import print_table
 from damlpips.cli.program import complain, printable
 
 if TYPE_CHECKING:
-    from damlpips.scoring import Score
+    from damlpips.scoring.scorer import Score
 
 # More rows than this nobody reads on a screen.
 MOST_ROWS = 50

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from damlpips.evaluation.bootstrap import Difference, Interval
 from damlpips.evaluation.cache import DistanceCache
 from damlpips.evaluation.challenge import Case, Rate, rates, successes
 from damlpips.evaluation.distances import distances
@@ -16,7 +15,8 @@ from damlpips.evaluation.judgements import JudgedSet
 from damlpips.evaluation.means import compare_means, mean_figure
 from damlpips.evaluation.named import NamedMetric
 from damlpips.evaluation.views import KeptImages, read_without_alpha
-from damlpips.images import ScoringError, read_image
+from damlpips.report.intervals import Difference, Interval
+from damlpips.scoring.images import ScoringError, read_image
 
 # called with what is being done, how many steps of it are, and of how many
 Progress = Callable[[str, int, int], None]

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from damlpips.files import identity, open_regular, reason
-from damlpips.images import ScoringError
+from damlpips.files import digest, identity, reason
+from damlpips.scoring.images import ScoringError
 
 # "dmlp"; says that a SQLite file is a cache of this package's and nobody else's database
 APPLICATION_ID = 0x646D6C70
@@ -163,7 +163,7 @@ class DistanceCache:
             if known is not None and known[0] == looks:
                 return known[1]
             settled = time.time_ns() - max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) > STEP_NS
-            content = sha256(path)
+            content = digest(path)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise ScoringError(f"{path}: {reason(error) if isinstance(error, OSError) else error}") from error
         if settled:
@@ -251,16 +251,3 @@ def _digest(*parts: bytes) -> bytes:
         digest.update(struct.pack("<q", len(part)))
         digest.update(part)
     return digest.digest()
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a regular file as hexadecimal digits.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -13,7 +13,7 @@ from damlpips.evaluation.distances import Progress, pair_distances
 from damlpips.evaluation.named import NamedMetric
 from damlpips.evaluation.views import Reader, read_without_alpha
 from damlpips.files import reason
-from damlpips.images import SUFFIXES, ScoringError
+from damlpips.scoring.images import SUFFIXES, ScoringError
 
 # what stands behind an image's name in the names of its changed versions, by folder
 CHANGES = {

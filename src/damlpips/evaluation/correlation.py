@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import kendalltau, rankdata
 
 from damlpips.evaluation.logistic import logistic_fit
-from damlpips.evaluation.series import Floats, series
+from damlpips.report.intervals import Floats, series
 
 # two points are always in perfect order
 FEWEST_RANKS = 3

@@ -13,8 +13,8 @@ from damlpips.evaluation.cache import DistanceCache, key
 from damlpips.evaluation.judgements import Choice, JudgedSet, Judgement, Rating
 from damlpips.evaluation.named import NamedMetric
 from damlpips.evaluation.views import Reader, described, scaled_down
-from damlpips.images import ScoringError, read_image
-from damlpips.perceptual import Images
+from damlpips.models.base import Images
+from damlpips.scoring.images import ScoringError, read_image
 
 # (reference, distorted)
 FilePair = tuple[Path, Path]

@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from damlpips.evaluation.bootstrap import Counts, Difference, Figure, Interval, Rows, interval, paired_difference
 from damlpips.evaluation.correlation import krcc, plcc, srcc, srcc_of_samples
 from damlpips.evaluation.judgements import Choice, JudgedSet, Judgement, Rating, SameOrNot
 from damlpips.evaluation.logistic import Logistic, logistic_fit
-from damlpips.evaluation.series import Floats
 from damlpips.evaluation.votes import human_2afc, jnd_map, majority_2afc, two_afc
+from damlpips.report.intervals import Counts, Difference, Figure, Floats, Interval, Rows, interval, paired_difference
 
 __all__ = [
     "Breakdown",

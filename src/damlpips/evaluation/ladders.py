@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from damlpips.evaluation.peers import LUMA
-from damlpips.images import ScoringError
+from damlpips.scoring.images import ScoringError
 
 WHITE = 255
 # the farthest shift, in pixels: so much of an image is kept aside for every rung to have something to move in

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from damlpips.evaluation.series import Floats, series
+from damlpips.report.intervals import Floats, series
 
 # The widths that are looked at, in multiples of the distances' range: at a thousand the curve is a straight line to
 # eight digits, so that a fit is never worse than a line. The narrowest is a hundredth of the distances' interquartile

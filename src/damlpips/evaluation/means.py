@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
-from damlpips.evaluation.bootstrap import LEVEL, Difference, Interval, drawn_figures
 from damlpips.evaluation.figures import headline_of
 from damlpips.evaluation.judgements import JudgedSet
-from damlpips.evaluation.series import Floats
+from damlpips.report.intervals import LEVEL, Difference, Floats, Interval, drawn_figures
 
 # of the samples, the share that may have no figure
 MOST_LOST = 1 - LEVEL
@@ -64,7 +63,7 @@ def compare_means(
 
     p = max(2 T_f(-|difference| / se), 2^(1 - sum_k n_k))
 
-    Both metrics are given the same rows of each sample, as in `damlpips.evaluation.bootstrap.paired_difference`, which
+    Both metrics are given the same rows of each sample, as in `damlpips.report.intervals.paired_difference`, which
     says where the least p comes from.
 
     Args:

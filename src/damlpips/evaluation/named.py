@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from damlpips import __version__
-from damlpips.distance import COMPARISONS
-from damlpips.evaluation import code
 from damlpips.evaluation.peers import LIBRARIES, Library
-from damlpips.features import BACKBONES
-from damlpips.models import DAMLPIPS, LPIPS
-from damlpips.perceptual import Images, PerceptualDistance
-from damlpips.weights import cards, weights_dir
+from damlpips.models.base import Images, PerceptualDistance
+from damlpips.models.damlpips import DAMLPIPS
+from damlpips.models.lpips import LPIPS
+from damlpips.nets.table import BACKBONES
+from damlpips.nets.weights import cards, weights_dir
+from damlpips.ops.distance import COMPARISONS
+from damlpips.version import SCORES, __version__
 
 OWN = "damlpips"
 
@@ -119,7 +119,7 @@ def build(
     with _unavailable(name), _stdout_kept_clean():
         _check_known(name, (f"{library.name}:{known}" for known in library.names()))
         score, lower_is_closer, options = library.build(of_library, device)
-    options = {**options, "code": _code_of_calls()}
+    options = {**options, "scores": SCORES}
     identity = _identity(library.name, of_library, version(library.name), device, options)
     return NamedMetric(name, lower_is_closer, identity, device, score, _unchanged)
 
@@ -174,14 +174,14 @@ def _build_own(name: str, device: torch.device, weights: str | os.PathLike[str] 
     if name == "mse":
         if weights is not None:
             raise UnavailableMetricError(f"{name}: takes no weights, got {os.fspath(weights)!r}")
-        identity = _identity(OWN, name, __version__, device, {"code": _code_of_calls()})
+        identity = _identity(OWN, name, __version__, device, {"scores": SCORES})
         return NamedMetric(name, True, identity, device, _mse, _unchanged)
     # other libraries' are suggested, too, where they are known without importing them
     others = (f"{library.name}:{n}" for library in LIBRARIES.values() if library.is_light for n in library.names())
     _check_known(name, [*_own_models(), "mse", *others])
     with _unavailable(name):
         model = _own_models()[name](weights=weights).to(device).load()
-    options = {**model.configuration(), "code": _code_of_models(), "weights": _known_weights()}
+    options = {**model.configuration(), "scores": SCORES, "weights": _known_weights()}
     identity = _identity(OWN, type(model).__name__, __version__, device, options)
     return NamedMetric(name, True, identity, device, model, torch.no_grad()(model.encode))
 
@@ -199,16 +199,6 @@ def _identity(library: str, metric: str, release: str, device: torch.device, opt
     place = {"device": device.type, "torch": torch.__version__}
     described = {"library": library, "version": release, "metric": metric, "options": options, **place}
     return json.dumps(described, sort_keys=True, default=repr)
-
-
-@lru_cache(maxsize=1)
-def _code_of_models() -> str:
-    return code.digest("evaluation.named", *code.with_imports("models"))
-
-
-@lru_cache(maxsize=1)
-def _code_of_calls() -> str:
-    return code.digest("evaluation.named", "evaluation.peers")
 
 
 @lru_cache(maxsize=1)

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from damlpips.checks import one_of
-from damlpips.evaluation.bootstrap import Interval
 from damlpips.evaluation.judgements import Choice, Rating, SameOrNot
 from damlpips.evaluation.logistic import logistic_fit
+from damlpips.report.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from damlpips import __version__
 from damlpips.checks import one_of
 from damlpips.evaluation.agreement import CHALLENGE, Agreement, Result
-from damlpips.evaluation.bootstrap import Difference, Interval
 from damlpips.evaluation.figures import FIGURES, Part, breakdown
 from damlpips.evaluation.judgements import JudgedSet
+from damlpips.report.intervals import Difference, Interval
+from damlpips.version import __version__
 
 NOTHING = "-"
 # what a set's ceilings are called as rows

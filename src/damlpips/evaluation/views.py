@@ -3,7 +3,7 @@
 import json
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache, update_wrapper
+from functools import update_wrapper
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from damlpips.evaluation import code
 from damlpips.files import identity, open_regular, reason
-from damlpips.images import ScoringError
+from damlpips.scoring.images import ScoringError
+from damlpips.version import SCORES
 
 # of a file to uint8 RGB (3, H, W)
 Reader = Callable[[Path], Tensor]
@@ -39,7 +39,7 @@ class KeptImages:
     Example:
         >>> from pathlib import Path
         >>> from damlpips.evaluation.views import KeptImages
-        >>> from damlpips.images import read_image
+        >>> from damlpips.scoring.images import read_image
         >>> read = KeptImages(read_image)
         >>> read(Path("docs/demo/pebbles.png")) is read(Path("docs/demo/pebbles.png"))
         True
@@ -99,10 +99,5 @@ def scaled_down(x: Tensor, shorter_side: int | None) -> Tensor:
 
 def described(read: Reader, shorter_side: int | None) -> str:
     """Return a text of everything that the pixels which metrics see depend on besides the file."""
-    how = {"read": f"{read.__module__}.{read.__qualname__}", "pillow": version("pillow"), "code": _code()}
+    how = {"read": f"{read.__module__}.{read.__qualname__}", "pillow": version("pillow"), "scores": SCORES}
     return json.dumps({**how, "shorter_side": shorter_side})
-
-
-@lru_cache(maxsize=1)
-def _code() -> str:
-    return code.digest("images", "evaluation.views")

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from damlpips.evaluation.series import Floats, series
+from damlpips.report.intervals import Floats, series
 
 
 def two_afc(distance_a: ArrayLike, distance_b: ArrayLike, votes_a: ArrayLike, votes_b: ArrayLike) -> float:

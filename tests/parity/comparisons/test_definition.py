@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-import reference
 import torch
-from reference import PLACELESS, SUMS, VARIANTS, rounded, tiny
 from torch import Tensor
 
 from damlpips import LPIPS
+from tests.support import reference
+from tests.support.reference import PLACELESS, SUMS, VARIANTS, rounded, tiny
 
 
 def arranged(a: np.ndarray, part: str) -> list[list[float]]:

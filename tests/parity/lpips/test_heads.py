@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from damlpips import weights
+from damlpips.nets import weights
 
 
 def original(version: str, name: str) -> dict[str, torch.Tensor]:

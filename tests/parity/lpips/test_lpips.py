@@ -4,11 +4,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import reference
 import torch
 from safetensors.torch import load_file, save_file
 
 from damlpips import LPIPS
+from tests.support import reference
 
 # float32: the scaling of the images is one product and one sum here, a difference and a quotient there. Inputs that
 # differ in the last bit give features that differ by about 1e-6, and the scores average over places.

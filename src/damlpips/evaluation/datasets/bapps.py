@@ -11,7 +11,7 @@ import numpy as np
 from damlpips.evaluation.datasets.folders import file_names, folder_names
 from damlpips.evaluation.datasets.tables import DatasetError, read_bytes
 from damlpips.evaluation.judgements import Choice, JudgedSet, SameOrNot
-from damlpips.images import SUFFIXES
+from damlpips.scoring.images import SUFFIXES
 
 SPLITS = ("train", "val")
 # an array of one number: its header has 128 bytes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from damlpips.evaluation.datasets.tables import DatasetError, quoted
 from damlpips.files import path_within, reason
-from damlpips.images import SUFFIXES
+from damlpips.scoring.images import SUFFIXES
 
 # where a table names an image, and the name
 Wanted = tuple[str, str]

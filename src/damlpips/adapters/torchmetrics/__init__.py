@@ -1,0 +1,1 @@
+"""LPIPS and DAMLPIPS as torchmetrics metrics, exact on any number of processes."""

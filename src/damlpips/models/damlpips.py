@@ -1,0 +1,249 @@
+"""DAMLPIPS: the pair itself decides how much each place, channel and layer counts."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from damlpips import checks
+from damlpips.models import tiled
+from damlpips.models.base import Images, PerceptualDistance, size_of
+from damlpips.models.references import CACHE_BYTES
+from damlpips.models.video import frame_by_frame
+from damlpips.nets.backbone import Backbone
+from damlpips.nets.encoded import Encoded
+from damlpips.ops import colour, distance
+from damlpips.ops.execution import batches, images_of, on_cpu, one_order
+from damlpips.ops.fused import Distances, adaptive_head
+
+DEFAULT_BACKBONE = "nano"
+
+
+# The shorter side at which DAMLPIPS looks at larger images: agreement with observers is highest near it.
+VIEWING_SIDE = 256
+
+
+# the same weight for every place and channel of an image
+IMAGE_WEIGHING = distance.Fixed(colour.PHOTOGRAPH_ENERGY)
+
+
+class AdaptiveWeights(NamedTuple):
+    """The weights that DAMLPIPS gave to a pair, the image first, then the network's layers.
+
+    D = sum_l layer_l * mean_p [ place_lp * sum_c channel_lc (a_lcp - b_lcp)^2 ].
+
+    Attributes:
+        place: one (N, 1, H_l, W_l) a layer, in 1 / feature^2.
+        channel: one (N, C_l) a layer.
+        layer: (N, 1 + L).
+    """
+
+    place: list[Tensor]
+    channel: list[Tensor]
+    layer: Tensor
+
+
+class DAMLPIPS(PerceptualDistance):
+    """Differentiable Adaptive Multi-Layer LPIPS, version 1; lower is closer, 0 for identical images.
+
+    The pair itself decides how much each place, channel and layer counts; nothing is fitted to anyone's judgement::
+
+        e_lp = (|a_lp|^2 + |b_lp|^2) / 2,  E_l = mean_p e_lp,  E_lc = mean_p (a_lcp^2 + b_lcp^2) / 2
+        s_lp = rho e_lp + (1 - rho) E_l + eps
+        g_lc = (mean_c E_lc / (E_lc + 0.001 mean_c E_lc))^gamma
+        d_lp = sum_c g_lc (a_lcp - b_lcp)^2 / s_lp,  S_l = (mean_p d_lp^2)^(1/2)
+        T_l  = sum_c g_lc [ (mean_p a_lcp - mean_p b_lcp)^2 + (std_p a_lcp - std_p b_lcp)^2 ] / (E_l + eps)
+        D    = sum_l w_l [ 0.8 u(S_l) + 0.2 u(T_l) ],  u(d) = log(1 + 20 d) / log 21
+
+    a, b are the feature maps of x and y at layer l, c counts channels, p places. Layer 0 is the image itself, in Oklab
+    with three quarters of its mean colour taken off, g = 1 and s the energy of photographs, w_0 = 1/2; the L layers of
+    the network share the other half. Images whose shorter side is above 256 pixels are averaged down to it first.
+    Symmetric, non-negative, and differentiable everywhere, also where features are zero.
+
+    Args:
+        backbone: a name of the table (`"nano"`, embedded, needs no other file) or a `Backbone`.
+        weights, value_range, reduction, grey, resize, check_values, deterministic: as for `LPIPS`.
+        dtype, reference_cache, compile, video: as for `LPIPS`.
+        tile: as for `LPIPS`; of the image as it is looked at, so that it matters with `viewing_side=None` and for long
+            panoramas. Tiles go through the network twice: weights depend on means over the whole image.
+        rho: the share of a place's own energy in its normalisation, 0 to 1; the rest is the mean over the image.
+        gamma: how much a channel's weight falls with its energy, at least 0.
+        viewing_side: images are looked at with this shorter side in pixels where theirs is longer, so that scores of
+            different sizes compare; None: as they are.
+
+    Shapes:
+        x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`), about 1
+        for unrelated photographs. Of videos as for `LPIPS`.
+
+    Raises:
+        ValueError, TypeError: bad options or images. WeightsError: weights missing, damaged or of another network.
+
+    Reference:
+        The definition, its reasons and its agreement with observers are in the documentation, "What the scores are".
+
+    Example:
+        >>> import torch
+        >>> from damlpips import DAMLPIPS
+        >>> metric = DAMLPIPS()
+        >>> x = torch.rand(2, 3, 64, 64)
+        >>> metric(x, x)
+        tensor([0., 0.])
+        >>> bool((metric(x, x.flip(3)) > 0).all())
+        True
+    """
+
+    def __init__(
+        self,
+        backbone: str | Backbone = DEFAULT_BACKBONE,
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        value_range: tuple[float, float] = (0.0, 1.0),
+        reduction: str = "none",
+        grey: checks.Grey = None,
+        resize: checks.Resize = None,
+        check_values: bool = True,
+        deterministic: bool = False,
+        dtype: torch.dtype | None = None,
+        reference_cache: int = CACHE_BYTES,
+        tile: int | None = None,
+        compile: bool = False,
+        video: bool = False,
+        rho: float = 0.25,
+        gamma: float = 0.5,
+        viewing_side: int | None = VIEWING_SIDE,
+    ) -> None:
+        super().__init__(
+            backbone,
+            weights=weights,
+            value_range=value_range,
+            reduction=reduction,
+            grey=grey,
+            resize=resize,
+            check_values=check_values,
+            deterministic=deterministic,
+            dtype=dtype,
+            reference_cache=reference_cache,
+            tile=tile,
+            compile=compile,
+            video=video,
+        )
+        if not 0 <= rho <= 1:
+            raise ValueError(f"rho: expected a share from 0 to 1, got {rho!r}")
+        if not 0 <= gamma < float("inf"):
+            raise ValueError(f"gamma: expected a finite exponent of at least 0, got {gamma!r}")
+        self.rho, self.gamma = float(rho), float(gamma)
+        least = self.source.min_size
+        if viewing_side is not None and (isinstance(viewing_side, bool) or not isinstance(viewing_side, int)):
+            raise TypeError(f"viewing_side: expected None or a number of pixels, got {viewing_side!r}")
+        if viewing_side is not None and viewing_side < least:
+            raise ValueError(
+                f"viewing_side: expected None or at least {least} pixels, the least that backbone"
+                f" {self.source.name!r} takes, got {viewing_side}"
+            )
+        self.viewing_side = viewing_side
+        if self.source.is_here:
+            self.load()
+
+    def layers(self, x: Images) -> list[Tensor]:
+        """Return what DAMLPIPS compares: (N, C_l, H_l, W_l), the image in adapted colours, then the feature maps."""
+        x = x if isinstance(x, Encoded) else self.encode(x)
+        return [_colours(x), *x.features]
+
+    def _to_keep(self, encoded: Encoded) -> Encoded:
+        with one_order(self.anchor.device) if self.deterministic else contextlib.nullcontext():
+            return replace(encoded, seen=_colours(encoded), adapted=True)
+
+    @property
+    def _weighing(self) -> distance.Adaptive:
+        return distance.Adaptive(self.rho, self.gamma)
+
+    def _comparisons(self, x: Encoded, y: Encoded) -> list[distance.Comparison]:
+        image, *network = zip(self.layers(x), self.layers(y), strict=True)
+        return [
+            distance.compare(*image, IMAGE_WEIGHING),
+            *(distance.compare(a, b, self._weighing) for a, b in network),
+        ]
+
+    def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
+        network = zip(x.features, y.features, strict=True)
+        image = _image_distances(x, y)
+        return _fused([image, *(adaptive_head(a, b, self._weighing) for a, b in network)])
+
+    def _tiled(self, pair: tiled.TiledPair) -> tiled.TiledDamlpips:
+        return tiled.TiledDamlpips(pair, self.rho, self.gamma)
+
+    def _tiled_layers(self, pair: tiled.TiledPair) -> Float[Tensor, "1 l"]:
+        return self._tiled(pair).layers()
+
+    @frame_by_frame()
+    def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
+        """Return where the images differ: (N, 1, H, W), whose mean is the score.
+
+        Each layer's map, to the power that pools it, is enlarged bilinearly and scaled so that its mean is what the
+        layer adds to the score.
+        """
+        x, y = self.checked(x, y)
+        size = size_of(x)
+        if (found := self._by_tiles(lambda pair: _scaled(*self._tiled(pair).maps(), size), x, y)) is not None:
+            return found
+        compared = self._comparisons(*self._encoded_pair(x, y))
+        return _scaled([c.map for c in compared], _fused(compared), size)
+
+    def weights_for(self, x: Images, y: Images) -> AdaptiveWeights:
+        """Return the weights of place, channel and layer that the score of each pair was made with.
+
+        They belong to the maps that `layers` returns. Both are computed whole, also with `tile`.
+        """
+        compared = self._comparisons(*self.compare(x, y))
+        structure = torch.stack([c.structure for c in compared], 1)
+        return AdaptiveWeights(
+            [c.place * distance.peak_weight(c.map, c.structure) for c in compared],
+            [c.channel for c in compared],
+            distance.fusion_weight(structure, _fused(compared)),
+        )
+
+    def configuration(self) -> dict[str, Any]:
+        options = {"version": 1, "rho": self.rho, "gamma": self.gamma, "viewing_side": self.viewing_side}
+        return {**super().configuration(), **options}
+
+    def extra_repr(self) -> str:
+        options = f"rho={self.rho}, gamma={self.gamma}, viewing_side={self.viewing_side}"
+        return f"{super().extra_repr()}, {options}"
+
+
+def _colours(x: Encoded, part: slice = slice(None)) -> Tensor:
+    """Return the images, or some of them, in adapted colours."""
+    if x.adapted:
+        return x.seen[part]
+    return colour.adapted_colours(x.pixels(distance.working(x.features[0]).dtype, part))
+
+
+def _image_distances(x: Encoded, y: Encoded) -> Distances:
+    """Compare two batches of images in adapted colours.
+
+    On a CPU, without a graph, few at a time: its cache holds them from the first step to the last.
+    """
+    if not on_cpu(x.seen) or checks.is_optimised(x.seen) or checks.is_optimised(y.seen):
+        return adaptive_head(_colours(x), _colours(y), IMAGE_WEIGHING)
+    parts = [
+        adaptive_head(_colours(x, part), _colours(y, part), IMAGE_WEIGHING)
+        for part in batches(x.seen, max(1, images_of(x.seen) // 2))
+    ]
+    return Distances(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _fused(compared: Sequence[distance.Comparison | Distances]) -> Float[Tensor, "n l"]:
+    return distance.fuse(torch.stack([c.structure for c in compared], 1), torch.stack([c.texture for c in compared], 1))
+
+
+def _scaled(maps: list[Tensor], added: Float[Tensor, "n l"], size: tuple[int, int]) -> Float[Tensor, "n 1 h w"]:
+    """Return where the images differ: each layer's map enlarged, in proportion to what it adds to the score."""
+    enlarged = [distance.upsample(distance.peak_map(d), size) for d in maps]
+    mean = torch.stack([distance.pool(d) for d in enlarged], 1)
+    factor = torch.where(mean > 0, added / torch.where(mean > 0, mean, 1.0), 0.0)
+    return torch.stack([d * f[:, None, None, None] for d, f in zip(enlarged, factor.unbind(1), strict=True)]).sum(0)

@@ -1,0 +1,267 @@
+"""Feature maps of references that come again, as those of a validation set do in every epoch, under their keys.
+
+Each module has a cache of its own: a key such as 17 stands for another image in another data set. It holds detached
+maps on the module's device and survives `reset()` of a metric; it is never saved, copied or pickled, and is emptied
+where the module goes to another device or type.
+"""
+
+import warnings
+import zlib
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from damlpips import checks
+from damlpips.nets.encoded import Encoded
+from damlpips.process import Lock
+
+# A gibibyte: some 600 images of 256 x 256 with `nano`, 300 with AlexNet, 30 with VGG; small beside what training takes.
+CACHE_BYTES = 1 << 30
+
+# An image is let go only after it was not asked for in this many times as many images as are kept. Epochs over more
+# references than fit would otherwise throw each one out just before it comes again, and find none.
+PATIENCE = 16
+
+Keys = Sequence[Hashable] | Tensor
+
+# One for all caches: held while a few images are looked up or copied.
+_lock = Lock()
+
+
+class _Mark(NamedTuple):
+    """What an image is recognised by: its shape (C, H, W), and on a CPU a CRC-32 of its values."""
+
+    shape: tuple[int, ...]
+    checksum: int | None
+
+
+class Named(NamedTuple):
+    """An image with a key: the key, under what its maps are kept, and what it is recognised by."""
+
+    key: Hashable
+    place: Hashable
+    mark: _Mark
+
+
+@dataclass
+class _Kept:
+    """The feature maps of one image, in memory of their own, and when they were last asked for."""
+
+    mark: _Mark
+    maps: Encoded
+    used: int
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The references of a batch.
+
+    Attributes:
+        named: N of them.
+        found: the maps of each of the N that are kept, or None.
+        rows: by place, which of `images` an image that was not found is.
+        images: to be run through the network, each once; where there are none, the encoded batch itself.
+    """
+
+    named: Sequence[Named]
+    found: list[Encoded | None]
+    rows: dict[Hashable, int]
+    images: Tensor | Encoded
+
+
+def as_keys(keys: Any, n: int) -> tuple[Hashable, ...]:
+    """Return the keys of `n` references as a tuple. Those of a tensor on an accelerator are waited for.
+
+    Raises:
+        TypeError: not a sequence of hashables, or of whole numbers.
+        ValueError: not `n` of them.
+    """
+    if isinstance(keys, Tensor):
+        if keys.is_floating_point() or keys.is_complex() or keys.dtype == torch.bool or keys.ndim != 1:
+            raise TypeError(
+                f"reference_key: expected {n} whole numbers (N,), got {keys.dtype} of shape {tuple(keys.shape)}"
+            )
+        keys = keys.tolist()
+    if isinstance(keys, (str, bytes)) or not isinstance(keys, Sequence):
+        raise TypeError(
+            f"reference_key: expected a sequence of {n} keys, one a reference, got {type(keys).__name__}: a single key"
+            " goes in a list"
+        )
+    if len(keys) != n:
+        raise ValueError(f"reference_key: expected {n} keys, one a reference, got {len(keys)}")
+    for key in keys:
+        # a tensor is hashed by its identity: it would never be found again
+        if key is None or isinstance(key, Tensor) or not isinstance(key, Hashable):
+            raise TypeError(f"reference_key: expected keys such as str or int, got {type(key).__name__} among them")
+    return tuple(keys)
+
+
+class ReferenceCache:
+    """Feature maps of images with a key, within a number of bytes; the least recently used are let go first.
+
+    A key stands for one image: of another size it is refused, and on a CPU with any other value, too. On an accelerator
+    values are not looked at, since that would wait for it.
+
+    Args:
+        limit: bytes that the maps may take; 0 keeps none.
+
+    Attributes:
+        nbytes: bytes that the maps take.
+        hits, misses: how many images were found, and how many were run through the network, since it was emptied.
+    """
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        self.limit = checks.byte_limit("reference_cache", limit)
+        self._warned = False
+        self._clock = 0  # counts images that were asked for
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self.nbytes = self.hits = self.misses = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ReferenceCache, (self.limit,)  # what is kept serves this module in this process
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __repr__(self) -> str:
+        return (
+            f"ReferenceCache(limit={self.limit}): {len(self)} images in {self.nbytes} bytes,"
+            f" {self.hits} hits, {self.misses} misses"
+        )
+
+    def clear(self) -> None:
+        """Forget all images."""
+        with _lock:
+            self._kept.clear()
+            self.nbytes = self.hits = self.misses = 0
+
+    def named(self, keys: Any, images: Any, conditions: Hashable, *, grey: checks.Grey = None) -> list[Named]:
+        """Check a batch of references and their keys, and return what to look for.
+
+        Args:
+            keys: N of them.
+            images: (N, 3, H, W).
+            conditions: what feature maps depend on beside the image; those of other conditions are not found.
+
+        Raises:
+            TypeError, ValueError: the keys, see `as_keys`; the images; images that gradients are taken for.
+            ValueError: a key whose image is another than before, or than another of the batch.
+        """
+        if isinstance(images, Encoded):
+            raise TypeError("reference_key: expected images to go with it, got an Encoded, which needs no key")
+        checks.image_batch(images, what="second image", grey=grey)
+        if checks.is_optimised(images):
+            raise ValueError(
+                "reference_key: expected references without gradients, since what is kept has none: detach() them, or"
+                " leave reference_key out"
+            )
+        names = as_keys(keys, len(images))
+        named = [
+            Named(name, (conditions, images.dtype, name), _mark(image))
+            for name, image in zip(names, images, strict=True)
+        ]
+        with _lock:
+            before = {place: self._kept[place].mark for _, place, _ in named if place in self._kept}
+        for key, place, mark in named:
+            _recognise(key, before.setdefault(place, mark), mark)
+        return named
+
+    def find(self, named: Sequence[Named], images: Tensor) -> Wanted:
+        """Return which of a batch's references are kept, and which have to be run.
+
+        Raises:
+            ValueError: another thread came first, with another image of the same key.
+        """
+        found: list[Encoded | None] = []
+        rows: dict[Hashable, int] = {}
+        chosen: list[int] = []
+        with _lock:
+            for n, (key, place, mark) in enumerate(named):
+                kept = self._kept.get(place)
+                if kept is not None:
+                    _recognise(key, kept.mark, mark)
+                elif place not in rows:
+                    rows[place] = len(chosen)
+                    chosen.append(n)
+                found.append(None if kept is None else kept.maps)
+            self._use(named)
+            self.misses += len(chosen)
+        if 0 < len(chosen) < len(images):
+            images = torch.cat([images[n : n + 1] for n in chosen])  # indices would go to the device, and wait for it
+        run = images if chosen else Encoded.joined([maps for maps in found if maps is not None])
+        return Wanted(named, found, rows, run)
+
+    def _use(self, named: Sequence[Named]) -> None:
+        for _, place, _ in named:
+            self._clock += 1
+            if (kept := self._kept.get(place)) is not None:
+                kept.used = self._clock
+                self._kept.move_to_end(place)
+                self.hits += 1
+
+    def complete(self, wanted: Wanted, encoded: Encoded) -> Encoded:
+        """Return the maps of all references of a batch, given those of `wanted.images`, and keep what is new."""
+        if not wanted.rows:
+            return encoded
+        encoded = encoded.detach()
+        new = {place: encoded[row : row + 1] for place, row in wanted.rows.items()}
+        for place, mark in {place: mark for _, place, mark in wanted.named if place in new}.items():
+            self._keep(place, mark, new[place])
+        if len(new) == len(wanted.named):
+            return encoded
+        every = zip(wanted.named, wanted.found, strict=True)
+        return Encoded.joined([new[named.place] if maps is None else maps for named, maps in every])
+
+    def _keep(self, place: Hashable, mark: _Mark, maps: Encoded) -> None:
+        with _lock:
+            if place in self._kept:  # another thread was faster
+                return
+            if fits := self._make_room(maps.nbytes):
+                # Copied: a slice would hold its whole batch. Not an inference tensor: gradients may pass it later.
+                with torch.inference_mode(False), torch.no_grad():
+                    self._kept[place] = _Kept(mark, maps.copy(), self._clock)
+                self.nbytes += maps.nbytes
+        if not fits and self.limit and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"references with a key: {len(self)} of them take {self.nbytes} of reference_cache={self.limit} bytes,"
+                " the others are run through the network each time; a larger reference_cache keeps more",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _make_room(self, nbytes: int) -> bool:
+        """Let images go that have not been asked for in a long time; return whether there is room for one more."""
+        while self.nbytes + nbytes > self.limit:
+            if not self._kept:
+                return False
+            place, oldest = next(iter(self._kept.items()))
+            if self._clock - oldest.used < PATIENCE * len(self._kept):
+                return False
+            del self._kept[place]
+            self.nbytes -= oldest.maps.nbytes
+        return True
+
+
+def _mark(image: Tensor) -> _Mark:
+    if image.device.type != "cpu":
+        return _Mark(tuple(image.shape), None)
+    values = image.detach().contiguous().view(torch.uint8)
+    # some thirty times as fast as the smallest network
+    return _Mark(tuple(image.shape), zlib.crc32(values.numpy().data))
+
+
+def _recognise(key: Hashable, before: _Mark, now: _Mark) -> None:
+    if before == now:
+        return
+    if before.shape != now.shape:
+        what = f"an image of shape {now.shape}, expected {before.shape}, as it came with before"
+    else:
+        what = "an image of other values than it came with before"
+    raise ValueError(
+        f"reference_key {key!r}: got {what}; a key stands for one image: use another key, or clear_references() first"
+    )

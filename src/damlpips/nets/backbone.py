@@ -1,0 +1,291 @@
+"""Images in, feature maps out: the one core module that every score of this package runs through."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.fx.proxy import TraceError
+
+from damlpips.checks import ValueRange, one_of
+from damlpips.nets.table import BACKBONES, IMAGENET, PASS_VALUES, SYMMETRIC, Scaling
+
+
+class _Steps(nn.Module):
+    """Run a sequence of named modules up to the last tap and collect the maps at the taps."""
+
+    def __init__(self, sequence: nn.Sequential, taps: Sequence[str]) -> None:
+        super().__init__()
+        self.sequence = sequence
+        self.taps = frozenset(taps)
+        self.last = list(dict(sequence.named_children())).index(taps[-1])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for k, (name, module) in enumerate(self.sequence.named_children()):
+            x = module(x)
+            if name in self.taps:
+                maps.append(x)
+            if k == self.last:
+                break
+        return maps
+
+    def extra_repr(self) -> str:
+        return f"taps={sorted(self.taps)}"
+
+
+class _Graph(nn.Module):
+    """Collect the maps at any named nodes of a network, through torchvision's graph extractor."""
+
+    def __init__(self, network: nn.Module, taps: Sequence[str]) -> None:
+        super().__init__()
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        self.graph = create_feature_extractor(network, return_nodes=list(taps))
+        self.taps = tuple(taps)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = self.graph(x)
+        return [maps[tap] for tap in self.taps]
+
+    def extra_repr(self) -> str:
+        return f"taps={list(self.taps)}"
+
+
+def _tapped(network: nn.Module, taps: Sequence[str]) -> nn.Module:
+    """Return a module that maps a scaled image to the network's maps at `taps`."""
+    children = list(dict(network.named_children()))
+    if isinstance(network, nn.Sequential) and set(taps) <= set(children):
+        if [c for c in children if c in taps] != list(taps):
+            raise ValueError(f"taps: expected names in the order of the network and once each, got {list(taps)}")
+        return _Steps(network, taps)
+    try:
+        return _Graph(network, taps)
+    except Exception as error:  # symbolic tracing fails in many ways
+        if isinstance(error, ValueError) and not isinstance(error, TraceError):
+            raise ValueError(f"taps: {list(taps)} not found in {type(network).__name__}: {error}") from error
+        raise ValueError(
+            f"taps: {type(network).__name__} cannot be traced ({type(error).__name__}: {error}); wrap it in a module"
+            " whose forward returns the list of feature maps, and leave taps out"
+        ) from error
+
+
+class Backbone(nn.Module):
+    """A frozen network that turns images into feature maps at several layers.
+
+    phi_1(x), ..., phi_L(x) = taps(network((x - mean) / std)), x scaled to [0, 1] first.
+
+    The network is copied, frozen and set to eval for good: training the original, calling `.train()` on a module that
+    holds the backbone, or `requires_grad_()` changes no score. Gradients flow to the images only.
+
+    Args:
+        network: a module from images (N, 3, H, W) to feature maps. With `taps` it may be any network whose named
+            modules (`nn.Sequential`) or traced nodes (torchvision's `get_graph_node_names` lists them) are to be read;
+            without, its `forward` must return the feature maps (N, C_l, H_l, W_l) itself, as a list, a tuple or a dict.
+        taps: names of the layers to read, from fine to coarse.
+        mean, std: what the network expects of images in [0, 1]; ImageNet's by default.
+        preprocess: instead of `mean` and `std`, a function of images in [0, 1], differentiable.
+        min_size: the least number of pixels of a side.
+        name: what errors call it.
+
+    Raises:
+        TypeError: `network` is not a module.
+        ValueError: `taps` are not in the network, or out of order.
+
+    Example:
+        >>> import torch
+        >>> from damlpips import Backbone, DAMLPIPS
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3, 2))
+        >>> metric = DAMLPIPS(Backbone(network, taps=["1", "2"], min_size=5))
+        >>> metric(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2])
+    """
+
+    preprocess: Callable[[Tensor], Tensor] | None
+    pass_values = PASS_VALUES
+
+    def __init__(
+        self,
+        network: nn.Module,
+        taps: Sequence[str] | None = None,
+        *,
+        mean: Sequence[float] = IMAGENET.mean,
+        std: Sequence[float] = IMAGENET.std,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+        min_size: int = 1,
+        name: str = "custom",
+    ) -> None:
+        super().__init__()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network: expected a torch.nn.Module, got {type(network).__name__}")
+        if isinstance(taps, str) or (taps is not None and len(taps) == 0):
+            raise ValueError(f"taps: expected a list of layer names, got {taps!r}")
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"mean, std: expected three numbers each, std positive, got {mean!r} and {std!r}")
+        network = copy.deepcopy(network).eval()
+        for module in network.modules():
+            # an in-place activation behind a tap would overwrite the map that was read there
+            if getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]
+        self._set_up(
+            network if taps is None else _tapped(network, taps),
+            Scaling((mean[0], mean[1], mean[2]), (std[0], std[1], std[2])),
+            min_size,
+            name,
+        )
+        if isinstance(preprocess, nn.Module):
+            preprocess = copy.deepcopy(preprocess).eval().requires_grad_(False)
+        self.preprocess = preprocess
+
+    def _set_up(
+        self, network: nn.Module, scaling: Scaling, min_size: int, name: str, home: Tensor | None = None
+    ) -> None:
+        self.training = False
+        self.network = network.eval().requires_grad_(False)
+        self._home: Tensor = torch.empty(0) if home is None else home  # where a network without any tensor runs
+        self.scaling = scaling
+        self.min_size = min_size
+        self.name = name
+        self.preprocess = None
+        self._replicas: dict[tuple[torch.device, torch.dtype], Backbone] = {}
+        self._place_constants()
+
+    def _place_constants(self) -> None:
+        """Put the scaling's numbers on the device once: made in `forward`, they would stall a CUDA stream."""
+        self._dtype = self.dtype  # looked for once, not in every pass
+        layout: torch.memory_format = getattr(self.network, "memory_format", torch.preserve_format)
+        # in float32 and above CUDA's kernels are made for the other one
+        on_cuda = self.device.type == "cuda" and self._dtype in (torch.float32, torch.float64)
+        self._memory_format = torch.preserve_format if on_cuda else layout
+        # kernels then have nothing to bring into order in each call
+        self.network.to(memory_format=torch.contiguous_format if on_cuda else layout)
+        # the scaling is done in float32 at least: in half precision it would round neighbouring pixel values together
+        self._exact = torch.float64 if self._dtype == torch.float64 else torch.float32
+        self._constants = {
+            scaling: tuple(
+                torch.tensor(values, dtype=self._exact, device=self.device).reshape(3, 1, 1) for values in scaling
+            )
+            for scaling in {self.scaling, SYMMETRIC}
+        }
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
+        super()._apply(fn, recurse)
+        self._home = fn(self._home)
+        self._place_constants()
+        return self
+
+    @classmethod
+    def from_table(cls, name: str, state: dict[str, Tensor]) -> "Backbone":
+        """Build the backbone `name` of the table with the weights `state`."""
+        spec = BACKBONES[one_of("backbone", name, BACKBONES)]
+        backbone = cls.__new__(cls)
+        nn.Module.__init__(backbone)
+        with torch.device("meta"):
+            network = spec.build()
+        network.load_state_dict({k.removeprefix(spec.prefix): v for k, v in state.items()}, assign=True)
+        if spec.taps:
+            network = _Steps(cast(nn.Sequential, network), spec.taps)
+        network.memory_format = spec.memory_format  # type: ignore[assignment]
+        backbone._set_up(network, spec.scaling, spec.min_size, name)
+        return backbone
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return next(self._tensors(), self._home).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type that the network runs in."""
+        return next((t.dtype for t in self._tensors() if t.is_floating_point()), self._home.dtype)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        yield from self.network.parameters()
+        yield from self.network.buffers()
+
+    def replica(self, device: torch.device, dtype: torch.dtype) -> "Backbone":
+        """Return this backbone on `device` and in `dtype`: itself where it is there already, else one shared copy."""
+        if (self.device, self.dtype) == (device, dtype):
+            return self
+        if (device, dtype) not in self._replicas:
+            twin = Backbone.__new__(Backbone)
+            nn.Module.__init__(twin)
+            network = copy.deepcopy(self.network).to(device, dtype)
+            twin._set_up(network, self.scaling, self.min_size, self.name, torch.empty(0, device=device, dtype=dtype))
+            twin.preprocess = copy.deepcopy(self.preprocess)
+            if isinstance(twin.preprocess, nn.Module):
+                twin.preprocess.to(device, twin._exact)
+            self._replicas[device, dtype] = twin
+        return self._replicas[device, dtype]
+
+    def fingerprint(self) -> str:
+        """Return a digest of the network's structure and weights, the same in every process."""
+        digest = hashlib.sha256(repr((self.network, self.scaling, _described(self.preprocess))).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Stay in eval mode, whatever a parent module asks for."""
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Backbone":
+        """Stay frozen."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Backbone":
+        return self  # frozen: one instance serves every copy of a module
+
+    def forward(
+        self,
+        images: Shaped[Tensor, "n 3 h w"],
+        *,
+        value_range: ValueRange = (0.0, 1.0),
+        scaling: Scaling | None = None,
+    ) -> list[Tensor]:
+        """Return the feature maps of a batch of images, from fine to coarse.
+
+        Args:
+            images: (N, 3, H, W), floats in `value_range` or uint8 in 0..255.
+            scaling: in place of the backbone's own (LPIPS v0.0 needs it).
+        """
+        low, high = (0.0, 255.0) if images.dtype == torch.uint8 else value_range
+        images = images.to(self._exact)
+        width = high - low
+        if self.preprocess is not None:
+            images = self.preprocess((images - low) / width)
+        else:
+            mean, std = self._constants[self.scaling if scaling is None else scaling]
+            # ((x - low) / width - mean) / std in one pass
+            factor = 1 / (std * width)
+            images = torch.addcmul(-(mean * width + low) * factor, images, factor)
+        # to the same name: what came before need not be kept
+        images = images.to(self._dtype, memory_format=self._memory_format)
+        return self._listed(self.network(images))
+
+    def _listed(self, maps: Any) -> list[Tensor]:
+        if isinstance(maps, dict):
+            maps = list(maps.values())
+        if not isinstance(maps, (list, tuple)) or not maps or any(m.ndim != 4 for m in maps):
+            raise TypeError(
+                f"backbone {self.name!r}: expected its network to return feature maps (N, C, H, W), got"
+                f" {type(maps).__name__}: name the layers to read with taps="
+            )
+        return list(maps)
+
+    def extra_repr(self) -> str:
+        return f"name={self.name!r}, min_size={self.min_size}"
+
+
+def _described(function: Callable | None) -> str:
+    """Return what tells one function from another, the same in every process: a name, code and plain constants."""
+    if function is None or isinstance(function, nn.Module):
+        return repr(function)
+    code = getattr(function, "__code__", None)
+    name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    constants = [c for c in code.co_consts if isinstance(c, (int, float, str, tuple))] if code else []
+    return f"{name} {code.co_code.hex() if code else ''} {constants}"

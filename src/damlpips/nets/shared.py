@@ -1,0 +1,122 @@
+"""One instance of every backbone in the process, whoever asks for it.
+
+Modules and metrics that name the same backbone, weights, device and dtype hold the same object. It is freed with the
+last of them, and comes back from its name, not by value, when it is pickled or copied.
+"""
+
+import os
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+
+from damlpips.checks import one_of
+from damlpips.nets import weights as weight_files
+from damlpips.nets.backbone import Backbone
+from damlpips.nets.table import BACKBONES
+from damlpips.process import Lock
+
+_instances: WeakValueDictionary[Hashable, Backbone] = WeakValueDictionary()
+_lock = Lock()
+
+
+class SharedBackbone(Backbone):
+    """A backbone of the table that others use too: it cannot be moved, and is pickled by its source."""
+
+    source: "Source"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Backbone:
+        raise RuntimeError(
+            f"backbone {self.name!r} is shared by every module of this process that uses it: move the module instead"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self.source, str(self.device), self.dtype)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a module's backbone comes from: a row of the table with a weights file, or a user's own `Backbone`.
+
+    Raises:
+        ValueError: a name that is not in the table.
+        TypeError: neither a name nor a `Backbone`, or `weights` for a backbone that takes none.
+        WeightsError: `weights` is not a file that can be loaded.
+    """
+
+    backbone: str | Backbone
+    weights: str | None = None
+
+    @classmethod
+    def of(cls, backbone: str | Backbone, weights: str | os.PathLike[str] | None) -> "Source":
+        """Check and name the source of a backbone."""
+        if isinstance(backbone, SharedBackbone):
+            source: Source = backbone.source
+            backbone, weights = source.backbone, weights or source.weights
+        if isinstance(backbone, Backbone):
+            if weights is not None:
+                raise TypeError("weights: a Backbone object brings its own; load them into its network first")
+            return cls(backbone)
+        if not isinstance(backbone, str):
+            raise TypeError(f"backbone: expected a name or a damlpips.Backbone, got {type(backbone).__name__}")
+        one_of("backbone", backbone, BACKBONES)
+        if weights is None:
+            return cls(backbone)
+        return cls(backbone, str(weight_files.existing_file(weights, option="weights")))
+
+    @property
+    def name(self) -> str:
+        """The backbone's name."""
+        return self.backbone if isinstance(self.backbone, str) else self.backbone.name
+
+    @property
+    def min_size(self) -> int:
+        """The least side in pixels."""
+        return (BACKBONES[self.backbone] if isinstance(self.backbone, str) else self.backbone).min_size
+
+    @property
+    def pass_values(self) -> int:
+        """How many values of images a pass through the network on a CPU takes best."""
+        return (BACKBONES[self.backbone] if isinstance(self.backbone, str) else self.backbone).pass_values
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the backbone can be had without a download."""
+        if isinstance(self.backbone, Backbone):
+            return True
+        return weight_files.find_backbone(self.backbone, self.weights) is not None
+
+    def identity(self) -> str:
+        """Return a text that tells this source from others, the same in every process."""
+        if isinstance(self.backbone, Backbone):
+            return f"custom:{self.backbone.fingerprint()}"
+        if self.weights is not None:
+            return f"{self.backbone}:{weight_files.sha256(Path(self.weights))}"
+        # another release may carry other weights of this project's own; torchvision's stay what they are
+        return f"{self.backbone}:{weight_files.backbone_card(self.backbone).get('sha256', 'default')}"
+
+    def get(self, device: torch.device, dtype: torch.dtype) -> Backbone:
+        """Return the one instance for this source, `device` and `dtype`, loaded if nobody holds it yet."""
+        if isinstance(self.backbone, Backbone):
+            return self.backbone.replica(device, dtype)
+        key = (self, device, dtype)
+        with _lock:
+            if (instance := _instances.get(key)) is None:
+                instance = self._load(self.backbone, device, dtype)
+                _instances[key] = instance
+            return instance
+
+    def _load(self, name: str, device: torch.device, dtype: torch.dtype) -> Backbone:
+        spec = BACKBONES[name]
+        state = weight_files.load_backbone(name, self.weights, spec.expected_keys(), spec.ignored)
+        backbone = SharedBackbone.from_table(name, state)
+        Backbone._apply(backbone, lambda t: t.to(device, dtype if t.is_floating_point() else None))
+        object.__setattr__(backbone, "source", self)
+        return backbone
+
+
+def _restore(source: Source, device: str, dtype: torch.dtype) -> Backbone:
+    return source.get(torch.device(device), dtype)

@@ -1,0 +1,131 @@
+"""The networks that have a name: where their feature maps are read, and what they expect of images."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from damlpips.nets.nano import Nano
+
+
+class Scaling(NamedTuple):
+    """What a network was trained to expect of images in [0, 1]: (image - mean) / std, channel by channel."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+# torchvision's ImageNet statistics; LPIPS's own 'scaling layer' is the same map written for images in [-1, 1].
+IMAGENET = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+# Images in [-1, 1], as LPIPS v0.0 fed them to networks by mistake; its heads were learned that way.
+SYMMETRIC = Scaling((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+IDENTITY = Scaling((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+# How many values of images a pass on a CPU takes best: two images of 256 x 256 pixels. With more the maps of a pass are
+# more than its caches hold, and more than the C library hands out again without the system's help.
+PASS_VALUES = 2 * 3 * 256 * 256
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A row of the table.
+
+    Attributes:
+        build: makes the network without weights.
+        taps: children of the network whose outputs are the feature maps; none where it returns a list of them itself.
+        channels: of each map.
+        min_size: the least side in pixels for which every map has a place.
+        scaling: what the network expects of images in [0, 1].
+        prefix: what the keys of the features begin with in a full model's file.
+        ignored: prefixes of keys in a full model's file that the features do not need.
+        memory_format: of images and maps; on a CPU channels last takes a third to nine tenths of the other's time, most
+            of it saved in pooling.
+        pass_values: how many values of images a pass on a CPU takes best.
+    """
+
+    build: Callable[[], nn.Module]
+    taps: tuple[str, ...]
+    channels: tuple[int, ...]
+    min_size: int
+    scaling: Scaling = IMAGENET
+    prefix: str = "features."
+    ignored: tuple[str, ...] = ("classifier.",)
+    memory_format: torch.memory_format = torch.channels_last
+    pass_values: int = PASS_VALUES
+
+    def expected_keys(self) -> dict[str, tuple[int, ...]]:
+        """Return the name and the shape of every tensor of the network's state dict."""
+        with torch.device("meta"):
+            return {self.prefix + name: tuple(t.shape) for name, t in self.build().state_dict().items()}
+
+
+def _torchvision(model: str) -> Callable[[], nn.Module]:
+    """Return a builder of the convolutional part of torchvision's `model`."""
+
+    def build() -> nn.Module:
+        from torchvision import models
+
+        return models.get_model(model, weights=None).features
+
+    return build
+
+
+def _resnet50() -> nn.Module:
+    from torchvision import models
+
+    children = dict(models.resnet50(weights=None).named_children())
+    return nn.Sequential(OrderedDict((k, v) for k, v in children.items() if k not in ("avgpool", "fc")))
+
+
+# LPIPS's taps for alex, vgg and squeeze: after the ReLU before each pooling, or of each later stage (arXiv 1801.03924).
+# The others by the same rule: the last map of each resolution.
+BACKBONES = {
+    "nano": BackboneSpec(Nano, (), Nano.channels, 1, prefix="", ignored=(), pass_values=4 * PASS_VALUES),
+    "alex": BackboneSpec(
+        _torchvision("alexnet"),
+        ("1", "4", "7", "9", "11"),
+        (64, 192, 384, 256, 256),
+        31,
+        pass_values=4 * PASS_VALUES,
+    ),
+    "vgg": BackboneSpec(
+        _torchvision("vgg16"),
+        ("3", "8", "15", "22", "29"),
+        (64, 128, 256, 512, 512),
+        16,
+        pass_values=PASS_VALUES // 2,
+    ),
+    "squeeze": BackboneSpec(
+        _torchvision("squeezenet1_1"),
+        ("1", "4", "7", "9", "10", "11", "12"),
+        (64, 128, 256, 384, 384, 512, 512),
+        17,
+    ),
+    "vgg19": BackboneSpec(
+        _torchvision("vgg19"),
+        ("3", "8", "17", "26", "35"),
+        (64, 128, 256, 512, 512),
+        16,
+        pass_values=PASS_VALUES // 2,
+    ),
+    "resnet50": BackboneSpec(
+        _resnet50,
+        ("relu", "layer1", "layer2", "layer3", "layer4"),
+        (64, 256, 512, 1024, 2048),
+        1,
+        prefix="",
+        ignored=("fc.",),
+    ),
+    "convnext_tiny": BackboneSpec(_torchvision("convnext_tiny"), ("1", "3", "5", "7"), (96, 192, 384, 768), 32),
+    "efficientnet_b0": BackboneSpec(
+        _torchvision("efficientnet_b0"), ("1", "2", "3", "5", "7"), (16, 24, 40, 112, 320), 1
+    ),
+}

@@ -1,0 +1,293 @@
+"""Find, verify and load weights: backbones from a folder, a cache or a download; LPIPS heads from `weights/`.
+
+Nothing here runs code from a file, or trusts it: see `checkpoints.py` for how files are read. Files of a known name are
+read only if they bear the known contents.
+"""
+
+import os
+import reprlib
+import stat
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+
+from damlpips.checks import one_of
+from damlpips.files import digest, identity, is_plain_name, reason
+from damlpips.nets.checkpoints import WeightsError as WeightsError
+from damlpips.nets.checkpoints import read_tensors
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib  # type: ignore[no-redef,import-not-found,unused-ignore]
+
+ENVIRONMENT_VARIABLE = "DAMLPIPS_WEIGHTS_DIR"
+SUFFIXES = (".safetensors", ".pth", ".pt")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def weights_dir() -> Path:
+    """Return the folder with the cards and the heads: inside an installed package, or at the top of a checkout."""
+    here = Path(__file__).resolve().parents[1]
+    for folder in (here / "_weights", here.parents[1] / "weights"):
+        if (folder / "cards.toml").is_file():
+            return folder
+    raise WeightsError(f"weights/cards.toml is missing beside {here}: install damlpips again")
+
+
+@lru_cache(maxsize=1)
+def cards() -> dict[str, Any]:
+    """Return `weights/cards.toml`: what is known about every weights file."""
+    return tomllib.loads((weights_dir() / "cards.toml").read_text(encoding="utf-8"))
+
+
+def _file_name(card: Mapping[str, Any], field: str = "file") -> str:
+    if not is_plain_name(name := card[field]):
+        raise WeightsError(f"weights/cards.toml: {field} = {_shown(name)} is not the name of a file in a folder")
+    return name
+
+
+def _shown(value: object) -> str:
+    """Return a value as an error message shows it: what a file holds may be very long."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 200
+    short.maxtuple = 8
+    return short.repr(value)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits; of a file that looks unchanged, from memory.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    try:
+        return _sha256(str(path), identity(path))
+    except OSError as error:
+        raise WeightsError(f"{path}: {reason(error)}") from error
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, _identity: tuple[int, ...]) -> str:
+    return digest(path)
+
+
+def existing_file(path: str | os.PathLike[str], *, option: str) -> Path:
+    """Return `path` if it is a file of a kind that can be loaded.
+
+    Raises:
+        WeightsError: no such file, not a regular one, or neither `.safetensors` nor `.pth`.
+    """
+    shown = f"{option}={str(path)!r}"
+    try:
+        file = Path(path).expanduser()
+        mode = file.stat().st_mode
+    except FileNotFoundError as error:
+        raise WeightsError(f"{shown}: no such file") from error
+    except OSError as error:
+        raise WeightsError(f"{shown}: {reason(error)}") from error
+    except (ValueError, RuntimeError) as error:  # a NUL; a home that is nobody's
+        raise WeightsError(f"{shown}: not a file name ({error})") from error
+    if not stat.S_ISREG(mode):
+        raise WeightsError(f"{shown}: is a folder, a pipe or a device, expected a .safetensors or .pth file")
+    if file.suffix not in SUFFIXES:
+        raise WeightsError(f"{shown}: expected a .safetensors or .pth file, got {file.suffix!r}")
+    return file.resolve()
+
+
+def select_strictly(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    *,
+    path: Path,
+    ignored_prefixes: Iterable[str] = (),
+) -> dict[str, Tensor]:
+    """Return the tensors of `state` that `expected` (name -> shape) asks for.
+
+    Raises:
+        WeightsError: names the first key that is missing, unexpected, of another shape or not finite. Keys that begin
+            with one of `ignored_prefixes` (a classifier on top of the features) are passed over.
+    """
+    for name, shape in expected.items():
+        if name not in state:
+            raise WeightsError(f"{path}: key {name!r} is missing")
+        if tuple(state[name].shape) != tuple(shape):
+            found = _shown(tuple(state[name].shape))
+            raise WeightsError(f"{path}: key {name!r} has shape {found}, expected {tuple(shape)}")
+    for name in state:
+        if name not in expected and not name.startswith(tuple(ignored_prefixes)):
+            raise WeightsError(f"{path}: unexpected key {_shown(name)}")
+    for name in expected:
+        _check_values(name, state[name], path)
+    # copies: the readers map the file, and tensors must not change with it
+    return {name: state[name].detach().clone(memory_format=torch.contiguous_format) for name in expected}
+
+
+def _check_values(name: str, tensor: Tensor, path: Path) -> None:
+    whole = name.endswith("num_batches_tracked") and tensor.dtype == torch.int64
+    if not whole and tensor.dtype not in FLOATS:
+        raise WeightsError(
+            f"{path}: key {name!r} holds {tensor.dtype}, expected floating-point numbers of 16, 32 or 64 bits"
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise WeightsError(f"{path}: key {name!r} holds values that are not finite")
+
+
+def _known_digests() -> dict[str, str]:
+    """Return the SHA-256, or the beginning of it, of every file of the cards that has one, by the file's name."""
+    heads = (card for versions in cards()["head"].values() for card in versions.values())
+    digests = {_file_name(card): card["sha256"] for card in heads}
+    for card in cards()["backbone"].values():
+        digests[_file_name(card)] = card["sha256"] if _is_embedded(card) else card["sha256_prefix"]
+        if not _is_embedded(card):
+            digests[_file_name(card, "features_file")] = card.get("features_sha256", "")
+    return digests
+
+
+def known_digest(path: Path) -> str:
+    """Return the SHA-256, or the beginning of it, that belongs to a file of this name; empty where none is known."""
+    return _known_digests().get(path.name, "")
+
+
+def _verify(path: Path) -> None:
+    """Raise a WeightsError if the file bears a known name but not the contents that belong to it."""
+    # hashed each time: what was once the right file may be another by now
+    if (expected := known_digest(path)) and not (found := digest(path)).startswith(expected):
+        raise WeightsError(
+            f"{path}: SHA-256 is {found}, expected {expected}{'...' if len(expected) < 64 else ''} for a file of this"
+            " name: it is damaged or another file; delete it, or rename it if these are weights of your own"
+        )
+
+
+def _load(
+    path: Path, expected: Mapping[str, tuple[int, ...]], ignored_prefixes: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """Verify a file, then read it, then check what it holds."""
+    try:
+        before = identity(path)
+        _verify(path)
+        state = select_strictly(read_tensors(path), expected, path=path, ignored_prefixes=ignored_prefixes)
+        unchanged = identity(path) == before
+    except OSError as error:
+        raise WeightsError(f"{path}: {reason(error)}") from error
+    if not unchanged:
+        raise WeightsError(f"{path}: was written to while it was read: try again")
+    return state
+
+
+def _torch_hub_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _places(card: Mapping[str, Any]) -> list[Path]:
+    """Return the files that may hold a backbone's weights, in the order in which they are looked for."""
+    if _is_embedded(card):
+        return [weights_dir() / _file_name(card)]
+    places = []
+    if folder := os.environ.get(ENVIRONMENT_VARIABLE):
+        places += [Path(folder).expanduser() / _file_name(card, field) for field in ("features_file", "file")]
+    return [*places, _torch_hub_folder() / _file_name(card)]
+
+
+def _is_embedded(card: Mapping[str, Any]) -> bool:
+    """Return whether a backbone's weights are part of this package."""
+    return "url" not in card
+
+
+def backbone_card(name: str) -> dict[str, Any]:
+    """Return the card of a backbone."""
+    return cards()["backbone"][name]
+
+
+def find_backbone(name: str, weights: str | os.PathLike[str] | None = None) -> Path | None:
+    """Return the file with a backbone's weights, or None where it would have to be downloaded.
+
+    Looked for in this order: `weights`, the folder `DAMLPIPS_WEIGHTS_DIR`, torch hub's cache; an embedded backbone's
+    in the package alone.
+    """
+    if weights is not None:
+        return existing_file(weights, option="weights")
+    return next((place for place in _places(backbone_card(name)) if _is_there(place)), None)
+
+
+def _is_there(place: Path) -> bool:
+    """Return whether anything is in a place: what is no readable file is an error later, not passed over."""
+    try:
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise WeightsError(f"{place}: {reason(error)}") from error
+    return True
+
+
+def load_backbone(
+    name: str,
+    weights: str | os.PathLike[str] | None,
+    expected: Mapping[str, tuple[int, ...]],
+    ignored_prefixes: Iterable[str] = (),
+) -> dict[str, Tensor]:
+    """Return a backbone's state dict from the first place that has it; download it as a last resort.
+
+    Raises:
+        WeightsError: not found and not downloadable (says where it looked and what to do), damaged, or with other keys.
+    """
+    card = backbone_card(name)
+    path = find_backbone(name, weights) or _download(name, card)
+    return _load(path, expected, ignored_prefixes)
+
+
+def _download(name: str, card: Mapping[str, Any]) -> Path:
+    target = _torch_hub_folder() / _file_name(card)
+    if _is_embedded(card):
+        raise WeightsError(f"{_places(card)[0]} is missing: install damlpips again")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(card["url"], str(target), hash_prefix=card["sha256_prefix"])
+    except (URLError, OSError, RuntimeError) as error:
+        looked = "\n".join(f"  {place}" for place in _places(card))
+        unset = "" if os.environ.get(ENVIRONMENT_VARIABLE) else f" ({ENVIRONMENT_VARIABLE} is not set)"
+        raise WeightsError(
+            f"no weights for backbone {name!r} ({card['title']}). Looked for{unset}:\n{looked}\n"
+            f"and could not download {card['url']} ({error}).\n"
+            f"Three ways out:\n"
+            f"  1. pass weights='/path/to/{card['file']}' (or .safetensors);\n"
+            f"  2. set {ENVIRONMENT_VARIABLE} to a folder with {card['features_file']} or {card['file']};\n"
+            f"  3. on a machine with a network, download {card['url']} and copy it to {target}.\n"
+            f"Or use the embedded backbone, which needs no other file: DAMLPIPS('nano')."
+        ) from error
+    return target
+
+
+def head_names() -> list[str]:
+    """Return the versions of LPIPS heads that this package carries, the newest first."""
+    return list(cards()["head"])
+
+
+def load_heads(heads: str, backbone: str, channels: tuple[int, ...]) -> list[Tensor]:
+    """Return the head of each layer, shape (C_l,), by version (`"v0.1"`, `"v0.0"`) or from a file in `lpips`'s layout.
+
+    Raises:
+        WeightsError: no such file, a damaged file, or other keys than `lin0.model.1.weight`, ... of the backbone's
+            channels.
+        ValueError: neither a version nor a path, or the version has no heads for this backbone.
+    """
+    if heads in cards()["head"]:
+        version = cards()["head"][heads]
+        card = version[one_of(f"backbone for heads={heads!r}", backbone, version)]
+        path = weights_dir() / _file_name(card)
+    elif Path(heads).suffix in SUFFIXES:
+        path = existing_file(heads, option="heads")
+    else:
+        known = ", ".join(repr(k) for k in [*head_names(), "uniform"])
+        raise ValueError(
+            f"unknown heads {heads!r}: expected one of {known}, or the path of a .safetensors or .pth file"
+        )
+    expected = {f"lin{k}.model.1.weight": (1, c, 1, 1) for k, c in enumerate(channels)}
+    state = _load(path, expected)
+    return [state[name].reshape(-1).float() for name in expected]

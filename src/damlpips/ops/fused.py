@@ -1,0 +1,291 @@
+"""What a layer adds to a score, in few passes over its features; the graph keeps the features, hardly anything else.
+
+The equations are those of `distance`, whose plain functions keep a chain of maps as large as the features. Here the
+gradients are worked out by hand, and so not from what was kept. The plain functions remain where somebody looks into
+them: the compiler, which joins their steps itself, forward mode, `torch.func`, and gradients of gradients.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from damlpips.checks import is_optimised
+from damlpips.ops import blockwise, distance
+from damlpips.ops.blockwise import Slopes
+from damlpips.ops.distance import Adaptive, Fixed
+
+# An environment variable: "off" keeps Triton's kernels out, on CUDA devices too, where one wants to compare.
+SWITCH = "DAMLPIPS_KERNELS"
+
+
+class Distances(NamedTuple):
+    """The distances of a layer, (N,) each."""
+
+    structure: Tensor
+    texture: Tensor
+
+
+def lpips_head(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
+    """Return mean_p sum_c w_c (a^_c - b^_c)^2, what a layer adds to LPIPS.
+
+    Equal to `distance.pool(distance.lpips_map(a, b, head))`.
+
+    Args:
+        a, b: feature maps, (N, C, H, W).
+        head: the weights w of the channels (C,), which get no gradient here; None for 1.
+
+    Returns:
+        (N,), float32, or float64 where features are.
+    """
+    if _looked_into(a, b) or (head is not None and head.requires_grad):
+        return _plain_lpips(a, b, head)
+    head = None if head is None else head.to(torch.promote_types(a.dtype, torch.float32))
+    return _Lpips.apply(*_kept(a, b), head) if any(map(is_optimised, (a, b))) else _Lpips.forward(a, b, head)
+
+
+def adaptive_head(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Distances:
+    """Return the distances of structure and of texture of a layer of DAMLPIPS.
+
+    Equal to those of `distance.compare(a, b, weighing)`. Two passes over the features: the weights need sums over all
+    places before the first can be compared; and two for the gradients.
+
+    Args:
+        a, b: feature maps, (N, C, H, W).
+        weighing: where the weights of places and channels come from.
+
+    Returns:
+        structure and texture, (N,) each, float32, or float64 where features are.
+    """
+    if _looked_into(a, b):
+        return Distances(*_plain_distances(a, b, weighing))
+    found = (
+        _Distances.apply(*_kept(a, b), weighing)
+        if is_optimised(a) or is_optimised(b)
+        else _Distances.forward(a, b, weighing)
+    )
+    return Distances(*found[:2])
+
+
+def _looked_into(*features: Tensor) -> bool:
+    """Whether operations are recorded one by one, so that they should be the plain ones."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or any(_is_mapped(x) or forward_ad.unpack_dual(x).tangent is not None for x in features)
+    )
+
+
+def _is_mapped(x: Tensor) -> bool:
+    """Whether a tensor is one of many that are computed with at once, or else within a transform of `torch.func`."""
+    try:  # what stands for them has no memory of its own
+        x.untyped_storage()
+    except (RuntimeError, NotImplementedError):
+        return True
+    return False
+
+
+def _kept(*features: Tensor) -> Sequence[Tensor]:
+    """Return features that a graph can keep: those that were made in inference mode are copied."""
+    return [x.clone() if x.is_inference() else x for x in features]
+
+
+def _passes(a: Tensor, b: Tensor) -> ModuleType:
+    """Return the module whose passes suit a pair of feature maps: `triton_kernels` or `blockwise`."""
+    if a.device.type != "cuda" or os.environ.get(SWITCH) == "off":
+        return blockwise
+    kernels = _kernels(a.device)
+    return kernels if kernels is not None and kernels.fit(a, b) else blockwise
+
+
+@cache
+def _kernels(device: torch.device) -> ModuleType | None:
+    """Return `damlpips.ops.triton_kernels` where Triton is installed and runs, which is tried out once."""
+    try:
+        from damlpips.ops import triton_kernels
+
+        triton_kernels.probe(device)
+    except ImportError:
+        return None
+    except Exception as error:  # a compiler, a driver or a device that Triton cannot do with
+        warnings.warn(
+            f"Triton cannot run its kernels on {device} ({type(error).__name__}: {error}): scores are computed without"
+            f" them, which takes more time and memory; {SWITCH}=off does so without this warning",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return triton_kernels
+
+
+def _plain_lpips(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
+    return distance.pool(distance.lpips_map(a, b, head))
+
+
+def _plain_distances(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> tuple[Tensor, Tensor]:
+    compared = distance.compare(a, b, weighing)
+    return compared.structure, compared.texture
+
+
+def _plain_gradients(
+    function: Callable[..., Any], a: Tensor, b: Tensor, gradients: tuple[Tensor, ...], needed: Sequence[bool]
+) -> Sequence[Tensor]:
+    """Differentiate a plain function so that the gradients can be differentiated, too."""
+    with torch.enable_grad():
+        # where one was made from the other, the way through it is not this function's
+        features = [x.view_as(x) for x in (a, b)]
+        wanted = [x for x, want in zip(features, needed, strict=True) if want]
+        return torch.autograd.grad(function(*features), wanted, gradients, create_graph=True)
+
+
+def _is_plain(gradient: Tensor) -> bool:
+    """Whether gradients should come from the plain functions: they are to be differentiated, or one of many at once."""
+    return torch.is_grad_enabled() or _is_mapped(gradient)
+
+
+class _Lpips(torch.autograd.Function):
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
+        return _passes(a, b).lpips(a, b, head)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        a, b, ctx.head = inputs
+        ctx.save_for_backward(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        a, b = ctx.saved_tensors
+        head = ctx.head
+        needed = ctx.needs_input_grad[:2]
+        if _is_plain(gradient):
+            found = _plain_gradients(partial(_plain_lpips, head=head), a, b, (gradient,), needed)
+        else:
+            found = _passes(a, b).lpips_gradients(a, b, head, gradient, needed)
+        return *_in_place_of(found, needed), None
+
+
+class _Distances(torch.autograd.Function):
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> tuple[Tensor, ...]:
+        run = _passes(a, b)
+        of_a, of_b = run.statistics(a, b)
+        place, channel = weighing.weights(of_a, of_b)
+        d = run.differences(a, b, channel if isinstance(weighing, Adaptive) else None).mul_(place)
+        structure, texture = distance.peak_pool(d), distance.texture_distance(of_a, of_b, place, channel)
+        channels = torch.stack([of_a.mean, of_b.mean, of_a.power, of_b.power, channel], 1)
+        return structure, texture, d, place, channels
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        a, b, ctx.weighing = inputs
+        structure, _, d, place, channels = output
+        ctx.mark_non_differentiable(d, place, channels)
+        ctx.set_materialize_grads(False)
+        # beside the features a C-th of them, and what does not grow with the image
+        ctx.save_for_backward(a, b, structure, d, place, channels)
+
+    @staticmethod
+    def backward(ctx: Any, by_structure: Tensor | None, by_texture: Tensor | None, *_: None) -> Any:
+        a, b, *kept = ctx.saved_tensors
+        none = kept[0].new_zeros(len(a))
+        gradients = (none if by_structure is None else by_structure, none if by_texture is None else by_texture)
+        needed, weighing = ctx.needs_input_grad[:2], ctx.weighing
+        if any(map(_is_plain, gradients)):
+            found = _plain_gradients(partial(_plain_distances, weighing=weighing), a, b, gradients, needed)
+        else:
+            found = _gradients_of_distances(a, b, _Kept(*kept), gradients, weighing, needed)
+        return *_in_place_of(found, needed), None
+
+
+def _in_place_of(found: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
+    """Return one gradient for each that is needed, and None for the others."""
+    left = iter(found)
+    return [next(left) if want else None for want in needed]
+
+
+class _Kept(NamedTuple):
+    """What the gradients of structure and texture need beside the features.
+
+    `channels` is (N, 5, C): the means of a and of b, their powers, and the weights.
+    """
+
+    structure: Tensor
+    d: Tensor
+    place: Tensor
+    channels: Tensor
+
+
+def _gradients_of_distances(
+    a: Tensor,
+    b: Tensor,
+    kept: _Kept,
+    gradients: tuple[Tensor, Tensor],
+    weighing: Adaptive | Fixed,
+    needed: Sequence[bool],
+) -> list[Tensor]:
+    """Return the gradients for what needs them, of a loss L with the given gradients by structure and texture.
+
+    With S the structure, u_p = sum_c g_c (a_cp - b_cp)^2, s_p = 1 / place_p, d_p = u_p / s_p, and the texture
+    T = sum_c g_c t_c / mean_p s_p::
+
+        dL / du_p = dL / dS * d_p / (S s_p places),    dL / ds_p = - d_p dL / du_p - dL / dT * T / sum_p s_p
+        dL / dg_c = sum_p dL / du_p (a_cp - b_cp)^2 + dL / dT * t_c / mean_p s_p
+
+    and from there through the weights to energies, means and powers.
+    """
+    run = _passes(a, b)
+    places = kept.d[0].numel()
+    means, powers, channel = kept.channels[:, :2], kept.channels[:, 2:4], kept.channels[:, 4:]
+    by_structure, by_texture = (g[:, None, None] for g in gradients)
+    weight = distance.peak_weight(kept.d, kept.structure) * kept.place
+    by_difference = weight * (by_structure / places)[..., None]
+    pool = kept.place.reciprocal().mean((2, 3))[..., None]
+    by_texture = by_texture / pool
+    apart, by_means, by_powers = _through_texture(means, powers, by_texture * channel)
+    by_energy = None
+    if isinstance(weighing, Adaptive):
+        by_pool = -by_difference * kept.d
+        by_energy = weighing.rho * by_pool
+        # the mean of s is the mean energy
+        by_all = (1 - weighing.rho) * by_pool.sum((2, 3))[..., None]
+        by_all = by_all - by_texture * (apart * channel).sum(2, keepdim=True) / pool
+        by_channel = by_texture * apart + run.channel_differences(a, b, by_difference)[:, None]
+        by_power = by_all + _through_channel(powers.mean(1, keepdim=True), channel, by_channel, weighing.gamma)
+        # weights see the mean of both powers
+        by_powers = by_powers + by_power / 2
+    slopes = Slopes(
+        by_difference,
+        channel[:, 0] if isinstance(weighing, Adaptive) else None,
+        by_energy,
+        # a mean is a places-th of a sum, a power twice a places-th of half a sum of squares
+        torch.cat([by_means / places, by_powers * (2 / places)], 1),
+    )
+    return run.gradients(a, b, slopes, needed)
+
+
+def _through_texture(means: Tensor, powers: Tensor, by_difference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `distance.texture_differences` (N, 1, C), and what comes through them to means and powers (N, 2, C)."""
+    spreads = distance.spread(means, powers)
+    # a - b for a, b - a for b
+    mean_apart, spread_apart = (x - x.flip(1) for x in (means, spreads))
+    differences = mean_apart[:, :1].square() + spread_apart[:, :1].square()
+    inside = (powers >= means.square()).to(means)  # where the variance is not cut off at zero
+    by_variance = by_difference * spread_apart / spreads
+    by_means = 2 * (by_difference * mean_apart - by_variance * inside * means)
+    return differences, by_means, by_variance * (inside + distance.SPREAD_FLOOR)
+
+
+def _through_channel(power: Tensor, channel: Tensor, by_channel: Tensor, gamma: float) -> Tensor:
+    """Differentiate the weights of channels, ((m + eps) / (E_c + 0.001 m + eps))^gamma, by the powers E_c."""
+    mean = power.mean(-1, keepdim=True)
+    floored = power + distance.CHANNEL_FLOOR * mean + distance.ENERGY_EPS
+    by_log = gamma * by_channel * channel
+    by_mean = by_log * (1 / (mean + distance.ENERGY_EPS) - distance.CHANNEL_FLOOR / floored)
+    return by_mean.mean(-1, keepdim=True) - by_log / floored

@@ -1,0 +1,400 @@
+"""The passes of `damlpips.ops.blockwise` as Triton kernels, for features in half precision or float32 on a CUDA device.
+
+Imported only there: it needs triton, which comes with torch for CUDA. Everything is computed in float32, and nothing
+waits for the device. A program takes some places of one image with all their channels, tile by tile. What is summed
+over places goes through partial sums that are added afterwards, not through atomic additions, whose order is open: a
+score is that of its pair, to the bit, whatever the rest of the batch.
+
+DAMLPIPS's weights need sums over the whole image before the first place can be compared, so it takes two passes over
+the features (`statistics`, then `differences`) where LPIPS takes one; backward, too (`channel_differences`, then
+`gradients`). The second look of one program at its own tile comes from the cache.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from damlpips.ops.blockwise import Slopes
+from damlpips.ops.distance import NORM_EPS, Statistics
+
+# A tile: channels times places. Neighbours in memory, whichever of both they are, fill lines of a GPU's cache.
+CHANNELS, PLACES = 32, 64
+LEAST = 16
+# Programs that are wanted at the least, about two for each multiprocessor of a large GPU: else tiles are made smaller.
+PROGRAMS = 256
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# offsets within an image are 32 bits wide
+LARGEST = 2**31
+# the most that the second dimension of a grid may have
+IMAGES = 2**16 - 1
+
+
+def fit(a: Tensor, b: Tensor) -> bool:
+    """Whether the kernels can take a pair of feature maps."""
+    # a stride may be larger than the image: a slice of channels, say
+    return len(a) <= IMAGES and all(x.dtype in DTYPES and x.numel() > 0 and _reach(x) < LARGEST for x in (a, b))
+
+
+def probe(device: torch.device) -> None:
+    """Compile and run a kernel on one feature; raises what keeps Triton from it, such as a missing C compiler."""
+    a = torch.zeros(1, 1, 1, 1, device=device)
+    lpips(a, a, None)
+
+
+def _reach(a: Tensor) -> int:
+    """Return how far apart in memory the features of one image lie, and of a contiguous copy."""
+    spread = sum((size - 1) * stride for size, stride in zip(a.shape[1:], a.stride()[1:], strict=True))
+    return max(spread, a[0].numel())
+
+
+def _flat(a: Tensor) -> tuple[Tensor, int, int, int]:
+    """Return features and the strides of image, channel and place; copied where places have no common stride."""
+    _, _, h, w = a.shape
+    n_stride, c_stride, h_stride, w_stride = a.stride()
+    if w == 1:
+        return a, n_stride, c_stride, h_stride
+    if h == 1 or h_stride == w * w_stride:
+        return a, n_stride, c_stride, w_stride
+    return _flat(a.contiguous())
+
+
+class _Launch:
+    """How a pass over a pair is cut into programs, and the arguments that all kernels begin with."""
+
+    def __init__(self, a: Tensor, b: Tensor) -> None:
+        n, c, h, w = a.shape
+        self.device, self.shape = a.device, (n, c, h, w)
+        self.places = max(LEAST, min(PLACES, triton.next_power_of_2(h * w)))
+        while self.places > LEAST and n * triton.cdiv(h * w, self.places) < PROGRAMS:
+            self.places //= 2
+        self.blocks = triton.cdiv(h * w, self.places)
+        (a, *of_a), (b, *of_b) = _flat(a), _flat(b)
+        self.pair = (a, b, c, h * w, *of_a, *of_b)
+        self.tile = {"CHANNELS": max(LEAST, min(CHANNELS, triton.next_power_of_2(c))), "PLACES": self.places}
+
+    def new(self, *shape: int) -> Tensor:
+        return torch.empty(shape, device=self.device, dtype=torch.float32)
+
+    def map(self) -> Tensor:
+        n, _, h, w = self.shape
+        return self.new(n, 1, h, w)
+
+    def __call__(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
+        # blocks first: that dimension of a grid may be the longest
+        grid = (self.blocks, self.shape[0])
+        # fused, x y - z w would leave a rest where both products are equal
+        options = {**constants, **self.tile, "enable_fp_fusion": False}
+        # Triton launches on the current device
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            kernel[grid](*self.pair, *arguments, **options)
+
+
+@triton.jit
+def _here(C, P, start, CHANNELS: tl.constexpr, PLACES: tl.constexpr):
+    """Return the channels and places of a tile, and which of them there are."""
+    c = start + tl.arange(0, CHANNELS)[:, None]
+    p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)[None, :]
+    return c, p, (c < C) & (p < P)
+
+
+@triton.jit
+def _features(a, stride_c, stride_p, c, p, there):
+    return tl.load(a + c * stride_c + p * stride_p, mask=there, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _divisor(energy, EPS):
+    """Return what features are divided by, and that in units of their norm, 0 where there is none."""
+    norm = tl.sqrt_rn(energy)
+    dead = norm == 0.0
+    divisor = tl.where(dead, 1.0, norm + EPS)
+    return divisor, tl.where(dead, 0.0, tl.div_rn(divisor, tl.where(dead, 1.0, norm)))
+
+
+# --- LPIPS ----------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _energies(a, b, C, P, a_c, a_p, b_c, b_p, CHANNELS: tl.constexpr, PLACES: tl.constexpr):
+    of_a = tl.zeros((PLACES,), tl.float32)
+    of_b = tl.zeros((PLACES,), tl.float32)
+    for start in range(0, C, CHANNELS):
+        c, p, there = _here(C, P, start, CHANNELS, PLACES)
+        x = _features(a, a_c, a_p, c, p, there)
+        y = _features(b, b_c, b_p, c, p, there)
+        of_a += tl.sum(x * x, 0)
+        of_b += tl.sum(y * y, 0)
+    return of_a[None, :], of_b[None, :]
+
+
+@triton.jit
+def _lpips_kernel(
+    a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, head, sums, EPS, HEAD: tl.constexpr,
+    CHANNELS: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
+    """Write the sum over the places of a block of sum_c w_c (a^_c - b^_c)^2."""
+    n = tl.program_id(1).to(tl.int64)
+    a += n * a_n
+    b += n * b_n
+    energy_a, energy_b = _energies(a, b, C, P, a_c, a_p, b_c, b_p, CHANNELS, PLACES)
+    divisor_a, _ = _divisor(energy_a, EPS)
+    divisor_b, _ = _divisor(energy_b, EPS)
+    found = tl.zeros((PLACES,), tl.float32)
+    for start in range(0, C, CHANNELS):
+        c, p, there = _here(C, P, start, CHANNELS, PLACES)
+        u = tl.div_rn(_features(a, a_c, a_p, c, p, there), divisor_a)
+        v = tl.div_rn(_features(b, b_c, b_p, c, p, there), divisor_b)
+        apart = (u - v) * (u - v)
+        if HEAD:
+            apart *= tl.load(head + c, mask=c < C, other=0.0)
+        found += tl.sum(apart, 0)
+    tl.store(sums + n * tl.num_programs(0) + tl.program_id(0), tl.sum(found, 0))
+
+
+@triton.jit
+def _lpips_gradients_kernel(
+    a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, head, gradient, EPS,
+    for_a, for_a_n, for_a_c, for_a_p, for_b, for_b_n, for_b_c, for_b_p,
+    HEAD: tl.constexpr, FOR_A: tl.constexpr, FOR_B: tl.constexpr, CHANNELS: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
+    """Write (G - a^ <G, a^> n / |a|) / n for a, and for b the same of b^ and -G; G = 2 w (a^ - b^) gradient / P."""
+    n = tl.program_id(1).to(tl.int64)
+    a += n * a_n
+    b += n * b_n
+    for_a += n * for_a_n
+    for_b += n * for_b_n
+    factor = 2.0 * tl.load(gradient + n) / P
+    energy_a, energy_b = _energies(a, b, C, P, a_c, a_p, b_c, b_p, CHANNELS, PLACES)
+    divisor_a, in_norms_a = _divisor(energy_a, EPS)
+    divisor_b, in_norms_b = _divisor(energy_b, EPS)
+    along_a = tl.zeros((PLACES,), tl.float32)
+    along_b = tl.zeros((PLACES,), tl.float32)
+    for start in range(0, C, CHANNELS):
+        c, p, there = _here(C, P, start, CHANNELS, PLACES)
+        u = tl.div_rn(_features(a, a_c, a_p, c, p, there), divisor_a)
+        v = tl.div_rn(_features(b, b_c, b_p, c, p, there), divisor_b)
+        outer = (u - v) * factor
+        if HEAD:
+            outer *= tl.load(head + c, mask=c < C, other=0.0)
+        along_a += tl.sum(outer * u, 0)
+        along_b += tl.sum(outer * v, 0)
+    share_a = along_a[None, :] * in_norms_a
+    share_b = along_b[None, :] * in_norms_b
+    for start in range(0, C, CHANNELS):
+        c, p, there = _here(C, P, start, CHANNELS, PLACES)
+        u = tl.div_rn(_features(a, a_c, a_p, c, p, there), divisor_a)
+        v = tl.div_rn(_features(b, b_c, b_p, c, p, there), divisor_b)
+        outer = (u - v) * factor
+        if HEAD:
+            outer *= tl.load(head + c, mask=c < C, other=0.0)
+        if FOR_A:
+            _put(for_a, for_a_c, for_a_p, c, p, there, tl.div_rn(outer - u * share_a, divisor_a))
+        if FOR_B:
+            _put(for_b, for_b_c, for_b_p, c, p, there, tl.div_rn(v * share_b - outer, divisor_b))
+
+
+@triton.jit
+def _put(to, stride_c, stride_p, c, p, there, values):
+    tl.store(to + c * stride_c + p * stride_p, values.to(to.dtype.element_ty), mask=there)
+
+
+def lpips(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
+    """Return mean_p sum_c w_c (a^_c - b^_c)^2, (N,)."""
+    launch = _Launch(a, b)
+    sums = launch.new(len(a), launch.blocks)
+    launch(_lpips_kernel, sums if head is None else head, sums, NORM_EPS, HEAD=head is not None)
+    return sums.sum(1) / a[0, 0].numel()
+
+
+def lpips_gradients(
+    a: Tensor, b: Tensor, head: Tensor | None, gradient: Tensor, needed: Sequence[bool]
+) -> list[Tensor]:
+    """Return the gradients of `lpips` for a and for b, where they are needed."""
+    launch = _Launch(a, b)
+    gradient = gradient.contiguous()
+    found, targets, wanted = _targets(a, b, needed)
+    launch(
+        _lpips_gradients_kernel,
+        *(gradient if head is None else head, gradient, NORM_EPS, *targets),
+        HEAD=head is not None,
+        **wanted,
+    )
+    return found
+
+
+def _targets(a: Tensor, b: Tensor, needed: Sequence[bool]) -> tuple[list[Tensor], list[Any], dict[str, bool]]:
+    """Return new gradients, the arguments of a kernel that writes them, and which it writes."""
+    found: list[Tensor] = []
+    arguments: list[Any] = []
+    for x, want in zip((a, b), needed, strict=True):
+        part = x
+        if want:
+            # laid out like the features where places have a common stride in them
+            found.append(part := torch.empty_like(_flat(x)[0]))
+        arguments += _flat(part)
+    return found, arguments, {"FOR_A": needed[0], "FOR_B": needed[1]}
+
+
+# --- DAMLPIPS -------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _statistics_kernel(
+    a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, energies_a, energies_b, sums,
+    CHANNELS: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
+    """Write the sums of squares of each place, and of each channel over a block's places the sums and those of squares.
+
+    `sums` is (N, blocks, 4, C): of a and of b, their squares'.
+    """
+    n = tl.program_id(1).to(tl.int64)
+    a += n * a_n
+    b += n * b_n
+    sums += (n * tl.num_programs(0) + tl.program_id(0)) * 4 * C
+    energy_a = tl.zeros((PLACES,), tl.float32)
+    energy_b = tl.zeros((PLACES,), tl.float32)
+    for start in range(0, C, CHANNELS):
+        c, p, there = _here(C, P, start, CHANNELS, PLACES)
+        x = _features(a, a_c, a_p, c, p, there)
+        y = _features(b, b_c, b_p, c, p, there)
+        energy_a += tl.sum(x * x, 0)
+        energy_b += tl.sum(y * y, 0)
+        channel = start + tl.arange(0, CHANNELS)
+        tl.store(sums + channel, tl.sum(x, 1), mask=channel < C)
+        tl.store(sums + C + channel, tl.sum(y, 1), mask=channel < C)
+        tl.store(sums + 2 * C + channel, tl.sum(x * x, 1), mask=channel < C)
+        tl.store(sums + 3 * C + channel, tl.sum(y * y, 1), mask=channel < C)
+    place = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    tl.store(energies_a + n * P + place, energy_a, mask=place < P)
+    tl.store(energies_b + n * P + place, energy_b, mask=place < P)
+
+
+@triton.jit
+def _differences_kernel(
+    a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, channel, to, CHANNEL: tl.constexpr,
+    CHANNELS: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
+    """Write sum_c g_c (a_c - b_c)^2 of each place."""
+    n = tl.program_id(1).to(tl.int64)
+    a += n * a_n
+    b += n * b_n
+    found = tl.zeros((PLACES,), tl.float32)
+    for start in range(0, C, CHANNELS):
+        c, p, there = _here(C, P, start, CHANNELS, PLACES)
+        apart = _features(a, a_c, a_p, c, p, there) - _features(b, b_c, b_p, c, p, there)
+        apart *= apart
+        if CHANNEL:
+            apart *= tl.load(channel + n * C + c, mask=c < C, other=0.0)
+        found += tl.sum(apart, 0)
+    place = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    tl.store(to + n * P + place, found, mask=place < P)
+
+
+@triton.jit
+def _channel_differences_kernel(
+    a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, weight, sums, CHANNELS: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
+    """Write sum_p w_p (a_cp - b_cp)^2 of each channel over a block's places; `sums` is (N, blocks, C)."""
+    n = tl.program_id(1).to(tl.int64)
+    a += n * a_n
+    b += n * b_n
+    sums += (n * tl.num_programs(0) + tl.program_id(0)) * C
+    place = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    w = tl.load(weight + n * P + place, mask=place < P, other=0.0)[None, :]
+    for start in range(0, C, CHANNELS):
+        c, p, there = _here(C, P, start, CHANNELS, PLACES)
+        apart = _features(a, a_c, a_p, c, p, there) - _features(b, b_c, b_p, c, p, there)
+        channel = start + tl.arange(0, CHANNELS)
+        tl.store(sums + channel, tl.sum(apart * apart * w, 1), mask=channel < C)
+
+
+@triton.jit
+def _gradients_kernel(
+    a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, by_difference, channel, by_energy, by_sums,
+    for_a, for_a_n, for_a_c, for_a_p, for_b, for_b_n, for_b_c, for_b_p,
+    CHANNEL: tl.constexpr, ENERGY: tl.constexpr, FOR_A: tl.constexpr, FOR_B: tl.constexpr,
+    CHANNELS: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
+    """Write 2 g_c (a_cp - b_cp) difference_p + a_cp (energy_p + by square) + by sum, and for b with b - a.
+
+    `by_sums` is (N, 4, C): by the sums of a and of b, by half their squares' sums.
+    """
+    n = tl.program_id(1).to(tl.int64)
+    a += n * a_n
+    b += n * b_n
+    for_a += n * for_a_n
+    for_b += n * for_b_n
+    by_sums += n * 4 * C
+    place = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    difference = 2.0 * tl.load(by_difference + n * P + place, mask=place < P, other=0.0)[None, :]
+    energy = tl.zeros((1, PLACES), tl.float32)
+    if ENERGY:
+        energy += tl.load(by_energy + n * P + place, mask=place < P, other=0.0)[None, :]
+    for start in range(0, C, CHANNELS):
+        c, p, there = _here(C, P, start, CHANNELS, PLACES)
+        x = _features(a, a_c, a_p, c, p, there)
+        y = _features(b, b_c, b_p, c, p, there)
+        apart = (x - y) * difference
+        if CHANNEL:
+            apart *= tl.load(channel + n * C + c, mask=c < C, other=0.0)
+        if FOR_A:
+            by_sum = tl.load(by_sums + c, mask=c < C, other=0.0)
+            square = tl.load(by_sums + 2 * C + c, mask=c < C, other=0.0)
+            _put(for_a, for_a_c, for_a_p, c, p, there, by_sum + x * (energy + square) + apart)
+        if FOR_B:
+            by_sum = tl.load(by_sums + C + c, mask=c < C, other=0.0)
+            square = tl.load(by_sums + 3 * C + c, mask=c < C, other=0.0)
+            _put(for_b, for_b_c, for_b_p, c, p, there, by_sum + y * (energy + square) - apart)
+
+
+def statistics(a: Tensor, b: Tensor) -> tuple[Statistics, Statistics]:
+    """Return `distance.statistics` of both."""
+    launch = _Launch(a, b)
+    energies = launch.map(), launch.map()
+    sums = launch.new(len(a), launch.blocks, 4, a.shape[1])
+    launch(_statistics_kernel, *energies, sums)
+    mean_a, mean_b, power_a, power_b = (sums.sum(1) / a[0, 0].numel()).unbind(1)
+    return Statistics(energies[0], mean_a, power_a), Statistics(energies[1], mean_b, power_b)
+
+
+def differences(a: Tensor, b: Tensor, channel: Tensor | None) -> Tensor:
+    """Return sum_c g_c (a_c - b_c)^2 of each place, (N, 1, H, W); g = 1 where None."""
+    launch = _Launch(a, b)
+    found = launch.map()
+    launch(
+        _differences_kernel,
+        *(found if channel is None else channel.contiguous(), found),
+        CHANNEL=channel is not None,
+    )
+    return found
+
+
+def channel_differences(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    """Return sum_p w_p (a_cp - b_cp)^2 of each channel, (N, C)."""
+    launch = _Launch(a, b)
+    sums = launch.new(len(a), launch.blocks, a.shape[1])
+    launch(_channel_differences_kernel, weight.contiguous(), sums)
+    return sums.sum(1)
+
+
+def gradients(a: Tensor, b: Tensor, slopes: Slopes, needed: Sequence[bool]) -> list[Tensor]:
+    """Return the gradients for a and for b, where they are needed, see `damlpips.ops.blockwise.gradients`."""
+    launch = _Launch(a, b)
+    found, targets, wanted = _targets(a, b, needed)
+    difference = slopes.difference.contiguous()
+    # a place holder where a kernel reads nothing
+    channel = difference if slopes.channel is None else slopes.channel.contiguous()
+    energy = difference if slopes.energy is None else slopes.energy.contiguous()
+    launch(
+        _gradients_kernel,
+        *(difference, channel, energy, slopes.sums.contiguous(), *targets),
+        CHANNEL=slopes.channel is not None,
+        ENERGY=slopes.energy is not None,
+        **wanted,
+    )
+    return found

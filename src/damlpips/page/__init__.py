@@ -1,4 +1,0 @@
-"""One self-contained HTML page from rows of scores: `render_report` makes it, `write_report` writes it."""
-
-from damlpips.page.rendering import render_report as render_report
-from damlpips.page.rendering import write_report as write_report

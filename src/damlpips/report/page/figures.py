@@ -1,0 +1,151 @@
+"""The figures of each method: means with intervals, and differences on the references that two methods share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import fsum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from damlpips.report.intervals import Interval, ends
+from damlpips.report.page.collecting import Method, Section
+
+Floats = NDArray[np.float64]
+
+SAMPLES = 1000
+# numbers in the counts of the samples that are worked on at once: 8 MB, and as many in between
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a method's mean lies above the best one's on the references that both have; lower is closer."""
+
+    interval: Interval
+    contents: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is told of a method's scores.
+
+    Attributes:
+        mean: with its 95 % interval; the ends are NaN with one reference.
+        quartiles: of its scores; the second is the median.
+        lowest, highest: of its scores.
+        contents: how many references they have.
+        shares: of each layer in the mean score; none where it is 0 or the rows have no layers.
+        difference: to the method of the lowest mean; None for that method, or with no reference in common.
+    """
+
+    method: Method
+    mean: Interval
+    quartiles: tuple[float, float, float]
+    lowest: float
+    highest: float
+    contents: int
+    shares: tuple[float, ...]
+    difference: Difference | None
+
+
+def figures(section: Section, *, samples: int = SAMPLES, seed: int = 0) -> list[Figures]:
+    """Return the figures of the methods that have scores, the lowest mean first.
+
+    Intervals resample references, not pairs: those of one reference are much alike. See `evaluation.bootstrap` for how
+    their ends are told, and what they are worth with few references.
+    """
+    methods = [method for method in section.methods.values() if method.scores]
+    if not methods:
+        return []
+    means = [fsum(m.scores) / len(m.scores) for m in methods]
+    order = sorted(range(len(methods)), key=means.__getitem__)
+    methods, means = [methods[k] for k in order], [means[k] for k in order]
+    tables = [_by_content(method, len(section.contents)) for method in methods]
+    intervals = _intervals(tables, means, samples, seed)
+    differences = _differences(tables, samples, seed)
+    return [
+        _figures(method, interval, int((counts > 0).sum()), difference)
+        for method, interval, (_, counts), difference in zip(methods, intervals, tables, differences, strict=True)
+    ]
+
+
+def _figures(method: Method, mean: Interval, contents: int, difference: Difference | None) -> Figures:
+    scores = np.frombuffer(method.scores, np.float64)
+    low, median, high = (float(q) for q in np.quantile(scores, (0.25, 0.5, 0.75)))
+    total = fsum(method.layers)
+    return Figures(
+        method,
+        mean,
+        (low, median, high),
+        float(scores.min()),
+        float(scores.max()),
+        contents,
+        tuple(value / total for value in method.layers) if total > 0 else (),
+        difference,
+    )
+
+
+def _by_content(method: Method, contents: int) -> tuple[Floats, Floats]:
+    """Return the sum and the number of a method's scores of each reference."""
+    which = np.array(method.contents, np.intp)
+    sums = np.bincount(which, np.frombuffer(method.scores, np.float64), minlength=contents)
+    return sums.astype(np.float64), np.bincount(which, minlength=contents).astype(np.float64)
+
+
+def _intervals(
+    tables: Sequence[tuple[Floats, Floats]], means: Sequence[float], samples: int, seed: int
+) -> list[Interval]:
+    # methods on the same references are given the same samples, which are drawn once
+    alike: dict[bytes, list[int]] = {}
+    for k, (_, counts) in enumerate(tables):
+        alike.setdefault((counts > 0).tobytes(), []).append(k)
+    found = {}
+    for places in alike.values():
+        has = tables[places[0]][1] > 0
+        drawn = means_of_samples(*_stacked([tables[k] for k in places], has), samples=samples, seed=seed)
+        found.update({k: Interval(means[k], *ends(row, int(has.sum()))) for k, row in zip(places, drawn, strict=True)})
+    return [found[k] for k in range(len(tables))]
+
+
+def _differences(tables: Sequence[tuple[Floats, Floats]], samples: int, seed: int) -> list[Difference | None]:
+    """Return the difference of each method to the first."""
+    shared: dict[bytes, list[int]] = {}
+    for k, (_, counts) in enumerate(tables[1:], 1):
+        shared.setdefault(((counts > 0) & (tables[0][1] > 0)).tobytes(), []).append(k)
+    found: dict[int, Difference] = {}
+    for places in shared.values():
+        has = (tables[places[0]][1] > 0) & (tables[0][1] > 0)
+        if not has.any():
+            continue
+        sums, counts = _stacked([tables[0], *(tables[k] for k in places)], has)
+        first, *others = means_of_samples(sums, counts, samples=samples, seed=seed)
+        mean_of_first, *means = (sums.sum(1) / counts.sum(1)).tolist()
+        for k, mean, drawn in zip(places, means, others, strict=True):
+            contents = int(has.sum())
+            found[k] = Difference(Interval(mean - mean_of_first, *ends(drawn - first, contents)), contents)
+    return [found.get(k) for k in range(len(tables))]
+
+
+def _stacked(tables: Sequence[tuple[Floats, Floats]], has: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    return np.stack([sums[has] for sums, _ in tables]), np.stack([counts[has] for _, counts in tables])
+
+
+def means_of_samples(sums: Floats, counts: Floats, *, samples: int, seed: int) -> Floats:
+    """Return the mean of each method over bootstrap samples of the references, (methods, samples).
+
+    As `evaluation.bootstrap.drawn_figures` of the mean, in memory that does not grow with samples times references.
+
+    Args:
+        sums, counts: of each method's scores by reference, (methods, references); no count is 0.
+        samples: bootstrap samples; none are drawn from a single reference.
+        seed: the same seed draws the same samples.
+    """
+    k = sums.shape[1]
+    samples = samples if k > 1 else 0
+    generator, at_once = np.random.default_rng(seed), max(1, BLOCK // k)
+    parts = [np.empty((len(sums), 0))]
+    for start in range(0, samples, at_once):
+        drawn = generator.integers(k, size=(min(at_once, samples - start), k))
+        times = np.stack([np.bincount(row, minlength=k) for row in drawn]).astype(np.float64)
+        parts.append((times @ sums.T / (times @ counts.T)).T)
+    return np.concatenate(parts, 1)

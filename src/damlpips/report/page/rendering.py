@@ -1,0 +1,175 @@
+"""Rows in, a page out: one file, which loads nothing from anywhere."""
+
+import os
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from damlpips.files import printable
+from damlpips.report.page.collecting import Collection
+from damlpips.report.page.figures import SAMPLES
+from damlpips.report.page.pictures import SIDE
+from damlpips.report.page.views import TYPICAL, Options, SectionView, number, signed, view
+from damlpips.scoring.images import ScoringError
+from damlpips.scoring.scorer import write_whole
+from damlpips.version import __version__
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+PAIRS = 6
+# what has been done, and of how much
+Progress = Callable[[int, int], None]
+
+
+def render_report(
+    rows: Sequence[str | os.PathLike[str]],
+    *,
+    title: str = "Image comparison",
+    pairs: int = PAIRS,
+    side: int = SIDE,
+    images: str | os.PathLike[str] = ".",
+    maps: bool = True,
+    weights: Sequence[str | os.PathLike[str]] = (),
+    heads: Sequence[str | os.PathLike[str]] = (),
+    device: str | torch.device = "cpu",
+    samples: int = SAMPLES,
+    progress: Progress = lambda done, total: None,
+) -> str:
+    """Return the HTML page of what `damlpips score` wrote: figures, charts, the best and worst pairs with heat maps.
+
+    Rows of each metric, backbone and set of options are a section of their own. The page does not grow with the rows,
+    memory by some hundred bytes a row. The same rows and images give the same page.
+
+    An image is shown only if its SHA-256 is that of its row, a heat map only if the metric of the rows can be had here
+    with the very same weights; what is missing, and why, is said on the page.
+
+    Args:
+        rows: CSV, JSON Lines or Parquet files with a row a pair.
+        title: of the page.
+        pairs: how many of the best and of the worst pairs of each method are shown.
+        side: the largest side of a picture in pixels.
+        images: the folder that relative paths in the rows start from.
+        maps: whether heat maps are drawn.
+        weights, heads: files that the rows were scored with, where `damlpips score` was given any.
+        device: where heat maps are computed.
+        samples: bootstrap samples behind each interval.
+        progress: called after each pair that was drawn.
+
+    Raises:
+        ScoringError: a file that cannot be read, is no table of rows or has none; a pair that comes twice.
+        ImportError: the extra `report` is not installed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from damlpips.report.page import render_report
+        >>> row = "r.png,d.png,0.5,damlpips,nano,,,,nano:1,version=1,"
+        >>> header = "reference,distorted,score,metric,backbone,method,sha256,reference_sha256,weights,options,error"
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "scores.csv"
+        ...     _ = file.write_text(f"{header}\\n{row}\\n")
+        ...     page = render_report([file])
+        >>> page.startswith("<!DOCTYPE html>"), len(page) < 50_000
+        (True, True)
+    """
+    for name, value, least in (("pairs", pairs, 0), ("side", side, 16), ("samples", samples, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}: expected a whole number from {least} up, got {value!r}")
+    environment = _environment()
+    paths = [Path(path) for path in rows]
+    if not paths:
+        raise ScoringError("expected a file of rows, got none")
+    found = Collection(pairs)
+    found.add_files(paths)
+    total = sum(
+        min(2 * pairs, len(method.scores)) for section in found.sections.values() for method in section.methods.values()
+    )
+    done = 0
+
+    def moved() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
+    options = Options(
+        pairs=pairs,
+        side=side,
+        folder=Path(images),
+        maps=maps,
+        weights=[Path(path) for path in weights],
+        heads=[Path(path) for path in heads],
+        device=device,
+        samples=samples,
+    )
+    sections = [view(section, f"s{k}", options, moved) for k, section in enumerate(found.sections.values())]
+    return _page(environment, title, sections, found, paths, samples)
+
+
+def write_report(rows: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], **options: Any) -> None:
+    """Write `render_report`'s page to a file, whole or not at all; the options are its own.
+
+    Raises:
+        OSError: it cannot be written; what was there before is as it was.
+    """
+    page = render_report(rows, **options)
+    write_whole(Path(out), page)
+
+
+def _environment() -> "Environment":
+    try:
+        import matplotlib  # noqa: F401
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise ImportError("a report needs: pip install 'damlpips[report]'") from error
+    environment = Environment(
+        loader=PackageLoader("damlpips.report.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, signed=signed)
+    return environment
+
+
+def _page(
+    environment: "Environment",
+    title: str,
+    sections: Sequence[SectionView],
+    found: Collection,
+    paths: Sequence[Path],
+    samples: int,
+) -> str:
+    from markupsafe import Markup
+
+    style, script = (_source(name) for name in ("page.css", "page.js"))
+    return environment.get_template("page.html").render(
+        title=printable(title),
+        version=__version__,
+        sections=sections,
+        rows=found.rows,
+        files=[printable(path.name) for path in paths],
+        cut=[printable(path.name) for path in found.cut],
+        samples=samples,
+        typical=TYPICAL,
+        # this project's own text, not anybody's input
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+
+
+def _source(name: str) -> str:
+    return (files("damlpips.report.page") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """Return what a Content-Security-Policy names a script or a style sheet by."""
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"

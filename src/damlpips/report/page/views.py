@@ -1,0 +1,254 @@
+"""What a template is given: names that are plain text, numbers, places in charts, and pictures."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+
+import torch
+
+from damlpips.files import printable
+from damlpips.report.page import charts
+from damlpips.report.page.charts import Axis, Bar, Distribution
+from damlpips.report.page.collecting import Section
+from damlpips.report.page.figures import Figures, figures
+from damlpips.report.page.pictures import Looks, Studio, all_looks, colours
+from damlpips.report.page.reading import ScoredPair
+from damlpips.report.page.rebuilding import rebuild
+
+NAMES = {"damlpips": "DAMLPIPS", "lpips": "LPIPS"}
+BEST = "Best"
+# Means of DAMLPIPS (nano) over the three demo images, which a test measures again.
+TYPICAL = (
+    ("JPEG, quality 80", 0.15),
+    ("JPEG, quality 30", 0.30),
+    ("JPEG, quality 8", 0.48),
+    ("Blur of 0.7 pixels", 0.25),
+    ("Blur of 1.5 pixels", 0.56),
+    ("Blur of 3 pixels", 0.72),
+    ("White noise of 5 steps of 255", 0.12),
+    ("White noise of 15 steps of 255", 0.43),
+    ("White noise of 40 steps of 255", 0.80),
+)
+
+
+@dataclass(frozen=True)
+class PairView:
+    """A pair that is shown; `layers` are names and what each adds."""
+
+    key: str
+    name: str
+    reference: str
+    distorted: str
+    score: float
+    looks: Looks
+    layers: tuple[tuple[str, float], ...]
+    place: str
+
+
+@dataclass(frozen=True)
+class PairList:
+    title: str
+    pairs: tuple[PairView, ...]
+
+
+@dataclass(frozen=True)
+class MethodView:
+    """A method with scores; `best` if it has the lowest mean of several."""
+
+    key: str
+    name: str
+    figures: Figures
+    best: bool
+    distribution: Distribution
+    shares: tuple[Bar, ...]
+    lists: tuple[PairList, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    name: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class SectionView:
+    """A section of the page: a metric, backbone and set of options.
+
+    Attributes:
+        unscored: the names of methods without any score, and how many pairs of each failed.
+        why_no_maps: why there are no heat maps; empty where there are.
+        limit: where the colours of its heat maps end.
+        scale: the colours of heat maps, from 0 to the limit.
+        unseen: how many of the pairs that are shown have no pictures.
+        paired: whether some methods have references in common.
+    """
+
+    key: str
+    title: str
+    metric: str
+    backbone: str
+    weights: str
+    options: tuple[tuple[str, str], ...]
+    count: int
+    failed: int
+    contents: int
+    methods: tuple[MethodView, ...]
+    unscored: tuple[tuple[str, int], ...]
+    axis: Axis | None
+    layers: tuple[Layer, ...]
+    failures: tuple[tuple[str, str, str], ...]
+    why_no_maps: str
+    limit: float
+    scale: tuple[str, ...]
+    unseen: int
+    paired: bool
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `render_report` was asked for."""
+
+    pairs: int
+    side: int
+    folder: Path
+    maps: bool
+    weights: Sequence[Path]
+    heads: Sequence[Path]
+    device: str | torch.device
+    samples: int
+
+
+def view(section: Section, key: str, options: Options, moved: Callable[[], None]) -> SectionView:
+    """Return what a section shows; `moved` is called after each pair that was drawn."""
+    settings = section.settings
+    found = figures(section, samples=options.samples)
+    rebuilt = rebuild(
+        settings, weights=options.weights, heads=options.heads, device=options.device, wanted=options.maps
+    )
+    studio = Studio(rebuilt, side=options.side, folder=options.folder, moved=moved)
+    names = layer_names(settings.metric, max((len(f.method.layers) for f in found), default=0))
+    axis = charts.axis(found) if found else None
+    methods = () if axis is None else tuple(_methods(found, key, names, axis, studio, options.pairs))
+    return SectionView(
+        key=key,
+        title=f"{NAMES.get(settings.metric, printable(settings.metric))} ({printable(settings.backbone)})",
+        metric=printable(settings.metric),
+        backbone=printable(settings.backbone),
+        weights=printable(settings.weights),
+        options=_options(settings.options),
+        count=section.count,
+        failed=section.failed,
+        contents=len(section.contents),
+        methods=methods,
+        unscored=tuple((printable(m.name), m.failed) for m in section.methods.values() if not m.scores),
+        axis=axis,
+        layers=tuple(Layer(*each) for each in zip(names, _layer_colours(len(names)), strict=True)),
+        failures=tuple((printable(p.method), printable(p.distorted), printable(p.error)) for p in section.failures),
+        why_no_maps=printable(rebuilt.reason),
+        limit=studio.limit,
+        scale=tuple(colours(24)),
+        unseen=sum(not pair.looks.result for m in methods for row in m.lists for pair in row.pairs),
+        paired=any(f.difference is not None for f in found),
+    )
+
+
+def _methods(
+    found: Sequence[Figures], key: str, layers: Sequence[str], axis: Axis, studio: Studio, pairs: int
+) -> Iterator[MethodView]:
+    chosen = [_chosen(f, pairs) for f in found]
+    # the pictures of all first: their heat maps share one scale
+    looks = iter(all_looks(studio, [shown for lists in chosen for _, shown in lists]))
+    for k, (f, lists) in enumerate(zip(found, chosen, strict=True)):
+        shown = []
+        for n, (title, _) in enumerate(lists):
+            row = [_pair(look, f"{key}m{k}l{n}p{p}", layers, title, p) for p, look in enumerate(next(looks))]
+            shown.append(PairList(title, tuple(row)))
+        yield MethodView(
+            key=f"{key}m{k}",
+            name=printable(f.method.name),
+            figures=f,
+            best=k == 0 and len(found) > 1,
+            distribution=charts.distribution(f, axis),
+            shares=charts.shares(f.shares),
+            lists=tuple(shown),
+        )
+
+
+def _chosen(found: Figures, count: int) -> list[tuple[str, list[ScoredPair]]]:
+    """Return the pairs of a method that are shown; of few pairs all."""
+    method = found.method
+    worst, best = method.worst(), method.best()
+    if not count:
+        return []
+    if len(method.scores) > 2 * count:
+        return [("Worst", worst), (BEST, best)]
+    rest = {id(pair) for pair in worst}
+    return [("All pairs, the worst first", [*worst, *(pair for pair in reversed(best) if id(pair) not in rest)])]
+
+
+def _pair(looks: Looks, key: str, layers: Sequence[str], title: str, place: int) -> PairView:
+    pair = looks.pair
+    assert pair.score is not None
+    looks.notes = [printable(note) for note in looks.notes]
+    return PairView(
+        key,
+        printable(Path(pair.distorted).name),
+        printable(pair.reference),
+        printable(pair.distorted),
+        pair.score,
+        looks,
+        tuple(zip(layers, pair.layers, strict=False)),
+        f"{_ordinal(place + 1)}{'best' if title == BEST else 'worst'}",
+    )
+
+
+def _ordinal(number: int) -> str:
+    if number == 1:
+        return ""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 // 10 != 1 else 0, "th")
+    return f"{number}{ending} "
+
+
+def layer_names(metric: str, count: int) -> list[str]:
+    """Return what the layers are called, from fine to coarse: the first of DAMLPIPS is the image itself.
+
+    Example:
+        >>> layer_names("damlpips", 3)
+        ['image', 'layer 1', 'layer 2']
+    """
+    image = ["image"] if metric == "damlpips" and count else []
+    return [*image, *(f"layer {k}" for k in range(1, count - len(image) + 1))]
+
+
+def _layer_colours(count: int) -> list[str]:
+    # lightness grows from fine to coarse, for eyes of every kind; neither end is lost on white or black
+    return colours(count, "viridis", 0.28, 0.92)
+
+
+def _options(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = (part.partition("=")[::2] for part in text.split(" ") if part)
+    return tuple((printable(name), printable(value)) for name, value in pairs)
+
+
+def number(value: float) -> str:
+    """Return a score as it is shown.
+
+    Example:
+        >>> number(0.123456), number(0.000123456), number(0.0)
+        ('0.1235', '0.000123', '0')
+    """
+    if isnan(value):
+        return "none"
+    return f"{value:.4f}" if abs(value) >= 1e-3 else f"{value:.3g}"
+
+
+def signed(value: float) -> str:
+    """Return a difference as it is shown.
+
+    Example:
+        >>> signed(0.25), signed(-0.25), signed(0.0)
+        ('+0.2500', '\u22120.2500', '0')
+    """
+    text = number(abs(value))
+    return text if value == 0 else f"+{text}" if value > 0 else f"\u2212{text}"

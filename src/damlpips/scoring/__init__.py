@@ -1,0 +1,30 @@
+"""Files to rows: images and videos read, paired, scored and written, by one process or several.
+
+Imports `models` and what is below it. A new column of the rows is declared in `rows`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from damlpips.scoring.images import ScoringError as ScoringError
+    from damlpips.scoring.images import read_image as read_image
+    from damlpips.scoring.pairs import Pair as Pair
+    from damlpips.scoring.pairs import find_pairs as find_pairs
+    from damlpips.scoring.scorer import Score as Score
+    from damlpips.scoring.scorer import score_pairs as score_pairs
+
+_HOME = {
+    "score_pairs": "damlpips.scoring.scorer",
+    "Score": "damlpips.scoring.scorer",
+    "Pair": "damlpips.scoring.pairs",
+    "find_pairs": "damlpips.scoring.pairs",
+    "read_image": "damlpips.scoring.images",
+    "ScoringError": "damlpips.scoring.images",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

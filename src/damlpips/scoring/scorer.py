@@ -1,0 +1,331 @@
+"""Pairs of images and videos in, scores out: read them, score them in batches, in order."""
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from damlpips.files import replacing
+from damlpips.models.base import PerceptualDistance
+from damlpips.nets.encoded import Encoded
+from damlpips.scoring.frame_scores import FrameScores, score_frames
+from damlpips.scoring.frames import digest_if_readable
+from damlpips.scoring.images import ALPHA, ScoringError, read_image
+from damlpips.scoring.pairs import Pair
+from damlpips.scoring.reader import Later, Reader, chunks, is_chunk_start
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a pair scored, and the files that it was made from; lower is closer.
+
+    Attributes:
+        pair: the two files.
+        score: None where there is an error; of videos the mean over their frames.
+        layers: what each layer adds to the score, from fine to coarse.
+        size: height and width of the distorted image in pixels; None where it could not be read.
+        sha256: of the distorted file; empty where it could not be read. Of a folder of frames: of the list of theirs.
+        reference_sha256: of the reference file.
+        error: what is wrong with the pair, where it has no score.
+        frames: of videos that have a score, those of their frames.
+    """
+
+    pair: Pair
+    score: float | None
+    layers: tuple[float, ...] = ()
+    size: tuple[int, int] | None = None
+    sha256: str = ""
+    reference_sha256: str = ""
+    error: str | None = None
+    frames: FrameScores | None = None
+
+
+class _OutOfMemory(ScoringError):
+    """No fault of an image's, and no row of a table."""
+
+
+class Picture(NamedTuple):
+    """What reading a file gave: pixels (3, H, W), or what is wrong with it."""
+
+    pixels: Tensor | None
+    sha256: str
+    error: str
+
+
+class Item(NamedTuple):
+    """A pair whose files were read; `shared` if a pair beside it has the same reference."""
+
+    pair: Pair
+    shared: bool
+    distorted: Picture
+    reference: Picture
+
+    @property
+    def error(self) -> str:
+        return self.reference.error or self.distorted.error
+
+    @property
+    def kind(self) -> Hashable:
+        """What the pairs of a batch have in common."""
+        images = self.distorted.pixels, self.reference.pixels
+        looks = [None if p is None else (p.shape, p.dtype) for p in images]
+        return self.pair.reference if self.shared else None, *looks
+
+
+def score_pairs(
+    model: PerceptualDistance,
+    pairs: Iterable[Pair],
+    *,
+    batch_size: int = 8,
+    device: torch.device | str | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    errors: str = "raise",
+    alpha: str = "error",
+    workers: int = 0,
+    watch: Callable[[Pair, int], None] | None = None,
+) -> Iterator[Score]:
+    """Score pairs of files one batch at a time, in order; an image is read when its batch comes, and so is a frame.
+
+    A batch is made of at most `batch_size` pairs that follow each other, of those of them that have equal sizes.
+    Consecutive pairs with one reference share its feature maps: it is read, and run through the network, once.
+    Batches are cut at multiples of `batch_size`, so that a run which starts there gives the same bits as one that
+    started before. Videos are scored one by one, in batches of their frames; their score is the mean over them.
+
+    Args:
+        model: with `reduction="none"`; on `device`.
+        batch_size: the most pairs, or frames, a batch.
+        device: where to put the images; None for the model's own.
+        start: how many pairs to leave out at the beginning: a multiple of `batch_size`, or as many as stand before or
+            up to a video.
+        stop: the pair to stop before, a multiple of `batch_size`, so that every batch is the one of a whole run; None
+            for all.
+        errors: "raise" for a ScoringError at the first pair without a score, "keep" for a `Score` that says why.
+        alpha: what becomes of transparent pixels, see `read_image`.
+        workers: threads that read the next batches' images or frames meanwhile; 0 reads them between the batches.
+        watch: told how many frames of a video are scored, after each batch of them.
+
+    Raises:
+        ScoringError: an image that cannot be read or scored; names the file. With `errors="keep"` only if memory runs
+            out, which is not the image's fault.
+        ValueError: an option, or the model's reduction.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    pairs = pairs if isinstance(pairs, Sequence) else list(pairs)
+    if start < 0 or not is_chunk_start(pairs, start, batch_size):
+        raise ValueError(f"start: expected a multiple of batch_size {batch_size}, got {start}")
+    if stop is not None and (stop < start or stop % batch_size):
+        raise ValueError(f"stop: expected a multiple of batch_size {batch_size} from {start} on, got {stop}")
+    if errors not in ("raise", "keep"):
+        raise ValueError(f"errors: expected 'raise' or 'keep', got {errors!r}")
+    if alpha not in ALPHA:
+        raise ValueError(f"alpha: expected one of {', '.join(ALPHA)}, got {alpha!r}")
+    if workers < 0:
+        raise ValueError(f"workers: expected at least 0, got {workers}")
+    if model.reduction != "none":
+        raise ValueError(f"model: expected reduction='none', a score a pair, got {model.reduction!r}")
+    scorer = Scorer(model, torch.device(device) if device is not None else model.anchor.device, watch)
+    found = _scored(scorer, pairs, size=batch_size, span=(start, stop), alpha=alpha, workers=workers)
+    return found if errors == "keep" else _sound(found)
+
+
+def layer_count(model: PerceptualDistance) -> int:
+    """Return how many layers a score of a loaded model is the sum of."""
+    side = max(32, model.source.min_size)
+    with torch.no_grad():
+        grey = torch.full((1, 3, side, side), 0.5, device=model.anchor.device)
+        return model.per_layer(grey, grey).shape[1]
+
+
+def _sound(scores: Iterable[Score]) -> Iterator[Score]:
+    for score in scores:
+        if score.error is not None:
+            raise ScoringError(score.error)
+        yield score
+
+
+def _scored(
+    scorer: "Scorer", pairs: Iterable[Pair], *, size: int, span: tuple[int, int | None], alpha: str, workers: int
+) -> Iterator[Score]:
+    with Reader(lambda path: _picture(path, alpha), workers) as reader:
+        waiting: list[list[tuple[Pair, bool, Later[Picture], Later[Picture]]]] = []
+        # enough of them that every worker has an image to read while a batch is scored
+        ahead = 0 if workers == 0 else 1 + workers // size
+        reference: tuple[Path, Later[Picture]] | None = None
+
+        def scored_next() -> list[Score]:
+            return scorer.scores([Item(p, s, d(), r()) for p, s, d, r in waiting.pop(0)])
+
+        for chunk in chunks(pairs, size, *span):
+            if chunk[0][0].video:
+                while waiting:
+                    yield from scored_next()
+                yield scorer.video(chunk[0][0], batch_size=size, alpha=alpha, workers=workers)
+                continue
+            asked = []
+            for pair, shared in chunk:
+                if reference is None or reference[0] != pair.reference:
+                    reference = pair.reference, reader.ask(pair.reference)
+                asked.append((pair, shared, reader.ask(pair.distorted), reference[1]))
+            waiting.append(asked)
+            if len(waiting) > ahead:
+                yield from scored_next()
+        while waiting:
+            yield from scored_next()
+
+
+def _picture(path: Path, alpha: str) -> Picture:
+    known = digest_if_readable(path)  # first: what cannot be read as an image still has its sum
+    try:
+        return Picture(read_image(path, alpha=alpha, deep=True), known, "")
+    except ScoringError as error:
+        return Picture(None, known, str(error))
+
+
+class Scorer:
+    """A model, and the feature maps of the last reference that several pairs share.
+
+    Args:
+        model: with `reduction="none"`.
+        device: where it is.
+        watch: told how many frames of a video are scored.
+    """
+
+    def __init__(
+        self, model: PerceptualDistance, device: torch.device, watch: Callable[[Pair, int], None] | None = None
+    ) -> None:
+        self.model = model
+        self.watch = watch
+        self.device = device
+        self._encoded: tuple[Path, Encoded] | None = None
+
+    def scores(self, items: Sequence[Item]) -> list[Score]:
+        """Return what pairs score, in order, those of equal sizes at once.
+
+        Raises:
+            ScoringError: memory runs out; anything else is an error of its pair.
+        """
+        batches: dict[Hashable, list[int]] = {}
+        found: dict[int, Score] = {}
+        for k, item in enumerate(items):
+            if item.error:
+                found[k] = _failed(item, item.error)
+            else:
+                batches.setdefault(item.kind, []).append(k)
+        for batch in batches.values():
+            found.update(zip(batch, self._batch([items[k] for k in batch]), strict=True))
+        return [found[k] for k in range(len(items))]
+
+    def video(self, pair: Pair, *, batch_size: int, alpha: str, workers: int) -> Score:
+        """Return what a pair of videos scores."""
+        sums = digest_if_readable(pair.distorted), digest_if_readable(pair.reference)
+
+        def compare(distorted: Sequence[Tensor], references: Sequence[Tensor]) -> list[tuple[list[float], float]]:
+            images = [Picture(d, "", "") for d in distorted], [Picture(r, "", "") for r in references]
+            try:
+                return self._layers([Item(pair, False, d, r) for d, r in zip(*images, strict=True)])
+            except (ValueError, TypeError) as error:
+                raise ScoringError(f"{pair.distorted}: {error}") from error
+            except torch.cuda.OutOfMemoryError as error:
+                raise _OutOfMemory(
+                    f"{pair.distorted}: out of memory with {len(distorted)} frames a batch: {error}"
+                ) from error
+
+        try:
+            frames, size = score_frames(
+                compare,
+                pair.reference,
+                pair.distorted,
+                batch_size=batch_size,
+                alpha=alpha,
+                workers=workers,
+                resizes=self.model.resize is not None,
+                watch=None if self.watch is None else partial(self.watch, pair),
+            )
+        except _OutOfMemory:
+            raise
+        except ScoringError as error:
+            return Score(pair, None, (), None, *sums, str(error))
+        layers, score = frames.mean()
+        return Score(pair, score, tuple(layers), size, *sums, None, frames)
+
+    def _batch(self, items: Sequence[Item]) -> list[Score]:
+        try:
+            rows = self._layers(items)
+        except (ValueError, TypeError) as error:
+            if len(items) == 1:
+                return [_failed(items[0], f"{items[0].pair.distorted}: {error}")]
+            # one of them may be to blame for all
+            return [self._batch([item])[0] for item in items]
+        except torch.cuda.OutOfMemoryError as error:
+            first = items[0].pair.distorted
+            raise _OutOfMemory(f"{first}: out of memory with {len(items)} pairs a batch: {error}") from error
+        return [_score(item, row, value) for item, (row, value) in zip(items, rows, strict=True)]
+
+    # not inference_mode: a backbone that is loaded now may later serve a module that needs gradients
+    @torch.no_grad()
+    def _layers(self, items: Sequence[Item]) -> list[tuple[list[float], float]]:
+        images = [(i.distorted.pixels, i.reference.pixels) for i in items]
+        distorted = self._on_device([d for d, _ in images if d is not None])
+        references: Tensor | Encoded
+        if not items[0].shared:
+            references = self._on_device([r for _, r in images if r is not None])
+        else:
+            references = self._on_device([r for _, r in images[:1] if r is not None])
+            if distorted.shape[2:] == references.shape[2:]:
+                references = self._encode(items[0].pair.reference, references).expand(len(items))
+            else:
+                # only two images can be brought to one size, and only they tell what is wrong with them
+                references = references.expand(len(items), -1, -1, -1)
+        if isinstance(references, Tensor) and references.dtype != distorted.dtype:
+            # 8 bits beside 16
+            distorted, references = self._as_float(distorted), self._as_float(references)
+        layers = self.model.per_layer(distorted, references)
+        return list(zip(layers.tolist(), layers.sum(1).tolist(), strict=True))
+
+    def _on_device(self, images: Sequence[Tensor]) -> Tensor:
+        batch = torch.stack(list(images)).to(self.device)
+        return batch if batch.dtype == torch.uint8 else self._in_range(batch)
+
+    def _as_float(self, batch: Tensor) -> Tensor:
+        return batch if batch.dtype != torch.uint8 else self._in_range(batch.float() / 255)
+
+    def _in_range(self, batch: Tensor) -> Tensor:
+        low, high = self.model.value_range
+        return batch if (low, high) == (0.0, 1.0) else (low + batch * (high - low)).clamp(low, high)
+
+    def _encode(self, path: Path, image: Tensor) -> Encoded:
+        if self._encoded is None or self._encoded[0] != path:
+            self._encoded = None  # before the next: they may be large
+            self._encoded = path, self.model.encode(image)
+        return self._encoded[1]
+
+
+def _failed(item: Item, error: str) -> Score:
+    pixels = item.distorted.pixels
+    size = None if pixels is None else (pixels.shape[1], pixels.shape[2])
+    return Score(item.pair, None, (), size, item.distorted.sha256, item.reference.sha256, error)
+
+
+def _score(item: Item, layers: Sequence[float], value: float) -> Score:
+    if not math.isfinite(value):
+        return _failed(item, f"{item.pair.distorted}: its score is {value}, not a finite number")
+    pixels = item.distorted.pixels
+    size = None if pixels is None else (pixels.shape[1], pixels.shape[2])
+    return Score(item.pair, value, tuple(layers), size, item.distorted.sha256, item.reference.sha256)
+
+
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
+    """Write a file, of one text or of parts, whole or not at all: a run that fails leaves what was there before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as whole, open(whole, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        file.writelines([text] if isinstance(text, str) else text)

@@ -1,0 +1,7 @@
+"""The version of the package, and that of its scores."""
+
+__version__ = "0.1.0"
+
+# Raised whenever a change of the code changes a score by more than rounding: of a metric, of a call of another
+# library's, or through the pixels that are read of a file. Distances kept under another version are computed anew.
+SCORES = 1

@@ -1,0 +1,299 @@
+"""Every wrong input is refused by an error that says what came and what was expected."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from damlpips import DAMLPIPS, LPIPS, Backbone
+from tests.support import reference
+from tests.support.reference import Tiny
+
+LEAST = 9  # pixels
+
+KINDS = {
+    "lpips": lambda **options: LPIPS(Backbone(Tiny(), min_size=LEAST, name="tiny"), heads="uniform", **options),
+    "damlpips": lambda **options: DAMLPIPS(Backbone(Tiny(), min_size=LEAST, name="tiny"), **options),
+}
+
+
+@pytest.fixture(params=KINDS)
+def make(request):
+    return KINDS[request.param]
+
+
+def refused(call, kind: type[Exception], *parts: str) -> None:
+    """Assert that `call` raises exactly `kind`, and that every part is in the message."""
+    with pytest.raises(kind) as error:
+        call()
+    assert type(error.value) is kind
+    for part in parts:
+        assert part in str(error.value), f"{part!r} is not in {error.value}"
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape)
+
+
+EXPECTED = "expected (N, 3, H, W)"
+
+# what came -> type of the error, parts of its message
+SHAPES = {
+    "matrix": (images(16, 16), EXPECTED, "got (16, 16)"),
+    "no batch": (images(3, 16, 16), EXPECTED, "got (3, 16, 16)", "x.unsqueeze(0)"),
+    "video": (images(2, 4, 3, 16, 16), EXPECTED, "got (2, 4, 3, 16, 16)", "video=True", "x.flatten(0, 1)"),
+    "number": (torch.tensor(1.0), EXPECTED, "got ()"),
+    "grey": (images(2, 1, 16, 16), EXPECTED, "got (2, 1, 16, 16)", "grey='repeat'"),
+    "grey and alpha": (images(2, 2, 16, 16), EXPECTED, "got (2, 2, 16, 16)", "alpha"),
+    "alpha": (images(2, 4, 16, 16), EXPECTED, "got (2, 4, 16, 16)", "alpha", "x[:, :3]"),
+    "many channels": (images(2, 31, 16, 16), EXPECTED, "got (2, 31, 16, 16)"),
+    "no channels": (images(2, 0, 16, 16), EXPECTED, "got (2, 0, 16, 16)"),
+    "channels last": (images(2, 16, 24, 3), EXPECTED, "got (2, 16, 24, 3)", "x.permute(0, 3, 1, 2)"),
+    "alpha, channels last": (images(2, 16, 24, 4), EXPECTED, "got (2, 16, 24, 4)"),
+    "empty batch": (images(0, 3, 16, 16), "expected at least one image", "empty batch (0, 3, 16, 16)"),
+    "no rows": (images(2, 3, 0, 16), EXPECTED, "got (2, 3, 0, 16)"),
+    "no columns": (images(2, 3, 16, 0), EXPECTED, "got (2, 3, 16, 0)"),
+}
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_shape(make, case) -> None:
+    x, *parts = SHAPES[case]
+    metric = make()
+    refused(lambda: metric(x, x), ValueError, "first image", *parts)
+    refused(lambda: metric(images(2, 3, 16, 16), x), ValueError, "second image", *parts)
+    refused(lambda: metric.encode(x), ValueError, *parts)
+    for method in (metric.per_layer, metric.spatial_map):
+        refused(lambda: method(x, x), ValueError, *parts)  # noqa: B023  # called at once
+
+
+def test_grey_option_does_not_let_others_in(make) -> None:
+    metric = make(grey="repeat")
+    for case in ("grey and alpha", "alpha", "no batch", "empty batch"):
+        x, *parts = SHAPES[case]
+        refused(lambda: metric(x, x), ValueError, *parts)  # noqa: B023
+    refused(lambda: metric(images(16, 16), images(16, 16)), ValueError, EXPECTED, "got (16, 16)")
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.int8, torch.bool, torch.complex64])
+def test_type_of_numbers(make, dtype) -> None:
+    x = torch.ones(2, 3, 16, 16, dtype=dtype)
+    refused(lambda: make()(x, x), TypeError, "first image", "expected floats in value_range or uint8", f"got {dtype}")
+    refused(lambda: make().encode(x), TypeError, "expected floats in value_range or uint8", f"got {dtype}")
+
+
+@pytest.mark.parametrize(
+    ("x", "name"),
+    [
+        (np.zeros((2, 3, 16, 16), dtype=np.float32), "numpy.ndarray"),
+        ([[0.0]], "list"),
+        (None, "NoneType"),
+        ("image.png", "str"),
+    ],
+)
+def test_not_a_tensor(make, x, name) -> None:
+    metric, y = make(), images(2, 3, 16, 16)
+    expected = ("expected a torch.Tensor (N, 3, H, W)", f".{name}" if "." not in name else name)
+    refused(lambda: metric(x, y), TypeError, "first image", *expected)
+    refused(lambda: metric(y, x), TypeError, "second image", *expected)
+    refused(lambda: metric(x, x), TypeError, *expected)
+    refused(lambda: metric.encode(x), TypeError, *expected)
+
+
+def test_batches_that_differ(make) -> None:
+    refused(lambda: make()(images(2, 3, 16, 16), images(3, 3, 16, 16)), ValueError, "as many images", "got 2 and 3")
+    # one image is not silently compared with every image of a batch: who means it encodes it
+    parts = ("as many images", "got 1 and 3", "pass what encode() returns of the one image")
+    refused(lambda: make()(images(1, 3, 16, 16), images(3, 3, 16, 16)), ValueError, *parts)
+
+
+def test_sizes_that_differ(make) -> None:
+    parts = ("one size", "got 16 x 20 and 20 x 16", "resize='reference'")
+    metric = make()
+    x, y = images(2, 3, 16, 20), images(2, 3, 20, 16)
+    refused(lambda: metric(x, y), ValueError, *parts)
+    refused(lambda: metric(metric.encode(x), y), ValueError, *parts)
+    refused(lambda: metric(x, metric.encode(y)), ValueError, *parts)
+    assert make(resize="reference")(x, y).shape == (2,)
+
+
+def test_too_small(make) -> None:
+    metric = make()
+    for height, width in ((LEAST - 1, 32), (32, LEAST - 1), (1, 1)):
+        x = images(1, 3, height, width)
+        parts = ("'tiny'", f"at least {LEAST} x {LEAST} pixels", f"got {height} x {width}")
+        refused(lambda: metric(x, x), ValueError, *parts)  # noqa: B023
+        refused(lambda: metric.encode(x), ValueError, *parts)  # noqa: B023
+    assert metric(images(1, 3, LEAST, LEAST), images(1, 3, LEAST, LEAST)).shape == (1,)
+
+
+@pytest.mark.parametrize(("name", "least"), [("alex", 31), ("vgg", 16), ("squeeze", 17), ("convnext_tiny", 32)])
+@pytest.mark.parametrize("kind", [LPIPS, DAMLPIPS])
+def test_too_small_for_a_backbone_of_the_table(kind, name, least) -> None:
+    """Before any weights are looked for: a download for nothing would be worse."""
+    metric = kind(name, heads="uniform") if kind is LPIPS else kind(name)
+    x = images(1, 3, least - 1, 64)
+    refused(lambda: metric(x, x), ValueError, repr(name), f"at least {least} x {least}", f"got {least - 1} x 64")
+
+
+def test_resized_to_too_small(make) -> None:
+    refused(lambda: make(resize=8)(images(1, 3, 64, 64), images(1, 3, 64, 64)), ValueError, "9 x 9", "got 8 x 8")
+
+
+# --- values ---------------------------------------------------------------------------------------------------------
+
+RANGES = {
+    "0-255": ((0.0, 1.0), 255 * images(2, 3, 16, 16), "values in (0.0, 1.0)"),
+    "(-1, 1)": ((0.0, 1.0), 2 * images(2, 3, 16, 16) - 1, "values in (0.0, 1.0)"),
+    "a little below": ((0.0, 1.0), images(2, 3, 16, 16) - 0.01, "values in (0.0, 1.0)"),
+    "a little above": ((0.0, 1.0), images(2, 3, 16, 16) + 0.01, "values in (0.0, 1.0)"),
+    "0-255 for (-1, 1)": ((-1.0, 1.0), 255 * images(2, 3, 16, 16), "values in (-1.0, 1.0)"),
+}
+
+
+@pytest.mark.parametrize("case", RANGES)
+def test_out_of_range(make, case) -> None:
+    bounds, x, expected = RANGES[case]
+    good = torch.full((2, 3, 16, 16), 0.5)
+    metric = make(value_range=bounds)
+    came = f"got {x.min().item():.6g} to {x.max().item():.6g}"
+    refused(lambda: metric(x, good), ValueError, "first image", expected, came, "value_range=", "check_values=False")
+    refused(lambda: metric(good, x), ValueError, "second image", expected, came)
+    refused(lambda: metric.encode(x), ValueError, expected, came)
+    assert torch.isfinite(make(value_range=bounds, check_values=False)(x, good)).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_not_finite(make, value, dtype) -> None:
+    good = torch.full((2, 3, 16, 16), 0.5, dtype=dtype)
+    bad = good.clone()
+    bad[1, 2, 3, 4] = bad[0, 0, 0, 0] = value
+    parts = ("expected finite values in (0.0, 1.0)", "got 2 of 1536 NaN or infinite")
+    refused(lambda: make()(bad, good), ValueError, "first image", *parts)
+    refused(lambda: make()(good, bad), ValueError, "second image", *parts)
+
+
+def test_rounding_outside_the_range_is_forgiven(make) -> None:
+    """Colour conversions and resampling leave the range by a rounding step, which is no mistake of the user's."""
+    x = images(1, 3, 16, 16).round()  # both ends of the range
+    assert make()(x - 1e-4, x + 1e-4).isfinite().all()
+    assert make(value_range=(0.0, 255.0))(255 * x - 0.02, 255 * x + 0.02).isfinite().all()
+
+
+def test_bytes_are_in_range_by_nature(make) -> None:
+    x = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
+    assert make(value_range=(-1.0, 1.0))(x, x.flip(3)).isfinite().all()
+
+
+def test_an_image_that_is_optimised_may_leave_the_range(make) -> None:
+    x, y = images(1, 3, 16, 16) + 0.5, images(1, 3, 16, 16)
+    assert make()(x.requires_grad_(), y).isfinite().all()
+    refused(lambda: make()(x.detach(), y), ValueError, "first image")
+    with torch.no_grad():  # then it is not being optimised
+        refused(lambda: make()(x, y), ValueError, "first image")
+
+
+# --- pairs of two kinds ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(torch.float32, torch.float64), (torch.uint8, torch.float32), (torch.float16, torch.bfloat16)],
+)
+def test_types_that_differ(make, first, second) -> None:
+    x, y = torch.ones(1, 3, 16, 16, dtype=first), torch.ones(1, 3, 16, 16, dtype=second)
+    refused(lambda: make()(x, y), TypeError, "one dtype", f"got {first} and {second}")
+
+
+def test_devices_that_differ(make) -> None:
+    metric, x = make(), images(1, 3, 16, 16)
+    elsewhere = x.to("meta")
+    refused(lambda: metric(x, elsewhere), ValueError, "one device", "got cpu and meta")
+    refused(lambda: metric(elsewhere, x), ValueError, "one device", "got meta and cpu")
+    for call in (lambda: metric(elsewhere, elsewhere), lambda: metric.encode(elsewhere)):
+        refused(call, ValueError, "on meta", "the module on cpu", ".to(")
+    encoded = metric.encode(x).to("meta")
+    refused(lambda: metric(x, encoded), ValueError, "second image", "on meta", "the module on cpu")
+
+
+# --- options --------------------------------------------------------------------------------------------------------
+
+KNOWN = "'nano', 'alex', 'vgg', 'squeeze', 'vgg19', 'resnet50', 'convnext_tiny', 'efficientnet_b0'"
+
+
+@pytest.mark.parametrize("kind", [LPIPS, DAMLPIPS])
+@pytest.mark.parametrize("name", ["alexnet", "Alex", "", "vgg16"])
+def test_unknown_backbone(kind, name) -> None:
+    refused(lambda: kind(name), ValueError, f"unknown backbone {name!r}", "expected one of", *KNOWN.split(", "))
+
+
+@pytest.mark.parametrize("kind", [LPIPS, DAMLPIPS])
+def test_backbone_of_another_type(kind) -> None:
+    for backbone in (torch.nn.Conv2d(3, 4, 3), None, 3):
+        expected = ("backbone: expected a name or a damlpips.Backbone", type(backbone).__name__)
+        refused(lambda: kind(backbone), TypeError, *expected)  # noqa: B023
+
+
+def test_unknown_heads() -> None:
+    refused(lambda: LPIPS("alex", heads="v1"), ValueError, "unknown heads 'v1'", "'v0.1', 'v0.0', 'uniform'", "path")
+
+
+@pytest.mark.parametrize("value", ["average", "Mean", None, True])
+def test_unknown_reduction(make, value) -> None:
+    refused(lambda: make(reduction=value), ValueError, f"unknown reduction {value!r}", "'none', 'mean', 'sum'")
+
+
+@pytest.mark.parametrize("value", ["mean", True, 1])
+def test_unknown_grey(make, value) -> None:
+    refused(lambda: make(grey=value), ValueError, f"unknown grey {value!r}", "'repeat'")
+
+
+@pytest.mark.parametrize("value", ["first", 0, -3, 1.5, True, (32,), (32, 0), (32, 32, 3), (1.5, 2.5), float("nan")])
+def test_unknown_resize(make, value) -> None:
+    parts = ("resize: expected None, 'reference'", "shorter side", "(height, width)", f"got {value!r}")
+    refused(lambda: make(resize=value), ValueError, *parts)
+
+
+@pytest.mark.parametrize("value", [1.0, "wide", (0.0, 1.0, 2.0), (0.0,), None, ("a", "b"), ((0, 1), 2)])
+def test_value_range_is_two_numbers(make, value) -> None:
+    parts = ("value_range: expected", f"got {value!r}")
+    refused(lambda: make(value_range=value), ValueError, *parts)
+
+
+@pytest.mark.parametrize(
+    "value", [(1.0, 0.0), (1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0), (-float("inf"), 0.0)]
+)
+def test_value_range_is_finite_and_in_order(make, value) -> None:
+    refused(lambda: make(value_range=value), ValueError, "value_range: expected finite low < high", f"got {value!r}")
+
+
+def test_value_range_may_be_integers_or_a_list(make) -> None:
+    assert make(value_range=[0, 255]).value_range == (0.0, 255.0)
+
+
+def test_unknown_option(make) -> None:
+    with pytest.raises(TypeError, match=re.escape("unexpected keyword argument 'normalize'")):
+        make(normalize=True)
+
+
+def test_options_are_named() -> None:
+    for kind in (LPIPS, DAMLPIPS):
+        with pytest.raises(TypeError, match="positional"):
+            kind("nano", None)
+
+
+def test_a_refused_pair_leaves_the_module_as_it_was(make) -> None:
+    metric, (x, y) = make(), reference.noise(1, 16, 16)
+    before = metric(x, y)
+    for bad in (x[:, :1], x * 255, x.int(), x[..., :4]):
+        with pytest.raises((ValueError, TypeError)):
+            metric(bad, bad)
+    assert torch.equal(metric(x, y), before)
+
+
+@pytest.mark.parametrize("heads", [None, 0.1])
+def test_heads_that_are_no_name(heads) -> None:
+    with pytest.raises(TypeError, match=f"heads: expected a version, 'uniform' or a path, got {type(heads).__name__}"):
+        LPIPS("nano", heads=heads)

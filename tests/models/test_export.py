@@ -1,0 +1,75 @@
+"""Modules as programs for elsewhere: torch.export and ONNX, with batches and sizes that were not seen at export."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from damlpips import DAMLPIPS, LPIPS
+from tests.support import reference
+
+# other batches and sizes than at export, one image, odd sides
+SIZES = ((3, 64, 64), (1, 129, 83))
+
+
+@pytest.fixture(params=["nano", "nano, at a viewing side", "uniform nano", "squeeze", "alex"])
+def module(request: pytest.FixtureRequest) -> nn.Module:
+    if request.param == "nano":
+        return DAMLPIPS(viewing_side=None)
+    if request.param == "nano, at a viewing side":
+        return DAMLPIPS()
+    if request.param == "uniform nano":
+        return LPIPS("nano", heads="uniform")
+    return LPIPS(request.param, weights=request.getfixturevalue(f"random_{request.param}_weights"))
+
+
+def free(multiple: int = 1) -> dict[int, Dim]:
+    height, width = (multiple * Dim(name, min=64 // multiple, max=256 // multiple) for name in "hw")
+    return {0: Dim("n", min=1, max=64), 2: height, 3: width}
+
+
+def pairs() -> list[tuple[Tensor, Tensor]]:
+    return [reference.noise(n, height, width) for n, height, width in SIZES]
+
+
+def test_exported_program(module: nn.Module) -> None:
+    # SqueezeNet's pooling rounds sizes up: a branch, which torch.export does not leave open
+    multiple = 16 if module.source.name == "squeeze" else 1
+    sizes = free(multiple)
+    program = torch.export.export(module.eval(), reference.noise(2, 96, 80), dynamic_shapes=(sizes, sizes)).module()
+    for x, y in ((x, y) for x, y in pairs() if x.shape[2] % multiple == 0):
+        # the same operations
+        torch.testing.assert_close(program(x, y), module(x, y), rtol=1e-6, atol=0)
+
+
+def test_onnx(module: nn.Module, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    example, sizes = reference.noise(2, 96, 80), free()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names of dimensions that are said twice
+        torch.onnx.export(
+            module.eval(),
+            example,
+            tmp_path / "metric.onnx",
+            dynamo=True,
+            dynamic_shapes=(sizes, sizes),
+            input_names=["x", "y"],
+            external_data=False,
+            verbose=False,
+        )
+    session = runtime.InferenceSession(tmp_path / "metric.onnx")
+    for x, y in pairs():
+        (scores,) = session.run(None, {"x": x.numpy(), "y": y.numpy()})
+        # other convolutions, which sum in another order
+        torch.testing.assert_close(torch.from_numpy(scores), module(x, y), rtol=1e-5, atol=1e-6)
+
+
+def test_a_program_of_one_size_scales_large_images_down() -> None:
+    metric = DAMLPIPS()
+    example = reference.noise(1, 300, 320)
+    program = torch.export.export(metric.eval(), example).module()
+    x, y = (image.flip(3) for image in example)
+    torch.testing.assert_close(program(x, y), metric(x, y), rtol=1e-6, atol=0)

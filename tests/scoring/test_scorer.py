@@ -1,0 +1,190 @@
+"""Pairs of files: found, read, scored, written."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from damlpips import DAMLPIPS, LPIPS
+from damlpips.scoring import scorer
+from damlpips.scoring.images import ScoringError, read_image
+from damlpips.scoring.pairs import Pair, find_pairs
+from damlpips.scoring.scorer import score_pairs
+from tests.support.pictures import image_file
+
+
+@pytest.fixture(scope="module")
+def model() -> DAMLPIPS:
+    return DAMLPIPS()
+
+
+def direct(model: torch.nn.Module, reference: Path, distorted: Path) -> float:
+    """The score of two files, without any of this module's batching."""
+    x, y = (torch.from_numpy(np.array(Image.open(p))).permute(2, 0, 1)[None] for p in (distorted, reference))
+    with torch.no_grad():
+        return model(x, y).item()
+
+
+def folders(tmp_path: Path, sizes: list[tuple[int, int]]) -> tuple[Path, Path]:
+    for k, size in enumerate(sizes):
+        image_file(tmp_path / f"r/{k}.png", k, size)
+        image_file(tmp_path / f"d/{k}.png", k + 100, size)
+    return tmp_path / "r", tmp_path / "d"
+
+
+class TestScorePairs:
+    SIZES = (*[(40, 48)] * 3, *[(36, 50)] * 2, (40, 48), (64, 33))
+
+    @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+    def test_folders_score_as_their_pairs_do(self, tmp_path: Path, model: DAMLPIPS, batch_size: int) -> None:
+        pairs = find_pairs(*folders(tmp_path, list(self.SIZES)))
+        scores = list(score_pairs(model, pairs, batch_size=batch_size))
+        assert [s.pair for s in scores] == pairs
+        expected = [direct(model, p.reference, p.distorted) for p in pairs]
+        assert min(expected) > 0.1
+        assert [s.score for s in scores] == pytest.approx(expected, rel=1e-5)
+
+    @pytest.mark.parametrize("batch_size", [1, 2, 100])
+    def test_one_reference_scores_as_its_pairs_do(self, tmp_path: Path, model: DAMLPIPS, batch_size: int) -> None:
+        reference = image_file(tmp_path / "r.png", 0)
+        for k in range(5):
+            image_file(tmp_path / f"d/{k}.png", k)
+        pairs = find_pairs(reference, tmp_path / "d")
+        scores = [s.score for s in score_pairs(model, pairs, batch_size=batch_size)]
+        assert scores == pytest.approx([direct(model, reference, p.distorted) for p in pairs], rel=1e-5, abs=1e-6)
+        assert scores[0] == pytest.approx(0, abs=1e-6)
+        assert min(scores[1:]) > 0.1
+
+    def test_mixed_runs_keep_their_order(self, tmp_path: Path, model: DAMLPIPS) -> None:
+        a, b, c = (image_file(tmp_path / f"{k}.png", k) for k in range(3))
+        pairs = [Pair(r, d, "") for r, d in [(a, b), (b, a), (b, c), (c, a), (a, c), (a, a)]]
+        scores = list(score_pairs(model, pairs, batch_size=4))
+        assert [s.pair for s in scores] == pairs
+        expected = [direct(model, p.reference, p.distorted) for p in pairs]
+        assert [s.score for s in scores] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+    def test_a_shared_reference_is_read_and_encoded_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        reads: list[Path] = []
+        encoded: list[int] = []
+
+        class Counting(DAMLPIPS):
+            def _encoded(self, x):  # type: ignore[no-untyped-def]
+                if isinstance(x, torch.Tensor):
+                    encoded.append(x.shape[0])
+                return super()._encoded(x)
+
+        monkeypatch.setattr(scorer, "read_image", lambda path, **_: reads.append(path) or read_image(path))
+        reference = image_file(tmp_path / "r.png", 0)
+        for k in range(5):
+            image_file(tmp_path / f"d/{k}.png", k)
+        assert len(list(score_pairs(Counting(), find_pairs(reference, tmp_path / "d"), batch_size=2))) == 5
+        assert reads.count(reference) == 1
+        assert len(reads) == 6
+        assert sorted(encoded) == [1, 1, 2, 2]  # the reference; batches of 2, 2 and 1 distorted images
+
+    def test_scores_come_before_later_images_are_read(self, tmp_path: Path, model: DAMLPIPS) -> None:
+        r, d = folders(tmp_path, [(40, 48)] * 4)
+        (d / "3.png").write_bytes(b"")
+        stream = score_pairs(model, find_pairs(r, d), batch_size=2)
+        assert [next(stream).pair.name for _ in range(3)] == ["0.png", "1.png", "2.png"]
+        with pytest.raises(ScoringError, match=r"3\.png: the file is empty"):
+            next(stream)
+
+    @pytest.mark.parametrize("several", [False, True])
+    def test_different_sizes_name_the_file(self, tmp_path: Path, model: DAMLPIPS, several: bool) -> None:
+        reference = image_file(tmp_path / "r.png", 0)
+        image_file(tmp_path / "d/a.png", 1, (20, 48))
+        if several:
+            image_file(tmp_path / "d/b.png", 1)
+        with pytest.raises(ScoringError, match=r"a\.png: the two images must have one size, got 20 x 48 and 40 x 48"):
+            list(score_pairs(model, find_pairs(reference, tmp_path / "d")))
+
+    def test_resize_to_a_shared_reference(self, tmp_path: Path) -> None:
+        model = DAMLPIPS(resize="reference")
+        reference = image_file(tmp_path / "r.png", 0)
+        for k, size in enumerate([(40, 48), (20, 48), (80, 96)]):
+            image_file(tmp_path / f"d/{k}.png", k + 1, size)
+        pairs = find_pairs(reference, tmp_path / "d")
+        scores = [s.score for s in score_pairs(model, pairs)]
+        assert scores == pytest.approx([direct(model, reference, p.distorted) for p in pairs], rel=1e-5)
+
+    def test_images_too_small_for_the_backbone(self, tmp_path: Path) -> None:
+        model = DAMLPIPS(_backbone_of_min_size(60))
+        pairs = find_pairs(*folders(tmp_path, [(40, 48)]))
+        with pytest.raises(ScoringError, match=r"d/0\.png: .*needs at least 60 x 60 pixels, got 40 x 48"):
+            list(score_pairs(model, pairs))
+
+    def test_lpips_scores_too(self, tmp_path: Path) -> None:
+        model = LPIPS("nano", heads="uniform")
+        pairs = find_pairs(*folders(tmp_path, [(40, 48)] * 2))
+        scores = [s.score for s in score_pairs(model, pairs)]
+        assert scores == pytest.approx([direct(model, p.reference, p.distorted) for p in pairs], rel=1e-5)
+
+    def test_gradients_stay_possible_for_the_consumer(self, tmp_path: Path) -> None:
+        for _ in score_pairs(DAMLPIPS(), find_pairs(*folders(tmp_path, [(40, 48)]))):
+            assert torch.is_grad_enabled()
+
+    def test_a_score_that_is_not_finite_is_an_error(self, tmp_path: Path) -> None:
+        class Broken(DAMLPIPS):
+            def per_layer(self, x, y):  # type: ignore[no-untyped-def]
+                return super().per_layer(x, y) * float("nan")
+
+        with pytest.raises(ScoringError, match=r"0\.png: its score is nan"):
+            list(score_pairs(Broken(), find_pairs(*folders(tmp_path, [(40, 48)]))))
+
+    def test_options_are_checked_at_once(self, model: DAMLPIPS) -> None:
+        with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
+            score_pairs(model, [], batch_size=0)
+        with pytest.raises(ValueError, match="expected reduction='none', a score a pair, got 'mean'"):
+            score_pairs(DAMLPIPS(reduction="mean"), [])
+
+    @pytest.mark.cuda
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+    def test_on_cuda(self, tmp_path: Path, model: DAMLPIPS) -> None:
+        pairs = find_pairs(*folders(tmp_path, [(40, 48)] * 3))
+        scores = [s.score for s in score_pairs(DAMLPIPS().to("cuda"), pairs, device="cuda")]
+        assert scores == pytest.approx([direct(model, p.reference, p.distorted) for p in pairs], rel=1e-3)
+
+
+def _backbone_of_min_size(size: int):  # type: ignore[no-untyped-def]
+    from damlpips import Backbone
+
+    return Backbone(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), taps=["0"], min_size=size)
+
+
+class TestWriteWhole:
+    def test_replaces_what_was_there_and_leaves_nothing_else(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text("old and longer")
+        scorer.write_whole(tmp_path / "t.csv", "new\n")
+        assert (tmp_path / "t.csv").read_bytes() == b"new\n"
+        assert os.listdir(tmp_path) == ["t.csv"]
+
+    def test_a_failure_keeps_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "t.csv").write_text("old")
+
+        def refuse(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "replace", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            scorer.write_whole(tmp_path / "t.csv", "new")
+        assert (tmp_path / "t.csv").read_text() == "old"
+        assert os.listdir(tmp_path) == ["t.csv"]
+
+    def test_the_new_file_has_the_usual_permissions(self, tmp_path: Path) -> None:
+        (tmp_path / "usual").touch()
+        scorer.write_whole(tmp_path / "t.csv", "x")
+        assert (tmp_path / "t.csv").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+    @pytest.mark.skipif(os.name != "posix", reason="links and devices")
+    def test_links_are_followed_and_devices_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "target").write_text("old")
+        (tmp_path / "link").symlink_to(tmp_path / "target")
+        scorer.write_whole(tmp_path / "link", "new")
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "target").read_text() == "new"
+        scorer.write_whole(Path(os.devnull), "x")
+        assert Path(os.devnull).is_char_device()

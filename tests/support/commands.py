@@ -1,0 +1,105 @@
+"""The command line in real processes that start at once, alone or as the ranks of one run."""
+
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+# its children have everything imported, and no threads of a test
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    ["damlpips.cli", "damlpips.scoring.plan", "damlpips.models.lpips", "pyarrow.parquet", "PIL.Image"]
+)
+
+PATIENCE = 100.0
+
+
+def _enter(arguments: Sequence[str], environment: Mapping[str, str], output: str) -> None:
+    os.environ.update(environment)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    import torch
+
+    torch.set_num_threads(1)
+    sys.argv = ["damlpips", *arguments]
+    from damlpips.__main__ import main
+
+    main()
+
+
+class Command:
+    """A command that runs in a process of its own."""
+
+    def __init__(self, *arguments: object, output: Path, **environment: object) -> None:
+        self._output = output
+        given = list(map(str, arguments)), {k: str(v) for k, v in environment.items()}, str(output)
+        self.process: BaseProcess = _SERVER.Process(target=_enter, args=given)
+        self.process.start()
+
+    def wait(self) -> int:
+        """Return its exit code."""
+        self.process.join(PATIENCE)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"it hangs; it said {self.err}")
+        return self.process.exitcode
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join(PATIENCE)
+
+    @property
+    def out(self) -> str:
+        return Path(f"{self._output}.out").read_text()
+
+    @property
+    def err(self) -> str:
+        return Path(f"{self._output}.err").read_text()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def ranks(
+    world: int, *arguments: object, folder: Path, others: Sequence[object] = (), timeout: float = 60
+) -> list[Command]:
+    """Start the processes of one run; all but the first are given `others` besides."""
+    folder.mkdir(exist_ok=True)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": world}
+    return [
+        Command(
+            *(*arguments, *(others if rank else ())),
+            output=folder / str(rank),
+            RANK=rank,
+            LOCAL_RANK=rank,
+            DAMLPIPS_RANK_TIMEOUT=timeout,
+            **place,
+        )
+        for rank in range(world)
+    ]
+
+
+def caught(
+    start: Callable[[], list[Command]], true: Callable[[], object], again: Callable[[], object]
+) -> list[Command]:
+    """Return processes at work while something is true; started `again` if they ended before it was seen."""
+    for _ in range(20):
+        team = start()
+        while any(command.process.is_alive() for command in team):
+            if true():
+                return team
+            time.sleep(0.001)
+        again()
+    raise AssertionError("it never happened")

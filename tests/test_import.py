@@ -1,0 +1,59 @@
+"""`import damlpips` does no work and loads no ecosystem."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import damlpips
+
+ECOSYSTEMS = (
+    *("torchmetrics", "piq", "pyiqa", "lpips", "lightning", "pytorch_lightning", "matplotlib", "PIL", "typer", "rich"),
+    *("torchvision", "safetensors", "scipy", "pandas", "triton"),
+)
+
+
+def loaded_after(code: str) -> set[str]:
+    """Return the top-level modules that a new process has loaded after running `code`."""
+    code += "\nimport json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_import_loads_no_ecosystem() -> None:
+    loaded = loaded_after("import damlpips")
+    assert "damlpips" in loaded
+    assert not loaded & {*ECOSYSTEMS, "torch"}
+
+
+def test_looking_around_loads_nothing() -> None:
+    loaded = loaded_after("import damlpips; dir(damlpips); damlpips.__version__; damlpips.__all__")
+    assert not loaded & {*ECOSYSTEMS, "torch"}
+
+
+def test_a_score_loads_no_ecosystem() -> None:
+    code = "import torch; from damlpips import DAMLPIPS; DAMLPIPS()(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16))"
+    loaded = loaded_after(code)
+    assert loaded >= {"torch", "safetensors"}  # the embedded backbone's weights are such a file
+    assert not loaded & ({*ECOSYSTEMS} - {"safetensors"})
+
+
+def test_public_names() -> None:
+    for name in damlpips.__all__:
+        assert getattr(damlpips, name) is not None
+    assert set(damlpips.__all__) >= {
+        *("LPIPS", "DAMLPIPS", "LPIPSMetric", "DAMLPIPSMetric", "Backbone", "Encoded", "WeightsError", "register"),
+    }
+    assert set(damlpips.__all__) <= set(dir(damlpips))
+
+
+def test_submodules_are_attributes() -> None:
+    assert damlpips.functional.lpips
+    assert damlpips.nets.weights.load_heads
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="'damlpips' has no attribute 'LPISP'"):
+        _ = damlpips.LPISP
