@@ -38,7 +38,7 @@ def _in_child(function: Callable[[], None]) -> None:
         os.register_at_fork(after_in_child=function)
 
 
-def without_lost_threads() -> None:
+def limit_threads_after_fork() -> None:
     """Go on with one thread in a forked process, once: OpenMP would wait for threads that stayed with the parent.
 
     The pool is lost wherever the parent has run anything in several threads, which cannot be told from here. DataLoader
@@ -68,7 +68,7 @@ LESSON = 31 << 20
 _done = False
 
 
-def keep_freed_memory() -> None:
+def raise_malloc_threshold() -> None:
     """Let glibc hand freed memory out again, once in a process.
 
     What a program frees above a threshold, 128 KiB at first, goes back to the system, and the next call gets it anew,

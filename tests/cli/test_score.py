@@ -120,7 +120,7 @@ class TestTable:
         assert "0.000000" in run("score", pair[0], pair[0]).stdout
 
     def test_small_scores_keep_their_digits(self) -> None:
-        from damlpips.cli.tally import number
+        from damlpips.cli.summary import number
 
         assert [number(v) for v in (0.0, 1.5, 0.00123456, 0.000123456)] == [
             "0.000000",

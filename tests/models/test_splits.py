@@ -157,6 +157,6 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="about glibc")
 def test_a_call_takes_no_fresh_memory_from_the_system() -> None:
-    """A call needs some 3,000 pages; without `keep_freed_memory` it faulted for most of them each time."""
+    """A call needs some 3,000 pages; without `raise_malloc_threshold` it faulted for most of them each time."""
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 300

@@ -28,7 +28,7 @@ from damlpips.cli.model import (
 )
 from damlpips.cli.options import check_outputs, find_device, to_standard_output
 from damlpips.cli.program import FAILED_PAIRS, app, fail, printable
-from damlpips.cli.tally import Tally
+from damlpips.cli.summary import RunSummary
 from damlpips.scoring.workers import here
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def score(
         if team is not None and team.rank > 0:
             help_out(team, job)
             return
-        tally = Tally()
+        tally = RunSummary()
         with (
             alone(wanted),
             beside(growing(wanted), anew=overwrite) as file,

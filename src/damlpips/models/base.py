@@ -21,9 +21,9 @@ from damlpips.nets.geometry import tiling_of
 from damlpips.nets.shared import Source
 from damlpips.nets.table import Scaling
 from damlpips.ops import distance
-from damlpips.ops.execution import batches, on_cpu, one_order
+from damlpips.ops.execution import batches, deterministic_sums, on_cpu
 from damlpips.ops.tiling import Tiling
-from damlpips.process import keep_freed_memory, without_lost_threads
+from damlpips.process import limit_threads_after_fork, raise_malloc_threshold
 
 Images = Tensor | Encoded
 
@@ -191,7 +191,7 @@ class PerceptualDistance(nn.Module):
     def _whole_layers(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
         if not self.deterministic:
             return self._per_layer(x, y)
-        with one_order(self.anchor.device):
+        with deterministic_sums(self.anchor.device):
             pairs = ((x[n : n + 1], y[n : n + 1]) for n in range(len(x)))
             return torch.cat([self._per_layer(a, b) for a, b in pairs])
 
@@ -241,7 +241,7 @@ class PerceptualDistance(nn.Module):
             return None
         exact = torch.float64 if self.pass_dtype == torch.float64 else torch.float32
         found = []
-        with one_order(self.anchor.device) if self.deterministic else contextlib.nullcontext():
+        with deterministic_sums(self.anchor.device) if self.deterministic else contextlib.nullcontext():
             for a, b in zip(x.split(1), y.split(1), strict=True):
                 pair = tiled.TiledPair(self._seen(a), self._seen(b), self.tiling, self._encoded, exact)
                 found.append(compare(pair))
@@ -338,8 +338,8 @@ class PerceptualDistance(nn.Module):
 
     def _prepared(self, x: Images, *, what: str) -> Images:
         """Return a checked batch: images with three channels, resized if all are, or feature maps of this module."""
-        without_lost_threads()
-        keep_freed_memory()
+        limit_threads_after_fork()
+        raise_malloc_threshold()
         if isinstance(x, Encoded):
             if x.origin != self.origin:
                 raise ValueError(
@@ -397,7 +397,7 @@ class PerceptualDistance(nn.Module):
         if not self.deterministic:
             return run(x)
         # kernels are chosen by the size of the batch, too
-        with one_order(self.anchor.device):
+        with deterministic_sums(self.anchor.device):
             return [torch.cat(layer) for layer in zip(*map(run, x.split(1)), strict=True)]
 
     def encoding_key(self, size: tuple[int, int]) -> Hashable:

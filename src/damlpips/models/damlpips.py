@@ -18,7 +18,7 @@ from damlpips.models.video import frame_by_frame
 from damlpips.nets.backbone import Backbone
 from damlpips.nets.encoded import Encoded
 from damlpips.ops import colour, distance
-from damlpips.ops.execution import batches, images_of, on_cpu, one_order
+from damlpips.ops.execution import batches, deterministic_sums, images_of, on_cpu
 from damlpips.ops.fused import Distances, adaptive_head
 
 DEFAULT_BACKBONE = "nano"
@@ -155,7 +155,7 @@ class DAMLPIPS(PerceptualDistance):
         return [_colours(x), *x.features]
 
     def _to_keep(self, encoded: Encoded) -> Encoded:
-        with one_order(self.anchor.device) if self.deterministic else contextlib.nullcontext():
+        with deterministic_sums(self.anchor.device) if self.deterministic else contextlib.nullcontext():
             return replace(encoded, seen=_colours(encoded), adapted=True)
 
     @property

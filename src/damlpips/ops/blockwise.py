@@ -130,7 +130,7 @@ def channel_differences(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     return found
 
 
-class Slopes(NamedTuple):
+class Gradients(NamedTuple):
     """The derivatives of a loss by what was computed from a pair's features.
 
     Attributes:
@@ -145,7 +145,7 @@ class Slopes(NamedTuple):
     sums: Tensor
 
 
-def gradients(a: Tensor, b: Tensor, slopes: Slopes, needed: Sequence[bool]) -> list[Tensor]:
+def gradients(a: Tensor, b: Tensor, slopes: Gradients, needed: Sequence[bool]) -> list[Tensor]:
     """Return the gradients for a and for b, where they are needed.
 
     That of a_cp is 2 g_c (a_cp - b_cp) difference_p + a_cp (energy_p + by square) + by sum; that of b with b - a.

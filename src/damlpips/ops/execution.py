@@ -46,7 +46,7 @@ def on_cpu(a: Tensor) -> bool:
 
 
 @contextmanager
-def one_order(device: torch.device) -> Iterator[None]:
+def deterministic_sums(device: torch.device) -> Iterator[None]:
     """Run what is inside with one order of every sum: one thread on the CPU, cuDNN's deterministic kernels on CUDA.
 
     Sums are split among threads, and cuDNN's choice by benchmark depends on what else runs. The number of threads is

@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 from damlpips.checks import is_optimised
 from damlpips.ops import blockwise, distance
-from damlpips.ops.blockwise import Slopes
+from damlpips.ops.blockwise import Gradients
 from damlpips.ops.distance import Adaptive, Fixed
 
 # An environment variable: "off" keeps Triton's kernels out, on CUDA devices too, where one wants to compare.
@@ -260,7 +260,7 @@ def _gradients_of_distances(
         by_power = by_all + _through_channel(powers.mean(1, keepdim=True), channel, by_channel, weighing.gamma)
         # weights see the mean of both powers
         by_powers = by_powers + by_power / 2
-    slopes = Slopes(
+    slopes = Gradients(
         by_difference,
         channel[:, 0] if isinstance(weighing, Adaptive) else None,
         by_energy,

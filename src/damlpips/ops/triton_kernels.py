@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from damlpips.ops.blockwise import Slopes
+from damlpips.ops.blockwise import Gradients
 from damlpips.ops.distance import NORM_EPS, Statistics
 
 # A tile: channels times places. Neighbours in memory, whichever of both they are, fill lines of a GPU's cache.
@@ -382,7 +382,7 @@ def channel_differences(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     return sums.sum(1)
 
 
-def gradients(a: Tensor, b: Tensor, slopes: Slopes, needed: Sequence[bool]) -> list[Tensor]:
+def gradients(a: Tensor, b: Tensor, slopes: Gradients, needed: Sequence[bool]) -> list[Tensor]:
     """Return the gradients for a and for b, where they are needed, see `damlpips.ops.blockwise.gradients`."""
     launch = _Launch(a, b)
     found, targets, wanted = _targets(a, b, needed)

@@ -36,7 +36,7 @@ def _others(model: PerceptualDistance) -> list[PerceptualDistance]:
         return [user for user in _users if user is not model]
 
 
-class _Seen:
+class _Snapshot:
     """A tensor as it was: the object, its version, and on the CPU its values."""
 
     def __init__(self, x: Tensor, forget: "weakref.ReferenceType[_Pass]") -> None:
@@ -65,7 +65,7 @@ class _Pass:
         self.key = key
         self.maps: tuple[Encoded, Encoded] | None = maps
         me = weakref.ref(self)
-        self.x, self.y = _Seen(x, me), _Seen(y, me)
+        self.x, self.y = _Snapshot(x, me), _Snapshot(y, me)
 
     def maps_for(self, key: Hashable, x: Tensor, y: Tensor) -> tuple[Encoded, Encoded] | None:
         return self.maps if self.key == key and self.x.is_still(x) and self.y.is_still(y) else None

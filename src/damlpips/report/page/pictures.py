@@ -34,7 +34,7 @@ LEAST_SCORE = 0.01
 
 
 @dataclass
-class Looks:
+class PairImages:
     """What there is to see of a pair.
 
     Attributes:
@@ -55,13 +55,13 @@ class Looks:
 class _Map:
     """A map in a picture's size, the result in grey below it, and where its own colours would end."""
 
-    looks: Looks
+    looks: PairImages
     values: NDArray[np.float32]
     grey: NDArray[np.float32]
     end: float
 
 
-class Studio:
+class ImageRenderer:
     """Makes the pictures of a section's pairs.
 
     Args:
@@ -86,15 +86,15 @@ class Studio:
         self._maps: list[_Map] = []
         self.limit = 0.0
 
-    def look(self, pair: ScoredPair) -> Looks:
+    def look(self, pair: ScoredPair) -> PairImages:
         """Return the pictures of a pair; heat maps come with `finish`."""
-        looks = Looks(pair)
+        looks = PairImages(pair)
         if (images := self._read(looks)) is not None:
             self._show(looks, *images)
         self._moved()
         return looks
 
-    def _show(self, looks: Looks, distorted: Tensor, reference: Tensor) -> None:
+    def _show(self, looks: PairImages, distorted: Tensor, reference: Tensor) -> None:
         if self._rebuilt.model is not None:
             distorted, reference = self._measured(looks, self._rebuilt.model, distorted, reference)
         pictures = [_picture(image) for image in (reference, distorted)]
@@ -109,7 +109,7 @@ class Studio:
             drawn.looks.heat = _uri(image, image.size, HEAT)
         self._maps.clear()
 
-    def _read(self, looks: Looks) -> tuple[Tensor, Tensor] | None:
+    def _read(self, looks: PairImages) -> tuple[Tensor, Tensor] | None:
         found, missing = [], {}
         pair = looks.pair
         for what, name, expected in (
@@ -135,7 +135,7 @@ class Studio:
         return read_image(path, alpha=self._rebuilt.alpha, deep=True)
 
     def _measured(
-        self, looks: Looks, model: PerceptualDistance, distorted: Tensor, reference: Tensor
+        self, looks: PairImages, model: PerceptualDistance, distorted: Tensor, reference: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the images as they were compared, and keep the map of a pair that scores what its row says."""
         score = looks.pair.score
@@ -214,7 +214,7 @@ def colours(count: int, name: str = panels.COLOURS, first: float = 0.0, last: fl
     return [to_hex(colormaps[name](value)) for value in np.linspace(first, last, count)]
 
 
-def all_looks(studio: Studio, lists: Iterable[Sequence[ScoredPair]]) -> list[list[Looks]]:
+def all_looks(studio: ImageRenderer, lists: Iterable[Sequence[ScoredPair]]) -> list[list[PairImages]]:
     """Return the pictures of lists of pairs, heat maps and all."""
     found = [[studio.look(pair) for pair in pairs] for pairs in lists]
     studio.finish()

@@ -12,7 +12,7 @@ from damlpips.report.page import charts
 from damlpips.report.page.charts import Axis, Bar, Distribution
 from damlpips.report.page.collecting import Section
 from damlpips.report.page.figures import Figures, figures
-from damlpips.report.page.pictures import Looks, Studio, all_looks, colours
+from damlpips.report.page.pictures import ImageRenderer, PairImages, all_looks, colours
 from damlpips.report.page.reading import ScoredPair
 from damlpips.report.page.rebuilding import rebuild
 
@@ -41,7 +41,7 @@ class PairView:
     reference: str
     distorted: str
     score: float
-    looks: Looks
+    looks: PairImages
     layers: tuple[tuple[str, float], ...]
     place: str
 
@@ -126,7 +126,7 @@ def view(section: Section, key: str, options: Options, moved: Callable[[], None]
     rebuilt = rebuild(
         settings, weights=options.weights, heads=options.heads, device=options.device, wanted=options.maps
     )
-    studio = Studio(rebuilt, side=options.side, folder=options.folder, moved=moved)
+    studio = ImageRenderer(rebuilt, side=options.side, folder=options.folder, moved=moved)
     names = layer_names(settings.metric, max((len(f.method.layers) for f in found), default=0))
     axis = charts.axis(found) if found else None
     methods = () if axis is None else tuple(_methods(found, key, names, axis, studio, options.pairs))
@@ -154,7 +154,7 @@ def view(section: Section, key: str, options: Options, moved: Callable[[], None]
 
 
 def _methods(
-    found: Sequence[Figures], key: str, layers: Sequence[str], axis: Axis, studio: Studio, pairs: int
+    found: Sequence[Figures], key: str, layers: Sequence[str], axis: Axis, studio: ImageRenderer, pairs: int
 ) -> Iterator[MethodView]:
     chosen = [_chosen(f, pairs) for f in found]
     # the pictures of all first: their heat maps share one scale
@@ -187,7 +187,7 @@ def _chosen(found: Figures, count: int) -> list[tuple[str, list[ScoredPair]]]:
     return [("All pairs, the worst first", [*worst, *(pair for pair in reversed(best) if id(pair) not in rest)])]
 
 
-def _pair(looks: Looks, key: str, layers: Sequence[str], title: str, place: int) -> PairView:
+def _pair(looks: PairImages, key: str, layers: Sequence[str], title: str, place: int) -> PairView:
     pair = looks.pair
     assert pair.score is not None
     looks.notes = [printable(note) for note in looks.notes]

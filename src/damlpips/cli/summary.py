@@ -33,7 +33,7 @@ class Mean:
         return number(float(self._total / self.count)) if self.count else "none"
 
 
-class Tally:
+class RunSummary:
     """Means, the first rows and the first errors of a run."""
 
     def __init__(self) -> None:
