@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from damlpips import DAMLPIPS, LPIPS
 from damlpips.models.damlpips import VIEWING_SIDE
-from damlpips.nets.table import BACKBONES
+from damlpips.nets.backbone import MEMORY_FORMAT
 
 from .contenders import BASELINE, FORWARD, Contender, Field, Place
 from .networks import HEADS, STAND_IN, TORCHVISION, bare_network, random_weights
@@ -57,10 +57,9 @@ def floors(net: str, place: Place) -> list[Contender]:
     Channels last, as this package runs it.
     """
     network = bare_network(net).to(place.device, place.dtype)
-    layout = BACKBONES[net].memory_format
 
     def run(images: Tensor) -> Tensor:
-        last = network(images.to(place.dtype, memory_format=layout))
+        last = network(images.to(place.dtype, memory_format=MEMORY_FORMAT))
         return last[-1] if isinstance(last, list) else last
 
     def joined(x: Tensor, y: Tensor) -> Tensor:

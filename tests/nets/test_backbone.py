@@ -3,6 +3,8 @@
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 import weakref
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +56,11 @@ def hooked(network: nn.Module, layers: tuple[str, ...], x: torch.Tensor) -> list
 
 def test_table_is_covered() -> None:
     assert set(BACKBONES) == {*TABLE, "nano"}
+
+
+def test_the_names_are_known_without_torch() -> None:
+    code = "import sys; from damlpips.nets.table import BACKBONES; assert BACKBONES; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @torch.no_grad()

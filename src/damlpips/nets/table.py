@@ -1,14 +1,18 @@
-"""The networks that have a name: where their feature maps are read, and what they expect of images."""
+"""The networks that have a name: how they are built, where their feature maps are read, what they expect of images.
+
+Importing this module imports neither torch nor torchvision, so that the command line can list the names at once. A row
+here, and a card in `weights/cards.toml`, is all that a new backbone needs.
+"""
+
+from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import nn
-
-from damlpips.nets.nano import Nano
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Scaling(NamedTuple):
@@ -18,19 +22,16 @@ class Scaling(NamedTuple):
     std: tuple[float, float, float]
 
 
-# torchvision's ImageNet statistics; LPIPS's own 'scaling layer' is the same map written for images in [-1, 1].
+# torchvision's ImageNet statistics. LPIPS's own "scaling layer" is the same map, written for images in [-1, 1].
 IMAGENET = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-# Images in [-1, 1], as LPIPS v0.0 fed them to networks by mistake; its heads were learned that way.
+# Images in [-1, 1]: LPIPS v0.0 fed its networks these by mistake, and its heads were trained that way.
 SYMMETRIC = Scaling((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-IDENTITY = Scaling((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-
-
-# How many values of images a pass on a CPU takes best: two images of 256 x 256 pixels. With more the maps of a pass are
-# more than its caches hold, and more than the C library hands out again without the system's help.
+# A pass on a CPU is fastest with about this many image values: two images of 256 x 256 pixels. The feature maps of more
+# outgrow the caches, and the C library returns their memory to the system after every pass.
 PASS_VALUES = 2 * 3 * 256 * 256
 
 
@@ -42,13 +43,11 @@ class BackboneSpec:
         build: makes the network without weights.
         taps: children of the network whose outputs are the feature maps; none where it returns a list of them itself.
         channels: of each map.
-        min_size: the least side in pixels for which every map has a place.
+        min_size: the shortest side in pixels that leaves every map at least one position.
         scaling: what the network expects of images in [0, 1].
         prefix: what the keys of the features begin with in a full model's file.
         ignored: prefixes of keys in a full model's file that the features do not need.
-        memory_format: of images and maps; on a CPU channels last takes a third to nine tenths of the other's time, most
-            of it saved in pooling.
-        pass_values: how many values of images a pass on a CPU takes best.
+        pass_values: with how many image values a pass on a CPU is fastest.
     """
 
     build: Callable[[], nn.Module]
@@ -58,13 +57,20 @@ class BackboneSpec:
     scaling: Scaling = IMAGENET
     prefix: str = "features."
     ignored: tuple[str, ...] = ("classifier.",)
-    memory_format: torch.memory_format = torch.channels_last
     pass_values: int = PASS_VALUES
 
     def expected_keys(self) -> dict[str, tuple[int, ...]]:
         """Return the name and the shape of every tensor of the network's state dict."""
+        import torch
+
         with torch.device("meta"):
             return {self.prefix + name: tuple(t.shape) for name, t in self.build().state_dict().items()}
+
+
+def _nano() -> nn.Module:
+    from damlpips.nets.nano import Nano
+
+    return Nano()
 
 
 def _torchvision(model: str) -> Callable[[], nn.Module]:
@@ -79,16 +85,17 @@ def _torchvision(model: str) -> Callable[[], nn.Module]:
 
 
 def _resnet50() -> nn.Module:
+    from torch import nn
     from torchvision import models
 
     children = dict(models.resnet50(weights=None).named_children())
     return nn.Sequential(OrderedDict((k, v) for k, v in children.items() if k not in ("avgpool", "fc")))
 
 
-# LPIPS's taps for alex, vgg and squeeze: after the ReLU before each pooling, or of each later stage (arXiv 1801.03924).
-# The others by the same rule: the last map of each resolution.
+# The taps of alex, vgg and squeeze are LPIPS's: after the ReLU before each pooling, or of each later stage (arXiv
+# 1801.03924). Those of the others follow the same rule: the last map of each resolution.
 BACKBONES = {
-    "nano": BackboneSpec(Nano, (), Nano.channels, 1, prefix="", ignored=(), pass_values=4 * PASS_VALUES),
+    "nano": BackboneSpec(_nano, (), (32, 64, 112), 1, prefix="", ignored=(), pass_values=4 * PASS_VALUES),
     "alex": BackboneSpec(
         _torchvision("alexnet"),
         ("1", "4", "7", "9", "11"),

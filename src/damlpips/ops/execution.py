@@ -17,6 +17,11 @@ Place = tuple[slice, slice, slice]
 EVERYWHERE: Place = (slice(None), slice(None), slice(None))
 
 
+def exact_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type for what half precision would round away: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def blocks(a: Tensor) -> Iterator[Place]:
     """Yield where the blocks of maps (N, C, H, W) are: whole images, or rows of one; elsewhere than on a CPU all."""
     n, c, h, w = a.shape
