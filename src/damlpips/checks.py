@@ -68,10 +68,10 @@ def byte_limit(what: str, value: Any) -> int:
     return value
 
 
-def tile(value: Any) -> int:
-    """Return `value` if it can be a number of pixels a side; whether it is large enough depends on the network."""
+def pixels(what: str, value: Any) -> int:
+    """Return `value` if it can be a number of pixels; whether it is large enough depends on the network."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"tile: expected None or a number of pixels, got {value!r}")
+        raise TypeError(f"{what}: expected None or a number of pixels, got {value!r}")
     return value
 
 

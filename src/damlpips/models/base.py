@@ -70,7 +70,9 @@ class PerceptualDistance(nn.Module):
         self.dtype = checks.floating_type(dtype)
         self.references = ReferenceCache(reference_cache)
         self.tiling: Tiling | None = (
-            None if tile is None else tiling_of(self.source.backbone, checks.tile(tile), least=self.source.min_size)
+            None
+            if tile is None
+            else tiling_of(self.source.backbone, checks.pixels("tile", tile), least=self.source.min_size)
         )
         # not `compile`, which is a method of every module
         self.compiled = bool(compile)

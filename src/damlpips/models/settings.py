@@ -1,0 +1,325 @@
+"""What a distance can be told: every option is declared here, once, and everything else is read from the declaration.
+
+A field says what an option is checked by, whether a score depends on it, what it means, and, where the command line has
+it, how it is spelled there. Constructors take options as keywords, `Unpack[LPIPSOptions]`, so that editors and type
+checkers know them. The digest of a metric, `repr`, the documentation and the command line are made from the fields.
+"""
+
+import difflib
+import math
+import os
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypedDict, TypeVar
+
+import torch
+
+from damlpips import checks
+from damlpips.ops import distance
+
+# Bytes: some 600 images of 256 x 256 with `nano`, 300 with AlexNet, 30 with VGG; small beside what training takes.
+CACHE_BYTES = 1 << 30
+# Pixels: the shorter side at which DAMLPIPS looks at larger images. Agreement with observers is highest near it.
+VIEWING_SIDE = 256
+
+Path = str | os.PathLike[str]
+
+
+class Options(TypedDict, total=False):
+    """The keywords that both distances take; `Settings` says what they mean."""
+
+    weights: Path | None
+    value_range: tuple[float, float]
+    reduction: str
+    grey: checks.Grey
+    resize: checks.Resize
+    check_values: bool
+    deterministic: bool
+    dtype: torch.dtype | None
+    reference_cache: int
+    tile: int | None
+    compile: bool
+    video: bool
+
+
+class LPIPSOptions(Options, total=False):
+    """The keywords of LPIPS."""
+
+    heads: Path
+    comparison: str
+    channel_norm: bool
+
+
+class DAMLPIPSOptions(Options, total=False):
+    """The keywords of DAMLPIPS."""
+
+    rho: float
+    gamma: float
+    viewing_side: int | None
+
+
+def option(
+    default: Any,
+    check: Callable[[Any], Any],
+    *,
+    doc: str,
+    scored: bool = False,
+    unsaid: bool = False,
+    command: dict[str, str] | None = None,
+) -> Any:
+    """Declare an option.
+
+    Args:
+        default: its value where none is given.
+        check: returns the value as it is kept, or raises.
+        doc: what it means, as the documentation says it.
+        scored: whether a score depends on it: it is then part of a metric's digest.
+        unsaid: whether the digest leaves it out where it has its default: options that came with later versions, so that
+            states saved before still load.
+        command: of options that the command line has, the `help` of `--name` and the `metavar` of its value.
+    """
+    return field(
+        default=default, metadata={"check": check, "doc": doc, "scored": scored, "unsaid": unsaid, "command": command}
+    )
+
+
+def _optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else check(value)
+
+
+def _one_of(name: str, known: Iterable[str]) -> Callable[[Any], str]:
+    return lambda value: checks.one_of(name, value, known)
+
+
+def _heads(value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"heads: expected a version, 'uniform' or a path, got {type(value).__name__}")
+    return os.fspath(value)
+
+
+def _rho(value: Any) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"rho: expected a share from 0 to 1, got {value!r}")
+    return float(value)
+
+
+def _gamma(value: Any) -> float:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"gamma: expected a finite exponent of at least 0, got {value!r}")
+    return float(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options of both distances, checked.
+
+    Frozen: what was made of them, such as the digest of a metric, stays true.
+
+    Raises:
+        ValueError, TypeError: a value that an option cannot have.
+    """
+
+    metric: ClassVar[str]
+
+    weights: str | None = option(
+        None,
+        _optional(os.fspath),
+        doc="path of the backbone's `.pth` or `.safetensors` file, checked key by key; None looks in the folder"
+        " `DAMLPIPS_WEIGHTS_DIR`, in torch hub's cache, and downloads torchvision's file when the first score is asked for.",
+        command={
+            "metavar": "FILE",
+            "help": "The network's weights, .pth or .safetensors. Default: found or downloaded.",
+        },
+    )
+    value_range: tuple[float, float] = option(
+        (0.0, 1.0),
+        checks.value_range,
+        scored=True,
+        doc="(low, high) of float images; uint8 images are 0..255 whatever it says.",
+    )
+    reduction: str = option(
+        "none", _one_of("reduction", checks.REDUCTIONS), doc='`"none"` (N,), `"mean"` or `"sum"` ().'
+    )
+    grey: checks.Grey = option(
+        None,
+        _optional(_one_of("grey", ["repeat"])),
+        scored=True,
+        doc='`"repeat"` accepts (N, 1, H, W) and repeats the channel.',
+    )
+    resize: checks.Resize = option(
+        None,
+        checks.resize_option,
+        scored=True,
+        doc='`"reference"` brings the first image to the second\'s size; an int scales both to that shorter side; (H, W)'
+        " to that size.",
+        command={
+            "metavar": "SIZE",
+            "help": "'reference' brings DIST to REF's size; a number scales both to that shorter side. Default: off,"
+            " images of different sizes are an error.",
+        },
+    )
+    check_values: bool = option(
+        True,
+        bool,
+        doc="whether NaN and values outside `value_range` raise. Images that are being optimised, and images on an"
+        " accelerator, are not checked here (see `LPIPSMetric` for the latter).",
+    )
+    deterministic: bool = option(
+        False,
+        bool,
+        scored=True,
+        doc="whether a score depends on its pair alone: not on the rest of the batch, the number of threads or cuDNN's"
+        " benchmarks. Images go through the network one by one, on the CPU in one thread, which takes longer.",
+    )
+    dtype: torch.dtype | None = option(
+        None,
+        checks.floating_type,
+        scored=True,
+        unsaid=True,
+        doc="what the network runs in, `torch.bfloat16`, `torch.float16`, `torch.float32` or `torch.float64`; None: what"
+        " the module is in. Images are scaled and distances taken in float32 at least, whatever it is.",
+    )
+    reference_cache: int = option(
+        CACHE_BYTES,
+        lambda value: checks.byte_limit("reference_cache", value),
+        doc="bytes that the feature maps of references with a `reference_key` may take; 0 keeps none. Images that are"
+        " compared tile by tile are not kept.",
+    )
+    tile: int | None = option(
+        None,
+        _optional(lambda value: checks.pixels("tile", value)),
+        doc="images larger than this many pixels a side are compared pair by pair and tile by tile, in memory that does"
+        " not grow with their size; scores change by rounding only. Not with a backbone that sees the whole image at"
+        ' each place, nor, for LPIPS, with `comparison="sort"`, which needs all places at once. DAMLPIPS cuts the image'
+        " as it looks at it, so that it matters with `viewing_side=None` and for long panoramas; its tiles go through the"
+        " network twice, since its weights depend on means over the whole image.",
+        command={
+            "metavar": "PIXELS",
+            "help": "Compare larger images tile by tile, in memory that does not grow with them: 1024.",
+        },
+    )
+    compile: bool = option(
+        False,
+        bool,
+        doc="run network and distances through `torch.compile`. The first call of each shape takes a minute. Batches with"
+        " a `reference_key`, encoded images, images in tiles and `deterministic=True` go without it.",
+    )
+    video: bool = option(
+        False,
+        bool,
+        scored=True,
+        unsaid=True,
+        doc="compare videos, (N, T, 3, H, W), frame by frame: a score is the mean over the frames. See Shapes.",
+    )
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            object.__setattr__(self, f.name, f.metadata["check"](getattr(self, f.name)))
+
+    @classmethod
+    def make(cls: "type[S]", options: dict[str, Any]) -> "S":
+        """Return the settings that options give, by name.
+
+        Raises:
+            TypeError: a name that is no option; names the nearest that is.
+        """
+        names = cls.names()
+        for name in options:
+            if name not in names:
+                raise TypeError(unknown(name, names, f"{cls.metric} takes"))
+        return cls(**options)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of all options, in order."""
+        return [f.name for f in fields(cls)]
+
+    @classmethod
+    def documented(cls, indent: str = " " * 8) -> str:
+        """Return what each option means, as a docstring's `Args` has it."""
+        wrap = textwrap.TextWrapper(
+            120, initial_indent=indent, subsequent_indent=indent + " " * 4, break_on_hyphens=False
+        )
+        return "\n".join(wrap.fill(f"{f.name}: {f.metadata['doc']}") for f in fields(cls))
+
+    def scored(self) -> dict[str, Any]:
+        """Return the options that a score depends on, by name, as text where JSON and `repr` have no form of their own."""
+        found = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.metadata["scored"] and not (f.metadata["unsaid"] and value == f.default):
+                found[f.name] = str(value) if isinstance(value, torch.dtype) else value
+        return found
+
+    def changed(self) -> dict[str, Any]:
+        """Return the options that do not have their default, by name."""
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
+
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LPIPSSettings(Settings):
+    """The options of LPIPS, checked."""
+
+    metric: ClassVar[str] = "LPIPS"
+
+    heads: str = option(
+        "v0.1",
+        _heads,
+        scored=True,
+        doc='`"v0.1"`, `"v0.0"`, `"uniform"` (w = 1), or the path of a file with `lpips`\'s keys. All but "uniform" belong'
+        " to `alex`, `vgg` and `squeeze`.",
+        command={
+            "metavar": "HEADS",
+            "help": "LPIPS's learned weights: v0.1 (default), v0.0, uniform, or a file.",
+        },
+    )
+    comparison: str = option(
+        "spatial",
+        _one_of("comparison", distance.COMPARISONS),
+        scored=True,
+        unsaid=True,
+        doc='`"spatial"`, `"mean"`, `"sort"`, `"spatial+mean"` or `"spatial+sort"`.',
+    )
+    channel_norm: bool = option(
+        True,
+        bool,
+        scored=True,
+        unsaid=True,
+        doc="whether features are divided by their norm over channels, which is done last.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DAMLPIPSSettings(Settings):
+    """The options of DAMLPIPS, checked."""
+
+    metric: ClassVar[str] = "DAMLPIPS"
+
+    rho: float = option(
+        0.25,
+        _rho,
+        scored=True,
+        doc="the share of a place's own energy in its normalisation, 0 to 1; the rest is the mean over the image.",
+    )
+    gamma: float = option(
+        0.5, _gamma, scored=True, doc="how much a channel's weight falls with its energy, at least 0."
+    )
+    viewing_side: int | None = option(
+        VIEWING_SIDE,
+        _optional(lambda value: checks.pixels("viewing_side", value)),
+        scored=True,
+        doc="images are looked at with this shorter side in pixels where theirs is longer, so that scores of different"
+        " sizes compare; None: as they are.",
+    )
+
+
+def unknown(name: str, known: Iterable[str], whose: str) -> str:
+    """Return the message of an error: an option of a name that is not known, and the nearest name that is."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"{whose} {', '.join(known)}"
+    return f"unknown option {name!r}: {hint}"
