@@ -75,8 +75,8 @@ def option(
         check: returns the value as it is kept, or raises.
         doc: what it means, as the documentation says it.
         scored: whether a score depends on it: it is then part of a metric's digest.
-        unsaid: whether the digest leaves it out where it has its default: options that came with later versions, so that
-            states saved before still load.
+        unsaid: whether the digest leaves it out where it has its default: options that came with later versions, so
+            that states saved before still load.
         command: of options that the command line has, the `help` of `--name` and the `metavar` of its value.
     """
     return field(
@@ -126,7 +126,8 @@ class Settings:
         None,
         _optional(os.fspath),
         doc="path of the backbone's `.pth` or `.safetensors` file, checked key by key; None looks in the folder"
-        " `DAMLPIPS_WEIGHTS_DIR`, in torch hub's cache, and downloads torchvision's file when the first score is asked for.",
+        " `DAMLPIPS_WEIGHTS_DIR`, in torch hub's cache, and downloads torchvision's file when the first score is asked"
+        " for.",
         command={
             "metavar": "FILE",
             "help": "The network's weights, .pth or .safetensors. Default: found or downloaded.",
@@ -151,8 +152,8 @@ class Settings:
         None,
         checks.resize_option,
         scored=True,
-        doc='`"reference"` brings the first image to the second\'s size; an int scales both to that shorter side; (H, W)'
-        " to that size.",
+        doc='`"reference"` brings the first image to the second\'s size; an int scales both to that shorter side;'
+        " (H, W) to that size.",
         command={
             "metavar": "SIZE",
             "help": "'reference' brings DIST to REF's size; a number scales both to that shorter side. Default: off,"
@@ -177,8 +178,8 @@ class Settings:
         checks.floating_type,
         scored=True,
         unsaid=True,
-        doc="what the network runs in, `torch.bfloat16`, `torch.float16`, `torch.float32` or `torch.float64`; None: what"
-        " the module is in. Images are scaled and distances taken in float32 at least, whatever it is.",
+        doc="what the network runs in, `torch.bfloat16`, `torch.float16`, `torch.float32` or `torch.float64`; None:"
+        " what the module is in. Images are scaled and distances taken in float32 at least, whatever it is.",
     )
     reference_cache: int = option(
         CACHE_BYTES,
@@ -192,8 +193,8 @@ class Settings:
         doc="images larger than this many pixels a side are compared pair by pair and tile by tile, in memory that does"
         " not grow with their size; scores change by rounding only. Not with a backbone that sees the whole image at"
         ' each place, nor, for LPIPS, with `comparison="sort"`, which needs all places at once. DAMLPIPS cuts the image'
-        " as it looks at it, so that it matters with `viewing_side=None` and for long panoramas; its tiles go through the"
-        " network twice, since its weights depend on means over the whole image.",
+        " as it looks at it, so that it matters with `viewing_side=None` and for long panoramas; its tiles go"
+        " through the network twice, since its weights depend on means over the whole image.",
         command={
             "metavar": "PIXELS",
             "help": "Compare larger images tile by tile, in memory that does not grow with them: 1024.",
@@ -202,8 +203,8 @@ class Settings:
     compile: bool = option(
         False,
         bool,
-        doc="run network and distances through `torch.compile`. The first call of each shape takes a minute. Batches with"
-        " a `reference_key`, encoded images, images in tiles and `deterministic=True` go without it.",
+        doc="run network and distances through `torch.compile`. The first call of each shape takes a minute. Batches"
+        " with a `reference_key`, encoded images, images in tiles and `deterministic=True` go without it.",
     )
     video: bool = option(
         False,
@@ -244,7 +245,7 @@ class Settings:
         return "\n".join(wrap.fill(f"{f.name}: {f.metadata['doc']}") for f in fields(cls))
 
     def scored(self) -> dict[str, Any]:
-        """Return the options that a score depends on, by name, as text where JSON and `repr` have no form of their own."""
+        """Return the options that a score depends on, by name; a type of torch's by its name, too."""
         found = {}
         for f in fields(self):
             value = getattr(self, f.name)
@@ -270,8 +271,8 @@ class LPIPSSettings(Settings):
         "v0.1",
         _heads,
         scored=True,
-        doc='`"v0.1"`, `"v0.0"`, `"uniform"` (w = 1), or the path of a file with `lpips`\'s keys. All but "uniform" belong'
-        " to `alex`, `vgg` and `squeeze`.",
+        doc='`"v0.1"`, `"v0.0"`, `"uniform"` (w = 1), or the path of a file with `lpips`\'s keys. All but "uniform"'
+        " belong to `alex`, `vgg` and `squeeze`.",
         command={
             "metavar": "HEADS",
             "help": "LPIPS's learned weights: v0.1 (default), v0.0, uniform, or a file.",
