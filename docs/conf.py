@@ -5,6 +5,7 @@ author = "the damlpips authors"
 copyright = "2026, the damlpips authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx-mathjax-offline"]
 myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3  # links to a heading of a page
 exclude_patterns = ["_build", "demo"]
 html_theme = "furo"
 html_title = "damlpips"

@@ -1,8 +1,11 @@
 """`import damlpips` does no work and loads no ecosystem."""
 
 import json
+import re
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +18,8 @@ ECOSYSTEMS = (
 
 
 def loaded_after(code: str) -> set[str]:
-    """Return the top-level modules that a new process has loaded after running `code`."""
-    code += "\nimport json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    """Return the modules that a new process has loaded after running `code`."""
+    code += "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return set(json.loads(done.stdout.splitlines()[-1]))
@@ -24,7 +27,7 @@ def loaded_after(code: str) -> set[str]:
 
 def test_import_loads_no_ecosystem() -> None:
     loaded = loaded_after("import damlpips")
-    assert "damlpips" in loaded
+    assert {name for name in loaded if name.startswith("damlpips")} == {"damlpips", "damlpips.version"}
     assert not loaded & {*ECOSYSTEMS, "torch"}
 
 
@@ -52,6 +55,29 @@ def test_public_names() -> None:
 def test_submodules_are_attributes() -> None:
     assert damlpips.functional.lpips
     assert damlpips.nets.weights.load_heads
+
+
+@pytest.mark.parametrize("name", damlpips._MOVED)
+def test_a_module_that_moved_is_found_by_its_old_name(name: str) -> None:
+    home = import_module(damlpips._MOVED[name])
+    assert import_module(f"damlpips.{name}") is home
+    assert getattr(damlpips, name) is home
+    assert home.__name__ == damlpips._MOVED[name]
+
+
+def test_an_old_name_imports_first_in_a_new_process() -> None:
+    code = """
+from damlpips.images import read_image
+import damlpips.pairs, damlpips.scoring.images
+assert damlpips.scoring.images.read_image is read_image
+"""
+    assert "matplotlib" not in loaded_after(code)
+
+
+def test_the_changelog_names_every_module_that_moved() -> None:
+    changelog = (Path(__file__).parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
+    moved = {f"damlpips.{old}": new for old, new in damlpips._MOVED.items()}
+    assert dict(re.findall(r"^  \| `(.+)` \| `(.+)` \|$", changelog, re.M)) == moved
 
 
 def test_unknown_name() -> None:

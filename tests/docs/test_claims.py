@@ -1,0 +1,61 @@
+"""What the pages name is there: files, modules, functions, tests. The picture is that of the code."""
+
+import ast
+import re
+import runpy
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts),
+]
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def is_there(name: str) -> bool:
+    """Return whether a dotted name is that of a module, what a module holds, or what a class holds."""
+    try:
+        resolve_name(name)
+    except (ImportError, AttributeError):
+        owner, _, last = name.rpartition(".")
+        try:
+            holder = resolve_name(owner)
+        except (ImportError, AttributeError):
+            return False
+        return is_dataclass(holder) and last in {field.name for field in fields(holder)}
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_and_names_are_there(page: Path) -> None:
+    content = page.read_text(encoding="utf-8")
+    paths = re.findall(r"(?<![\w/.])(?:src|tests|docs|benchmarks|training)/[\w./-]*\w", content)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    names = re.findall(r"(?<![\w/.])damlpips(?:\.(?!md\b)[A-Za-z_]+)+", content)
+    assert [name for name in set(names) if not is_there(name)] == []
+
+
+def test_every_row_of_the_distributed_page_is_a_test_by_name() -> None:
+    trees = (ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "tests").rglob("test_*.py"))
+    tests = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    section = text("docs/explanation/distributed.md").split("## Tested")[1]
+    rows = [line for line in section.splitlines() if line.startswith("|")][2:]
+    named = [re.findall(r"`(test_\w+)`", row.rsplit("|", 2)[1]) for row in rows]
+    assert len(rows) > 20
+    assert all(len(names) == 1 for names in named)
+    assert {name for names in named for name in names} <= tests
+
+
+def test_the_picture_of_the_packages_is_drawn_from_the_code() -> None:
+    script = runpy.run_path(str(ROOT / "docs/draw_architecture.py"))
+    drawn = script["draw"](script["read_parts"]())
+    assert script["PICTURE"].read_text(encoding="utf-8") == drawn, "run: python docs/draw_architecture.py"
+    assert 'class="up"' not in drawn
