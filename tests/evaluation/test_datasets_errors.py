@@ -2,15 +2,24 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from scipy.io import savemat
 
-from damlpips.evaluation.datasets import DatasetError, load, tables
+from damlpips.evaluation.datasets import LAYOUTS, DatasetError, load, tables
+from damlpips.evaluation.judgements import JudgedSet
 from tests.support import layouts
+from tests.support.layouts import EXAMPLES
+from tests.support.mutations import mutated
+
+TABLES = [(layout, table) for layout, example in EXAMPLES.items() for table in example.tables]
+FILES = [*TABLES, *((layout, file) for layout, example in EXAMPLES.items() for file in example.binaries)]
+# a folder is written once and used by all examples
+KEPT = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
 
 def error_of(path: Path, layout: str = "auto") -> str:
@@ -36,51 +45,31 @@ class TestLoad:
 
     def test_no_layout_fits(self, tmp_path: Path) -> None:
         (tmp_path / "readme.txt").touch()
+        known = "; ".join(f"{name} ({layout.looked_for})" for name, layout in LAYOUTS.items())
         for path in (tmp_path, tmp_path / "readme.txt"):
-            message = error_of(path)
-            assert message.startswith(f"{path}: no judged set of a known layout, looked for bapps-2afc (judge/ beside")
-            for part in ("tid2013 (mos_with_names.txt", "kadid10k (dmos.csv", "csv (a file *.csv"):
-                assert part in message
+            assert error_of(path) == f"{path}: no judged set of a known layout, looked for {known}"
 
-    @pytest.mark.parametrize(
-        ("layout", "expected"),
-        [
-            ("bapps-2afc", "no folder judge in it or in 2afc/val/*, expected judge, ref, p0, p1"),
-            ("bapps-jnd", "no folder same in it or in jnd/val/*, expected same, p0, p1"),
-            ("tid2008", "mos_with_names.txt: No such file or directory"),
-            ("tid2013", "mos_with_names.txt: No such file or directory"),
-            ("kadid10k", "dmos.csv: No such file or directory"),
-            (
-                "csiq",
-                "no scores, expected csiq.DMOS.xlsx or csiq.DMOS.csv or csiq_dmos.csv or csiq_dmos.txt or csiq_label",
-            ),
-            ("live", "no scores, expected dmos_realigned.mat or dmos.mat"),
-            ("pipal", "no folder of scores, expected Train_Label"),
-            ("csv", "expected a CSV file, or a folder with some"),
-        ],
-    )
-    def test_the_layout_asked_for_is_not_there(self, layout: str, expected: str, tmp_path: Path) -> None:
-        assert error_of(tmp_path, layout).startswith(str(tmp_path))
-        assert expected in error_of(tmp_path, layout)
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_the_layout_asked_for_is_not_there(self, layout: str, tmp_path: Path) -> None:
+        message = error_of(tmp_path, layout)
+        assert message.startswith(str(tmp_path))
+        file = next((file for file in EXAMPLES[layout].tables if f"{file}: No such file" in message), None)
+        assert file is not None or ", expected " in message or "expected a CSV file" in message
 
 
 class TestBapps:
     @pytest.mark.parametrize(
-        ("removed", "expected"),
+        ("removed", "names", "what", "counts"),
         [
-            (
-                "p1/000001.png",
-                r"judge/000001\.npy: no image of this stem in .*p1 \(1 missing: 3 files in judge, 2 in p1\)",
-            ),
-            (
-                "judge/000002.npy",
-                r"ref/000002\.png: no label of this stem in .*judge \(1 missing: 3 files in ref, 2 in j",
-            ),
+            ("p1/000001.png", "judge/000001.npy", "image", "3 files in judge, 2 in p1"),
+            ("judge/000002.npy", "ref/000002.png", "label", "3 files in ref, 2 in judge"),
         ],
     )
-    def test_one_file_is_missing(self, removed: str, expected: str, tmp_path: Path) -> None:
-        (layouts.bapps_2afc(tmp_path) / removed).unlink()
-        assert re.search(expected, error_of(tmp_path))
+    def test_one_file_is_missing(self, removed: str, names: str, what: str, counts: str, tmp_path: Path) -> None:
+        folder = (layouts.bapps_2afc(tmp_path) / removed).parent
+        (tmp_path / removed).unlink()
+        expected = f"{tmp_path / names}: no {what} of this stem in {folder} (1 missing: {counts})"
+        assert error_of(tmp_path) == expected
 
     def test_a_folder_is_missing(self, tmp_path: Path) -> None:
         shutil.rmtree(layouts.bapps_jnd(tmp_path) / "p1")
@@ -127,227 +116,166 @@ class TestBapps:
         assert error_of(tmp_path).startswith(f"{label}: damaged array (ValueError")
 
 
-def tid2008(root: Path) -> Path:
-    return layouts.tid(root, 17, 4, contents=1)
-
-
-TABLES: list[tuple[Callable[[Path], Path], str]] = [
-    (tid2008, "mos_with_names.txt"),
-    (layouts.kadid10k, "dmos.csv"),
-    (lambda root: layouts.csiq(root, "csiq_dmos.csv"), "csiq_dmos.csv"),
-    (lambda root: layouts.csiq(root, "csiq_label.txt"), "csiq_label.txt"),
-    (layouts.pipal, "Train_Label/A0001.txt"),
-    (layouts.plain, "mos.csv"),
-    (layouts.plain, "pairs.csv"),
-]
-
-
-@pytest.mark.parametrize(("write", "table"), TABLES)
+@pytest.mark.parametrize(("layout", "table"), TABLES)
 class TestEveryTable:
-    def test_empty(self, write: Callable[[Path], Path], table: str, tmp_path: Path) -> None:
-        (write(tmp_path) / table).write_bytes(b"")
-        layout = {"dmos.csv": "kadid10k"}.get(table, "auto")
-        assert error_of(tmp_path, layout).startswith(f"{tmp_path / table}: the table is empty, expected ")
+    @pytest.fixture
+    def path(self, layout: str, table: str, tmp_path: Path) -> Path:
+        return EXAMPLES[layout].write(tmp_path) / table
 
-    def test_not_utf_8(self, write: Callable[[Path], Path], table: str, tmp_path: Path) -> None:
-        path = write(tmp_path) / table
+    def test_empty(self, path: Path, layout: str, tmp_path: Path) -> None:
+        path.write_bytes(b"")
+        assert error_of(tmp_path, layout).startswith(f"{path}: the table is empty, expected ")
+
+    def test_not_utf_8(self, path: Path, layout: str, tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes() + "é".encode("latin-1"))
         line = path.read_bytes().count(b"\n") + 1
-        assert error_of(tmp_path) == f"{path}, line {line}: not UTF-8 (unexpected end of data)"
+        assert error_of(tmp_path, layout) == f"{path}, line {line}: not UTF-8 (unexpected end of data)"
 
-    def test_a_nul(self, write: Callable[[Path], Path], table: str, tmp_path: Path) -> None:
-        path = write(tmp_path) / table
+    def test_a_nul(self, path: Path, layout: str, tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes() + b"\0")
-        assert f"{path}, line " in error_of(tmp_path)
-        assert error_of(tmp_path).endswith("a NUL byte, not text")
+        assert re.fullmatch(rf"{re.escape(str(path))}, line \d+: .*a NUL byte, not text", error_of(tmp_path, layout))
 
-    def test_too_many_fields(self, write: Callable[[Path], Path], table: str, tmp_path: Path) -> None:
-        path = write(tmp_path) / table
+    def test_too_many_fields(self, path: Path, layout: str, tmp_path: Path) -> None:
         separator = " " if b"," not in path.read_bytes() else ","
         lines = path.read_text().splitlines()
         path.write_text("\n".join([*lines[:-1], lines[-1] + separator + "more"]))
-        assert re.search(rf"{re.escape(str(path))}, line {len(lines)}: \d fields, ", error_of(tmp_path))
+        assert re.search(rf"{re.escape(str(path))}, line {len(lines)}: \d fields, ", error_of(tmp_path, layout))
 
-    def test_too_large(
-        self, write: Callable[[Path], Path], table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        path = write(tmp_path) / table
+    def test_too_large(self, path: Path, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tables.read_bytes, "__defaults__", (20,))
-        assert re.fullmatch(
-            rf"{re.escape(str(tmp_path))}.*: a file of \d+ bytes, expected at most 20", error_of(tmp_path)
-        )
-        assert path.stat().st_size > 20
+        assert re.fullmatch(r".*: a file of \d\d+ bytes, expected at most 20", error_of(tmp_path, layout))
 
-    def test_missing_images_are_counted(self, write: Callable[[Path], Path], table: str, tmp_path: Path) -> None:
-        write(tmp_path)
+    def test_missing_images_are_counted(self, path: Path, layout: str, tmp_path: Path) -> None:
         for image in tmp_path.rglob("*"):
             if image.suffix in (".bmp", ".png", ".BMP"):
                 image.unlink()
-        assert re.search(r", (line|row) \d+.*: no image '.*' in .* \(\d+ of \d+ are missing\)$", error_of(tmp_path))
+        counted = r", line \d+.*: no image '.*' in .* \(\d+ of \d+ are missing\)$"
+        assert re.search(counted, error_of(tmp_path, layout))
+
+
+# by layout and table: what is replaced, by what, and what the error says
+WRONG_FIELDS = {
+    ("tid2008", "mos_with_names.txt"): [
+        ("0.91000", "nan", "line 1, column 'mos': expected a finite number, got 'nan'"),
+        ("0.91000", "5,5", "line 1, column 'mos': expected a finite number, got '5,5'"),
+        ("I01_01_1.bmp", "a.bmp", "line 1, column 'image': expected a name like I01_01_1"),
+        ("I01_01_2", "i01_01_1", "line 2: 'i01_01_1.bmp' is rated a second time, first in"),
+        ("I01_01_1", "I02_01_1", "line 1: no image 'I02.bmp' in"),
+        ("I01_01_1", "I01_01_9", "line 1: no image 'I01_01_9.bmp' in"),
+    ],
+    ("kadid10k", "dmos.csv"): [
+        ("dmos,", "mos,", "no column 'dmos', expected dist_img, ref_img, dmos, got 'dist_img,"),
+        ("5.00", "inf", "line 2, column 'dmos': expected a finite number, got 'inf'"),
+        ("I01_01_01", "I01_26_01", "line 2, column 'dist_img': kind 26 of I01_26_01.png, ex"),
+        (",I01.png", ",I02.png", "line 2, column 'ref_img': 'I02.png' is not the reference"),
+        (",I01.png", ",../I01.png", "line 2: no image '../I01.png' in"),
+        (",var", ",dmos", "line 1: the column 'dmos' stands in the header twice"),
+        ("5.00", '"5.00', "not CSV (unexpected end of data)"),
+    ],
+    ("pipal", "Train_Label/A0002.txt"): [
+        ("1420.0648", "Elo", "line 1, column 'elo': expected a finite number, got"),
+        ("A0002_00_00", "A0002", "line 1, column 'image': expected a name like A0"),
+    ],
+    ("csv", "mos.csv"): [
+        ("dist", "distorted", "line 1: expected the columns ref,dist,score or ref,a,b,votes_a,vo"),
+        ("x/d1.png", "", "line 2, column 'dist': an empty path"),
+        ("x/d1.png", "/etc/passwd", "line 2, column 'dist': '/etc/passwd' is an absolute path"),
+        ("x/d1.png", "C:\\d.png", "line 2, column 'dist': 'C:\\\\d.png' is an absolute path"),
+        ("x/r.png", "x/../../r", "line 2, column 'ref': 'x/../../r' leads out of"),
+        ("x/r.png", "x", "line 2, column 'ref': no image 'x' in"),
+        ("x/r.png", "x/R.png", "line 2, column 'ref': no image 'x/R.png' in"),
+        ("x/r.png", "x/r.png/a", "line 2, column 'ref': no image 'x/r.png/a' in"),
+        ("x/r.png", "y" * 300 + "/r", "File name too long"),
+    ],
+    ("csv", "pairs.csv"): [
+        ("1,30", "-1,30", "line 2, columns 'votes_a' and 'votes_b': expected votes, got -1 and"),
+        ("1,30", "0,0", "line 2, columns 'votes_a' and 'votes_b': expected votes, got 0 and 0"),
+        ("1,30", "1,inf", "line 2, column 'votes_b': expected a finite number, got 'inf'"),
+        ("1,30", "1", "line 2: 5 fields, the header has 6"),
+    ],
+}
 
 
 @pytest.mark.parametrize(
-    ("write", "table", "old", "new", "expected"),
-    [
-        (tid2008, "mos_with_names.txt", "0.91000", "nan", "line 1, column 'mos': expected a finite number, got 'nan'"),
-        (tid2008, "mos_with_names.txt", "0.91000", "5,5", "line 1, column 'mos': expected a finite number, got '5,5'"),
-        (
-            tid2008,
-            "mos_with_names.txt",
-            "I01_01_1.bmp",
-            "a.bmp",
-            "line 1, column 'image': expected a name like I01_01_1",
-        ),
-        (
-            tid2008,
-            "mos_with_names.txt",
-            "I01_01_2",
-            "i01_01_1",
-            "line 2: 'i01_01_1.bmp' is rated a second time, first in",
-        ),
-        (tid2008, "mos_with_names.txt", "I01_01_1", "I02_01_1", "line 1: no image 'I02.bmp' in"),
-        (tid2008, "mos_with_names.txt", "I01_01_1", "I01_01_9", "line 1: no image 'I01_01_9.bmp' in"),
-        (
-            layouts.kadid10k,
-            "dmos.csv",
-            "dmos,",
-            "mos,",
-            "no column 'dmos', expected dist_img, ref_img, dmos, got 'dist_img,",
-        ),
-        (layouts.kadid10k, "dmos.csv", "5.00", "inf", "line 2, column 'dmos': expected a finite number, got 'inf'"),
-        (
-            layouts.kadid10k,
-            "dmos.csv",
-            "I01_01_01",
-            "I01_26_01",
-            "line 2, column 'dist_img': kind 26 of I01_26_01.png, ex",
-        ),
-        (
-            layouts.kadid10k,
-            "dmos.csv",
-            ",I01.png",
-            ",I02.png",
-            "line 2, column 'ref_img': 'I02.png' is not the reference",
-        ),
-        (layouts.kadid10k, "dmos.csv", ",I01.png", ",../I01.png", "line 2: no image '../I01.png' in"),
-        (layouts.kadid10k, "dmos.csv", ",var", ",dmos", "line 1: the column 'dmos' stands in the header twice"),
-        (layouts.kadid10k, "dmos.csv", "5.00", '"5.00', "not CSV (unexpected end of data)"),
-        (
-            layouts.pipal,
-            "Train_Label/A0002.txt",
-            "1420.0648",
-            "Elo",
-            "line 1, column 'elo': expected a finite number, got",
-        ),
-        (
-            layouts.pipal,
-            "Train_Label/A0002.txt",
-            "A0002_00_00",
-            "A0002",
-            "line 1, column 'image': expected a name like A0",
-        ),
-        (
-            layouts.plain,
-            "mos.csv",
-            "dist",
-            "distorted",
-            "line 1: expected the columns ref,dist,score or ref,a,b,votes_a,vo",
-        ),
-        (layouts.plain, "mos.csv", "x/d1.png", "", "line 2, column 'dist': an empty path"),
-        (
-            layouts.plain,
-            "mos.csv",
-            "x/d1.png",
-            "/etc/passwd",
-            "line 2, column 'dist': '/etc/passwd' is an absolute path",
-        ),
-        (layouts.plain, "mos.csv", "x/d1.png", "C:\\d.png", "line 2, column 'dist': 'C:\\\\d.png' is an absolute path"),
-        (layouts.plain, "mos.csv", "x/r.png", "x/../../r", "line 2, column 'ref': 'x/../../r' leads out of"),
-        (layouts.plain, "mos.csv", "x/r.png", "x", "line 2, column 'ref': no image 'x' in"),
-        (layouts.plain, "mos.csv", "x/r.png", "x/R.png", "line 2, column 'ref': no image 'x/R.png' in"),
-        (layouts.plain, "mos.csv", "x/r.png", "x/r.png/a", "line 2, column 'ref': no image 'x/r.png/a' in"),
-        (layouts.plain, "mos.csv", "x/r.png", "y" * 300 + "/r", "File name too long"),
-        (
-            layouts.plain,
-            "pairs.csv",
-            "1,30",
-            "-1,30",
-            "line 2, columns 'votes_a' and 'votes_b': expected votes, got -1 and",
-        ),
-        (
-            layouts.plain,
-            "pairs.csv",
-            "1,30",
-            "0,0",
-            "line 2, columns 'votes_a' and 'votes_b': expected votes, got 0 and 0",
-        ),
-        (layouts.plain, "pairs.csv", "1,30", "1,inf", "line 2, column 'votes_b': expected a finite number, got 'inf'"),
-        (layouts.plain, "pairs.csv", "1,30", "1", "line 2: 5 fields, the header has 6"),
-    ],
+    ("layout", "table", "old", "new", "expected"),
+    [(*where, *change) for where, changes in WRONG_FIELDS.items() for change in changes],
 )
-def test_one_field_is_wrong(
-    write: Callable[[Path], Path], table: str, old: str, new: str, expected: str, tmp_path: Path
-) -> None:
-    edit(write(tmp_path) / table, old, new)
+def test_one_field_is_wrong(layout: str, table: str, old: str, new: str, expected: str, tmp_path: Path) -> None:
+    edit(EXAMPLES[layout].write(tmp_path) / table, old, new)
     message = error_of(tmp_path)
     assert message.startswith(str(tmp_path))
     assert expected in message
 
 
-class TestNumbered:
-    def test_a_kind_of_tid2013_in_tid2008(self, tmp_path: Path) -> None:
-        layouts.tid(tmp_path, 24, 5, contents=1)
-        assert error_of(tmp_path, "tid2008").endswith("column 'image': kind 18 of I01_18_1.bmp, expected 1 to 17")
+def test_names_of_images_that_are_not_unique_missing_or_links_to_nothing(tmp_path: Path) -> None:
+    root = EXAMPLES["tid2008"].write(tmp_path)
+    image = root / "distorted_images" / "i01_01_1.bmp"
+    image.unlink()
+    image.symlink_to("nothing")
+    assert f"line 1: no image 'I01_01_1.bmp' in {image.parent}" in error_of(root)
+    layouts.put(root / "reference_images", ["i01.bmp"])
+    if len(list((root / "reference_images").iterdir())) > 1:  # unless the file system does not tell them apart
+        assert "the name is that of" in error_of(root)
+    shutil.rmtree(root / "reference_images")
+    assert f"{root / 'reference_images'}: No such file or directory" in error_of(root)
 
-    def test_names_that_differ_in_case_only(self, tmp_path: Path) -> None:
-        layouts.put(tid2008(tmp_path) / "reference_images", ["i01.bmp"])
-        if len(list((tmp_path / "reference_images").iterdir())) == 1:
-            pytest.skip("the file system does not tell them apart")
-        assert "the name is that of" in error_of(tmp_path)
 
-    def test_a_missing_folder(self, tmp_path: Path) -> None:
-        shutil.rmtree(tid2008(tmp_path) / "reference_images")
-        assert f"{tmp_path / 'reference_images'}: No such file or directory" in error_of(tmp_path)
+def test_a_kind_of_tid2013_in_tid2008(tmp_path: Path) -> None:
+    EXAMPLES["tid2013"].write(tmp_path)
+    assert error_of(tmp_path, "tid2008").endswith("column 'image': kind 18 of I01_18_1.bmp, expected 1 to 17")
 
-    def test_a_missing_image_folder_of_kadid10k(self, tmp_path: Path) -> None:
-        shutil.rmtree(layouts.kadid10k(tmp_path) / "images")
-        assert f"{tmp_path / 'images'}: No such file or directory" in error_of(tmp_path)
 
-    def test_a_link_to_nowhere_is_missing(self, tmp_path: Path) -> None:
-        image = tid2008(tmp_path) / "distorted_images" / "i01_01_1.bmp"
-        image.unlink()
-        image.symlink_to("nothing")
-        assert f"line 1: no image 'I01_01_1.bmp' in {image.parent}" in error_of(tmp_path)
+HEADER = ["image", "dst_type", "dst_lev", "dmos"]
 
 
 class TestCsiq:
+    @pytest.fixture
+    def workbook(self, tmp_path: Path) -> Path:
+        return layouts.csiq(tmp_path) / "csiq.DMOS.xlsx"
+
     @pytest.mark.parametrize(
         ("rows", "expected"),
         [
-            ([["image", "dst_type", "dst_lev"]], ": no row with the names of columns image, dst_type, dst_lev, dmos"),
-            ([["image", "dst_type", "dst_lev", "dmos"]], ": the table is empty, expected rows below the header"),
-            (
-                [["image", "dst_type", "dst_lev", "dmos"], [1600, "noise", 1, "#REF!"]],
-                ", row 2, column 'dmos': expected a",
-            ),
-            (
-                [["image", "dst_type", "dst_lev", "dmos"], [1600, "snow", 1, 0.5]],
-                ", row 2, column 'dst_type': expected one",
-            ),
-            (
-                [["image", "dst_type", "dst_lev", "dmos"], [], [1600, "noise", 6, 0.5]],
-                ", row 3: no image '1600.awgn.6.png'",
-            ),
-            (
-                [["image", "dst_type", "dst_lev", "dmos"], [1600, "noise", 1]],
-                ", row 2, column 'dmos': expected a finite num",
-            ),
+            ([HEADER[:-1]], ": no row with the names of columns image, dst_type, dst_lev, dmos"),
+            ([HEADER], ": the table is empty, expected rows below the header"),
+            ([HEADER, [1600, "noise", 1, "#REF!"]], ", row 2, column 'dmos': expected a finite number, got '#REF!'"),
+            ([HEADER, [1600, "snow", 1, 0.5]], ", row 2, column 'dst_type': expected one of noise, blur, "),
+            ([HEADER, [], [1600, "noise", 6, 0.5]], ", row 3: no image '1600.awgn.6.png'"),
+            ([HEADER, [1600, "noise", 1]], ", row 2, column 'dmos': expected a finite number, got ''"),
         ],
     )
-    def test_a_sheet_that_is_wrong(self, rows: list[list[object]], expected: str, tmp_path: Path) -> None:
-        root = layouts.csiq(tmp_path)
-        layouts.workbook(root / "csiq.DMOS.xlsx", {"all_by_image": rows})
-        assert f"{root / 'csiq.DMOS.xlsx'}, sheet 'all_by_image'{expected}" in error_of(root)
+    def test_a_sheet_that_is_wrong(self, rows: list[list[object]], expected: str, workbook: Path) -> None:
+        layouts.workbook(workbook, {"all_by_image": rows})
+        assert error_of(workbook.parent).startswith(f"{workbook}, sheet 'all_by_image'{expected}")
+
+    def test_no_such_sheet(self, workbook: Path) -> None:
+        layouts.workbook(workbook, {"one": [], "two": []})
+        expected = f"{workbook}: no sheet 'all_by_image', expected it among 'one', 'two'"
+        assert error_of(workbook.parent) == expected
+
+    def test_no_workbook(self, workbook: Path) -> None:
+        workbook.write_bytes(b"image,dmos\n")
+        expected = f"{workbook}: not an Excel workbook (.xlsx) that can be read (BadZipFile: "
+        assert error_of(workbook.parent).startswith(expected)
+
+    @pytest.mark.parametrize(
+        ("sheet", "expected"),
+        [
+            (b'<!DOCTYPE a [<!ENTITY b "bbbb">]><worksheet>&b;</worksheet>', "refused, XML with a document type"),
+            (b"<worksheet>" + b" " * (1 << 27) + b"</worksheet>", "bytes unpacked, expected at most 67108864"),
+        ],
+    )
+    def test_what_grows_without_end(self, sheet: bytes, expected: str, workbook: Path) -> None:
+        layouts.pack(workbook, {**layouts.parts_of(workbook), "xl/worksheets/sheet1.xml": sheet})
+        assert workbook.stat().st_size < 1 << 20
+        assert error_of(workbook.parent).endswith(expected)
+
+    def test_rows_and_columns_without_end(self, workbook: Path) -> None:
+        rows = b'<row r="1"><c r="XFD1"><v>1</v></c></row><row r="999999999"><c><v>1</v></c></row>'
+        namespace = b'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+        sheet = b"<worksheet " + namespace + b"><sheetData>" + rows + b"</sheetData></worksheet>"
+        layouts.pack(workbook, {**layouts.parts_of(workbook), "xl/worksheets/sheet2.xml": sheet})
+        assert "no row with the names of columns" in error_of(workbook.parent)
 
     def test_no_distorted_images(self, tmp_path: Path) -> None:
         shutil.rmtree(layouts.csiq(tmp_path) / "dst_imgs")
@@ -355,56 +283,49 @@ class TestCsiq:
 
     def test_a_name_that_is_none(self, tmp_path: Path) -> None:
         edit(layouts.csiq(tmp_path, "csiq_label.txt") / "csiq_label.txt", "1600.AWGN.1", "1600.snow.1")
-        assert "line 1, column 'image': expected a name like 1600.AWGN.1.png, got '1600.snow.1.png'" in error_of(
-            tmp_path
-        )
+        expected = "line 1, column 'image': expected a name like 1600.AWGN.1.png, got '1600.snow.1.png'"
+        assert error_of(tmp_path).endswith(expected)
 
 
 class TestLive:
-    def test_no_matlab_file(self, tmp_path: Path) -> None:
-        path = layouts.live(tmp_path) / "dmos_realigned.mat"
-        path.write_bytes(b"MATLAB?" * 40)
-        assert error_of(tmp_path).startswith(
-            f"{path}: expected a MATLAB file of level 5, got one that begins b'MATLAB?"
-        )
+    @pytest.fixture
+    def scores(self, tmp_path: Path) -> Path:
+        return layouts.live(tmp_path) / "dmos_realigned.mat"
 
-    def test_names_are_missing(self, tmp_path: Path) -> None:
-        (layouts.live(tmp_path) / "refnames_all.mat").unlink()
-        assert error_of(tmp_path) == f"{tmp_path / 'refnames_all.mat'}: No such file or directory"
+    def test_no_matlab_file(self, scores: Path) -> None:
+        scores.write_bytes(b"MATLAB?" * 40)
+        expected = f"{scores}: expected a MATLAB file of level 5, got one that begins b'MATLAB?"
+        assert error_of(scores.parent).startswith(expected)
 
     @pytest.mark.parametrize(
         ("variables", "expected"),
         [
             ({"dmos": np.ones((1, 982)), "orgs": np.zeros((1, 982))}, ": no variable 'dmos_new'"),
             ({"dmos_new": np.ones((1, 982))}, ": no variable 'orgs'"),
-            (
-                {"dmos_new": np.ones(981)},
-                ", variable 'dmos_new': 981 elements, expected 982 (227 + 233 + 174 + 174 + 174)",
-            ),
-            (
-                {"dmos_new": np.full(982, np.nan)},
-                ", variable 'dmos_new', element 1: expected a finite number, got 'nan'",
-            ),
+            ({"dmos_new": np.ones(981)}, "'dmos_new': 981 elements, expected 982 (227 + 233 + 174 + 174 + 174)"),
+            ({"dmos_new": np.full(982, np.nan)}, "'dmos_new', element 1: expected a finite number, got 'nan'"),
             ({"dmos_new": np.full((982, 1), 1j)}, ": no variable 'dmos_new' of numbers or texts, got none"),
-            ({"dmos_new": np.ones(982), "orgs": np.ones(982)}, ", variable 'orgs': every image is an original"),
+            ({"dmos_new": np.ones(982), "orgs": np.ones(982)}, "'orgs': every image is an original"),
         ],
     )
-    def test_variables_that_are_wrong(self, variables: dict[str, np.ndarray], expected: str, tmp_path: Path) -> None:
-        path = layouts.live(tmp_path) / "dmos_realigned.mat"
-        savemat(path, variables)
-        assert error_of(tmp_path).startswith(f"{path}{expected}")
+    def test_variables_that_are_wrong(self, variables: dict[str, np.ndarray], expected: str, scores: Path) -> None:
+        savemat(scores, variables)
+        message = error_of(scores.parent)
+        assert message.startswith(str(scores))
+        assert expected in message
 
-    def test_names_that_are_none(self, tmp_path: Path) -> None:
-        path = layouts.live(tmp_path) / "refnames_all.mat"
+    def test_names_that_are_none_or_missing(self, scores: Path) -> None:
+        path = scores.parent / "refnames_all.mat"
         savemat(path, {"refnames_all": np.ones((1, 982))})
-        assert error_of(tmp_path).startswith(
-            f"{path}, variable 'refnames_all', element 1: expected the name of a referenc"
-        )
+        expected = f"{path}, variable 'refnames_all', element 1: expected the name of a reference, got '1.0'"
+        assert error_of(scores.parent) == expected
+        path.unlink()
+        assert error_of(scores.parent) == f"{path}: No such file or directory"
 
-    def test_a_missing_image(self, tmp_path: Path) -> None:
-        (layouts.live(tmp_path) / "wn" / "img2.bmp").unlink()
-        expected = f"dmos_realigned.mat, element 462: no image 'img2.bmp' in {tmp_path / 'wn'}"
-        assert error_of(tmp_path).endswith(expected)
+    def test_a_missing_image(self, scores: Path) -> None:
+        image = scores.parent / "wn" / "img2.bmp"
+        image.unlink()
+        assert error_of(scores.parent) == f"{scores}, element 462: no image 'img2.bmp' in {image.parent}"
 
 
 class TestPipal:
@@ -442,3 +363,76 @@ class TestPlain:
     def test_a_folder_in_the_place_of_a_table(self, tmp_path: Path) -> None:
         (tmp_path / "a.csv").mkdir()
         assert error_of(tmp_path / "a.csv").startswith(f"{tmp_path / 'a.csv'}: no judged set of a known layout")
+
+
+def outcome(path: Path, layout: str = "auto") -> list[JudgedSet] | str:
+    """Return what `path` holds, or what the error says; anything else fails the test."""
+    try:
+        return load(path, layout)
+    except DatasetError as error:
+        return str(error)
+
+
+WRITTEN: dict[str, Path] = {}
+
+
+def written(layout: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if layout not in WRITTEN:
+        WRITTEN[layout] = EXAMPLES[layout].write(tmp_path_factory.mktemp(layout))
+    return WRITTEN[layout]
+
+
+def check_damaged(root: Path, name: str, content: bytes, layout: str = "auto") -> None:
+    """Assert that a file's new content gives data or an error that names it."""
+    path = root / name
+    original = path.read_bytes()
+    path.write_bytes(content)
+    try:
+        found = outcome(root, layout)
+    finally:
+        path.write_bytes(original)
+    if isinstance(found, str):
+        assert str(root) in found
+    else:
+        assert all(judged.judgements for judged in found)
+
+
+@pytest.mark.parametrize(("layout", "name"), FILES)
+@KEPT
+@given(data=st.data())
+def test_damaged_files(layout: str, name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = written(layout, tmp_path_factory)
+    check_damaged(root, name, data.draw(mutated((root / name).read_bytes())), layout)
+
+
+@KEPT
+@given(data=st.data())
+def test_damaged_parts_of_a_workbook(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = written("csiq", tmp_path_factory)
+    parts = layouts.parts_of(root / "csiq.DMOS.xlsx")
+    name = data.draw(st.sampled_from(sorted(parts)))
+    damaged = root / "damaged.xlsx"
+    layouts.pack(damaged, {**parts, name: data.draw(mutated(parts[name]))})
+    check_damaged(root, "csiq.DMOS.xlsx", damaged.read_bytes())
+
+
+@KEPT
+@given(name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12))
+@example(name="..")
+@example(name="..\\a")
+@example(name="a/../../b")
+@example(name="//a")
+@example(name="\\\\server\\a")
+@example(name="./r.png")
+def test_no_path_leads_out(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = written("csv", tmp_path_factory)
+    quoted = name.replace('"', '""')
+    table = root / "x" / "one.csv"
+    table.write_text(f'ref,dist,score\n"{quoted}","r.png",1\n', encoding="utf-8", newline="")
+    found = outcome(table)
+    if isinstance(found, str):
+        assert "column 'ref'" in found
+    else:
+        reference = found[0].judgements[0].reference
+        assert reference.is_file()
+        assert reference.resolve().is_relative_to(root / "x")

@@ -2,8 +2,8 @@
 
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import numpy as np
 
@@ -168,26 +168,17 @@ def plain(root: Path, draw: Draw = Path.touch) -> Path:
 
 
 def workbook(path: Path, sheets: dict[str, Sequence[Sequence[object]]]) -> None:
-    """Write an Excel workbook as Excel does: texts shared, numbers as such, empty cells and rows left out."""
-    texts: list[str] = []
-    main = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
-    relations = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        listed, targets = "", ""
-        for k, (name, rows) in enumerate(sheets.items(), start=1):
-            listed += f'<sheet name="{name}" sheetId="{k}" r:id="rId{k}"/>'
-            targets += f'<Relationship Id="rId{k}" Type="{relations}/worksheet" Target="worksheets/sheet{k}.xml"/>'
-            data = "".join(_row(n, row, texts) for n, row in enumerate(rows, start=1) if row)
-            archive.writestr(
-                f"xl/worksheets/sheet{k}.xml", f"<worksheet {main}><sheetData>{data}</sheetData></worksheet>"
-            )
-        archive.writestr(
-            "xl/workbook.xml", f'<workbook {main} xmlns:r="{relations}"><sheets>{listed}</sheets></workbook>'
-        )
-        package = 'xmlns="http://schemas.openxmlformats.org/package/2006/relationships"'
-        archive.writestr("xl/_rels/workbook.xml.rels", f"<Relationships {package}>{targets}</Relationships>")
-        shared = "".join(f"<si><t>{escape(text)}</t></si>" for text in texts)
-        archive.writestr("xl/sharedStrings.xml", f"<sst {main}>{shared}</sst>")
+    """Write an Excel workbook; empty cells are left out."""
+    from openpyxl import Workbook
+
+    book = Workbook()
+    book.remove(book.active)
+    for name, rows in sheets.items():
+        sheet = book.create_sheet(name)
+        for row in rows:
+            # Excel makes a number of the image 1600
+            sheet.append([int(v) if str(v).isdecimal() else None if v == "" else v for v in row])
+    book.save(path)
 
 
 def parts_of(path: Path) -> dict[str, bytes]:
@@ -201,16 +192,30 @@ def pack(path: Path, parts: dict[str, bytes]) -> None:
             archive.writestr(name, content)
 
 
-def _row(number: int, row: Sequence[object], texts: list[str]) -> str:
-    cells = "".join(_cell(f"{chr(65 + k)}{number}", value, texts) for k, value in enumerate(row) if value != "")
-    return f'<row r="{number}">{cells}</row>'
+@dataclass(frozen=True)
+class Example:
+    """A small set in a layout.
+
+    Attributes:
+        write: draws it into a folder.
+        tables: its text files with scores, by their paths in it.
+        binaries: its other files with scores.
+    """
+
+    write: Callable[[Path], Path]
+    tables: tuple[str, ...] = ()
+    binaries: tuple[str, ...] = ()
 
 
-def _cell(reference: str, value: object, texts: list[str]) -> str:
-    # Excel makes a number of the image 1600
-    if isinstance(value, (int, float)) or str(value).isdecimal():
-        return f'<c r="{reference}"><v>{value}</v></c>'
-    if str(value).startswith("#"):
-        return f'<c r="{reference}" t="e"><v>{value}</v></c>'
-    texts.append(str(value))
-    return f'<c r="{reference}" t="s"><v>{len(texts) - 1}</v></c>'
+# every layout that the package knows has an example: tests fail without
+EXAMPLES = {
+    "bapps-2afc": Example(bapps_2afc, binaries=("judge/000001.npy",)),
+    "bapps-jnd": Example(bapps_jnd, binaries=("same/000001.npy",)),
+    "tid2008": Example(lambda root: tid(root, 17, 4, contents=1), ("mos_with_names.txt",)),
+    "tid2013": Example(lambda root: tid(root, 24, 5, contents=1), ("mos_with_names.txt",)),
+    "kadid10k": Example(lambda root: kadid10k(root, contents=1), ("dmos.csv",)),
+    "csiq": Example(csiq, binaries=("csiq.DMOS.xlsx",)),
+    "live": Example(live, binaries=("dmos_realigned.mat", "refnames_all.mat")),
+    "pipal": Example(pipal, ("Train_Label/A0001.txt",)),
+    "csv": Example(plain, ("mos.csv", "pairs.csv")),
+}

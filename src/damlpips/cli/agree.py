@@ -20,6 +20,8 @@ from rich.text import Text
 
 from damlpips.cli.options import check_outputs, find_device, to_standard_output, write
 from damlpips.cli.program import app, complain, fail, printable
+from damlpips.evaluation.datasets import LAYOUTS, DatasetError, load
+from damlpips.evaluation.datasets.layouts import AUTO
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 
 # Something is missing from the tables.
 INCOMPLETE = 3
-NEEDED = ("scipy", "numpy")
+NEEDED = ("scipy", "numpy", "openpyxl")
+KNOWN_LAYOUTS = (AUTO, *LAYOUTS)
 
 
 class Rows(str, Enum):
@@ -83,7 +86,10 @@ def agree(
         str | None,
         typer.Option(metavar="NAME", help="Also print how much better each metric is than this one, with p values."),
     ] = None,
-    layout: Annotated[str, typer.Option(metavar="NAME", help="How the sets lie on disk. Default: auto.")] = "auto",
+    layout: Annotated[
+        str,
+        typer.Option(metavar="NAME", help=f"How the sets lie on disk: {', '.join(KNOWN_LAYOUTS)}. Default: {AUTO}."),
+    ] = AUTO,
     shorter_side: Annotated[
         int | None,
         typer.Option(
@@ -174,7 +180,6 @@ def agree(
 def _bad_input() -> Iterator[None]:
     """Turn what the package raises for a user's input into one message and status 2."""
     from damlpips.evaluation.cache import CacheError
-    from damlpips.evaluation.datasets import DatasetError
     from damlpips.scoring.images import ScoringError
 
     try:
@@ -197,10 +202,8 @@ def _print_names() -> None:
 
 def _load(paths: Sequence[Path], layout: str) -> "list[JudgedSet]":
     """Return the sets of all paths, with names that tell them apart."""
-    from damlpips.evaluation.datasets import LAYOUTS, load
-
-    if layout not in ("auto", *LAYOUTS):
-        fail(f"--layout {layout}: expected auto, {', '.join(LAYOUTS)}")
+    if layout not in KNOWN_LAYOUTS:
+        fail(f"--layout {layout}: expected {', '.join(KNOWN_LAYOUTS)}")
     found = [(path, judged) for path in dict.fromkeys(paths) for judged in load(path, layout)]
     named = Counter(judged.name for _, judged in found)
     return [

@@ -18,7 +18,7 @@ EXTRAS = {
     "parquet": ("pyarrow",),
     "video": ("av",),
     "viz": ("matplotlib",),
-    "agree": ("typer", "rich", "pillow", "matplotlib", "scipy", "numpy"),
+    "agree": ("typer", "rich", "pillow", "matplotlib", "scipy", "numpy", "openpyxl"),
     "report": ("typer", "rich", "pillow", "matplotlib", "jinja2", "markupsafe", "scipy", "numpy"),
     "ray": ("typer", "rich", "pillow", "pyarrow", "ray"),
     "lightning": ("lightning",),

@@ -62,7 +62,7 @@ class JudgedSet:
     """Judgements of one kind, under the name that tables give them."""
 
     name: str
-    judgements: tuple[Rating, ...] | tuple[Choice, ...] | tuple[SameOrNot, ...]
+    judgements: tuple[Judgement, ...]
 
     @property
     def kind_of_judgement(self) -> type[Rating] | type[Choice] | type[SameOrNot]:

@@ -1,4 +1,10 @@
-"""Judged image sets as they lie on disk: published layouts, and CSV files of one's own."""
+"""Judged image sets on disk: published layouts, and CSV files of one's own.
+
+To add a layout: a module here with `detect(path)` and `read(path)`, which raises `DatasetError`; its row in
+`layouts.LAYOUTS`; an example in `tests/support/layouts.py`; a row and a section in `docs/how-to/judged-sets.md`. Tests
+go through the rows and name what is missing. The modules import each other, `judgements`, and nothing else of
+`evaluation`.
+"""
 
 from damlpips.evaluation.datasets.layouts import LAYOUTS as LAYOUTS
 from damlpips.evaluation.datasets.layouts import Layout as Layout

@@ -10,7 +10,7 @@ import numpy as np
 
 from damlpips.evaluation.datasets.folders import file_names, folder_names
 from damlpips.evaluation.datasets.tables import DatasetError, read_bytes
-from damlpips.evaluation.judgements import Choice, JudgedSet, SameOrNot
+from damlpips.evaluation.judgements import Choice, JudgedSet, Judgement, SameOrNot
 from damlpips.scoring.images import SUFFIXES
 
 SPLITS = ("train", "val")
@@ -26,86 +26,65 @@ class Family:
         folder: what it is called in the published tree.
         labels: the folder of arrays, one for each judgement.
         images: the folders of images.
+        judgement: the images, their label, content and kind to a judgement.
     """
 
     folder: str
     labels: str
     images: tuple[str, ...]
+    judgement: Callable[[tuple[Path, ...], float, str, str], Judgement]
+
+    def detect(self, path: Path) -> bool:
+        """Return whether a folder holds judgements of this kind."""
+        return next(self._leaves(path), None) is not None
+
+    def read(self, path: Path) -> list[JudgedSet]:
+        """Return a set for each folder of labels; the content is the judgement's, the kind the folder's."""
+        leaves = list(self._leaves(path))
+        if not leaves:
+            expected = f"{self.labels}, {', '.join(self.images)}"
+            raise DatasetError(f"{path}: no folder {self.labels} in it or in {self.folder}/val/*, expected {expected}")
+        names = [self._name(leaf) for leaf in leaves]
+        return [JudgedSet(n, tuple(self._judgements(leaf, n))) for leaf, n in zip(leaves, names, strict=True)]
+
+    def _leaves(self, path: Path) -> Iterator[Path]:
+        """Yield the folders with judgements: the path itself, or those of the published tree in it."""
+        bases = [path, *(path / split for split in SPLITS), *(path / self.folder / split for split in SPLITS)]
+        for leaf in [path, *(base / name for base in bases for name in folder_names(base))]:
+            # one of the image folders is enough: an error names the one that is missing
+            if (leaf / self.labels).is_dir() and any((leaf / images).is_dir() for images in self.images):
+                yield leaf
+
+    def _name(self, leaf: Path) -> str:
+        """Return the name in the published tree, `2afc/val/cnn`."""
+        # as the path says it, whatever links it goes through
+        *_, parent, own = Path(os.path.abspath(leaf)).parts
+        return "/".join([self.folder, *([parent] if parent in SPLITS else []), own])
+
+    def _judgements(self, leaf: Path, name: str) -> Iterator[Judgement]:
+        labels = _by_stem(leaf / self.labels, (".npy",))
+        images = [_by_stem(leaf / folder, SUFFIXES) for folder in self.images]
+        if not labels:
+            raise DatasetError(f"{leaf / self.labels}: no labels (.npy) in this folder")
+        for folder, side in zip(self.images, images, strict=True):
+            _check_partners(labels, side, leaf / folder, "image")
+            _check_partners(side, labels, leaf / self.labels, "label")
+        for stem, label in labels.items():
+            yield self.judgement(tuple(side[stem] for side in images), _share(label), f"{name}/{stem}", leaf.name)
 
 
-TWO_AFC = Family("2afc", "judge", ("ref", "p0", "p1"))
-JND = Family("jnd", "same", ("p0", "p1"))
+def _choice(images: tuple[Path, ...], chose_p1: float, content: str, kind: str) -> Judgement:
+    ref, p0, p1 = images
+    return Choice(ref, p0, p1, 1 - chose_p1, chose_p1, content, kind)
 
 
-def is_2afc(path: Path) -> bool:
-    """Return whether a folder holds BAPPS' choices between two."""
-    return next(_leaves(path, TWO_AFC), None) is not None
+def _same_or_not(images: tuple[Path, ...], saw_no_difference: float, content: str, kind: str) -> Judgement:
+    p0, p1 = images
+    return SameOrNot(p0, p1, saw_no_difference, content, kind)
 
 
-def is_jnd(path: Path) -> bool:
-    """Return whether a folder holds BAPPS' just noticeable differences."""
-    return next(_leaves(path, JND), None) is not None
-
-
-def read_2afc(path: Path) -> list[JudgedSet]:
-    """Return a set for each folder with `judge`, `ref`, `p0` and `p1`; judge is the share that chose p1."""
-
-    def choices(leaf: Path, name: str) -> JudgedSet:
-        found = _labelled(leaf, TWO_AFC)
-        return JudgedSet(
-            name, tuple(Choice(r, a, b, 1 - p, p, f"{name}/{r.stem}", leaf.name) for p, (r, a, b) in found)
-        )
-
-    return _read(path, TWO_AFC, choices)
-
-
-def read_jnd(path: Path) -> list[JudgedSet]:
-    """Return a set for each folder with `same`, `p0` and `p1`; same is the share that saw no difference."""
-
-    def pairs(leaf: Path, name: str) -> JudgedSet:
-        found = _labelled(leaf, JND)
-        return JudgedSet(name, tuple(SameOrNot(a, b, p, f"{name}/{a.stem}", leaf.name) for p, (a, b) in found))
-
-    return _read(path, JND, pairs)
-
-
-def _read(path: Path, family: Family, read: Callable[[Path, str], JudgedSet]) -> list[JudgedSet]:
-    leaves = list(_leaves(path, family))
-    if not leaves:
-        expected = f"{family.labels}, {', '.join(family.images)}"
-        raise DatasetError(f"{path}: no folder {family.labels} in it or in {family.folder}/val/*, expected {expected}")
-    return [read(leaf, _name(leaf, family)) for leaf in leaves]
-
-
-def _leaves(path: Path, family: Family) -> Iterator[Path]:
-    """Yield the folders with judgements: the path itself, or those of the published tree in it."""
-    bases = [path, *(path / split for split in SPLITS), *(path / family.folder / split for split in SPLITS)]
-    below = (base / name for base in bases for name in folder_names(base))
-    yield from (leaf for leaf in [path, *below] if _is_leaf(leaf, family))
-
-
-def _is_leaf(folder: Path, family: Family) -> bool:
-    # an error names the image folder that is missing
-    return (folder / family.labels).is_dir() and any((folder / images).is_dir() for images in family.images)
-
-
-def _name(leaf: Path, family: Family) -> str:
-    """Return the name in the published tree, `2afc/val/cnn`."""
-    # as the path says it, whatever links it goes through
-    *_, parent, own = Path(os.path.abspath(leaf)).parts
-    return "/".join([family.folder, *([parent] if parent in SPLITS else []), own])
-
-
-def _labelled(leaf: Path, family: Family) -> list[tuple[float, tuple[Path, ...]]]:
-    """Return the label and the images of each judgement."""
-    labels = _by_stem(leaf / family.labels, (".npy",))
-    images = [_by_stem(leaf / folder, SUFFIXES) for folder in family.images]
-    if not labels:
-        raise DatasetError(f"{leaf / family.labels}: no labels (.npy) in this folder")
-    for folder, side in zip(family.images, images, strict=True):
-        _all_there(labels, side, leaf / folder, "image")
-        _all_there(side, labels, leaf / family.labels, "label")
-    return [(_share(label), tuple(side[stem] for side in images)) for stem, label in labels.items()]
+TWO_AFC = Family("2afc", "judge", ("ref", "p0", "p1"), _choice)
+JND = Family("jnd", "same", ("p0", "p1"), _same_or_not)
 
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -118,10 +97,10 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     return files
 
 
-def _all_there(wanted: dict[str, Path], there: dict[str, Path], folder: Path, what: str) -> None:
-    missing = [path for stem, path in wanted.items() if stem not in there]
+def _check_partners(files: dict[str, Path], partners: dict[str, Path], folder: Path, what: str) -> None:
+    missing = [path for stem, path in files.items() if stem not in partners]
     if missing:
-        counts = f"{len(wanted)} files in {missing[0].parent.name}, {len(there)} in {folder.name}"
+        counts = f"{len(files)} files in {missing[0].parent.name}, {len(partners)} in {folder.name}"
         raise DatasetError(f"{missing[0]}: no {what} of this stem in {folder} ({len(missing)} missing: {counts})")
 
 

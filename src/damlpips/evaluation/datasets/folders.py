@@ -1,10 +1,12 @@
-"""Look up images by the names that a table gives them: every folder is listed once, no file is asked for one by one."""
+"""Find images by the names that a table gives them: every folder is listed once, no file is asked for one by one."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from damlpips.evaluation.datasets.tables import DatasetError, quoted
+from damlpips.evaluation.judgements import Rating
 from damlpips.files import path_within, reason
 from damlpips.scoring.images import SUFFIXES
 
@@ -36,6 +38,18 @@ def folder_names(folder: Path) -> list[str]:
         return []
 
 
+def first_of(folder: Path, names: Collection[str], what: str) -> Path:
+    """Return the first of these files or folders that is there.
+
+    Raises:
+        DatasetError: none is; says that there is no `what`.
+    """
+    for path in (folder / name for name in names):
+        if path.exists():
+            return path
+    raise DatasetError(f"{folder}: no {what}, expected {' or '.join(names)}")
+
+
 class Images:
     """The images of one folder, or of several that a set is spread over, by their names in any case.
 
@@ -46,7 +60,7 @@ class Images:
     """
 
     def __init__(self, *folders: Path) -> None:
-        self.places = " or ".join(str(folder) for folder in folders)
+        self.where = " or ".join(str(folder) for folder in folders)
         self.paths: dict[str, Path] = {}
         for folder in folders:
             for name in file_names(folder, SUFFIXES):
@@ -61,7 +75,7 @@ class Images:
         Raises:
             DatasetError: images are missing; names the first and says how many.
         """
-        return _all_found([(w, self.paths.get(w[1].lower())) for w in wanted], self.places)
+        return _all_found([(w, self.paths.get(w[1].lower())) for w in wanted], self.where)
 
 
 class Tree:
@@ -109,10 +123,43 @@ class Tree:
         return self.listed[folder]
 
 
-def _all_found(found: list[tuple[Wanted, Path | None]], places: str) -> list[Path]:
+def _all_found(found: list[tuple[Wanted, Path | None]], searched: str) -> list[Path]:
     missing = [wanted for wanted, path in found if path is None]
     if missing:
         where, name = missing[0]
         more = f" ({len(missing)} of {len(found)} are missing)" if len(missing) > 1 else ""
-        raise DatasetError(f"{where}: no image {quoted(name)} in {places}{more}")
+        raise DatasetError(f"{where}: no image {quoted(name)} in {searched}{more}")
     return [path for _, path in found if path is not None]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A rating whose images are still names.
+
+    Attributes:
+        where: the row, for errors.
+        score: higher is closer.
+    """
+
+    where: str
+    reference: str
+    distorted: str
+    score: float
+    content: str
+    kind: str
+
+
+def rated(listed: Sequence[Listed], references: Images, distorted: Images) -> tuple[Rating, ...]:
+    """Return the ratings with the paths of their images.
+
+    Raises:
+        DatasetError: an image is missing, or rated twice.
+    """
+    first: dict[str, str] = {}
+    for item in listed:
+        other = first.setdefault(item.distorted.lower(), item.where)
+        if other != item.where:
+            raise DatasetError(f"{item.where}: {quoted(item.distorted)} is rated a second time, first in {other}")
+    ones = references.find((item.where, item.reference) for item in listed)
+    others = distorted.find((item.where, item.distorted) for item in listed)
+    return tuple(Rating(r, d, i.score, i.content, i.kind) for r, d, i in zip(ones, others, listed, strict=True))

@@ -1,11 +1,13 @@
-"""The layouts of judged sets that are known, and the one way to load any of them."""
+"""The layouts of judged sets that are known, a row each, and the one way to load any of them.
 
-from collections.abc import Callable
+The command line, the table in `docs/how-to/judged-sets.md` and the tests read the rows.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Protocol
 
-from damlpips.checks import one_of
-from damlpips.evaluation.datasets import bapps, csiq, live, numbered, pipal, plain
 from damlpips.evaluation.datasets.tables import DatasetError
 from damlpips.evaluation.judgements import JudgedSet
 from damlpips.files import reason
@@ -14,44 +16,80 @@ AUTO = "auto"
 CSV = "csv"
 
 
+class Reader(Protocol):
+    """What reads a layout: a module, or an object of one."""
+
+    def detect(self, path: Path) -> bool:
+        """Return whether a path has the files that tell this layout."""
+        ...
+
+    def read(self, path: Path) -> list[JudgedSet]:
+        """Return the sets of a path, or raise a DatasetError."""
+        ...
+
+
 @dataclass(frozen=True)
 class Layout:
     """How the files of a set lie on disk.
 
     Attributes:
+        read_by: a module of this package, or `module:object`. It is imported when a path is looked at: the command line
+            lists the layouts without loading NumPy.
         looked_for: the files that tell this layout, in words.
-        detect: whether a path has them.
-        read: the sets of a path.
+        judgements, score, direction: what the files hold, as the docs say it.
     """
 
+    name: str
+    read_by: str
     looked_for: str
-    detect: Callable[[Path], bool]
-    read: Callable[[Path], list[JudgedSet]]
+    judgements: str
+    score: str
+    direction: str = ""
+
+    @property
+    def reader(self) -> Reader:
+        """What reads this layout."""
+        found: Reader = resolve_name(f"{__package__}.{self.read_by}")
+        return found
 
 
-LAYOUTS: dict[str, Layout] = {
-    "bapps-2afc": Layout(
-        "judge/ beside ref/, p0/, p1/ in it, in */, val/*/ or 2afc/val/*/", bapps.is_2afc, bapps.read_2afc
-    ),
-    "bapps-jnd": Layout("same/ beside p0/, p1/ in it, in */, val/*/ or jnd/val/*/", bapps.is_jnd, bapps.read_jnd),
-    "tid2008": Layout(
-        "mos_with_names.txt, distorted_images/; 17 kinds, 4 levels", numbered.is_tid2008, numbered.read_tid2008
-    ),
-    "tid2013": Layout(
-        "mos_with_names.txt, distorted_images/; 24 kinds, 5 levels", numbered.is_tid2013, numbered.read_tid2013
-    ),
-    "kadid10k": Layout("dmos.csv with a column dist_img, images/", numbered.is_kadid10k, numbered.read_kadid10k),
-    "csiq": Layout("csiq.DMOS.xlsx or a text of it, src_imgs/", csiq.is_csiq, csiq.read_csiq),
-    "live": Layout("dmos_realigned.mat or dmos.mat, refimgs/", live.is_live, live.read_live),
-    "pipal": Layout("Train_Label/, Train_Ref/", pipal.is_pipal, pipal.read_pipal),
-    CSV: Layout("a file *.csv, or a folder with some", plain.is_plain, plain.read_plain),
+RATINGS, HIGHER_IS_CLOSER, NEGATED = "ratings", "higher is closer", "higher is worse: negated"
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            *("bapps-2afc", "bapps:TWO_AFC", "judge/ beside ref/, p0/, p1/ in it, in */, val/*/ or 2afc/val/*/"),
+            *("choices", "`judge`: the share that chose `p1`"),
+        ),
+        Layout(
+            *("bapps-jnd", "bapps:JND", "same/ beside p0/, p1/ in it, in */, val/*/ or jnd/val/*/"),
+            *("same or not", "`same`: the share that saw no difference"),
+        ),
+        Layout(
+            *("tid2008", "tid:TID2008", "mos_with_names.txt, distorted_images/; 17 kinds, 4 levels"),
+            *(RATINGS, "MOS, 0 to 9", HIGHER_IS_CLOSER),
+        ),
+        Layout(
+            *("tid2013", "tid:TID2013", "mos_with_names.txt, distorted_images/; 24 kinds, 5 levels"),
+            *(RATINGS, "MOS, 0 to 9", HIGHER_IS_CLOSER),
+        ),
+        Layout(
+            *("kadid10k", "kadid10k", "dmos.csv with a column dist_img, images/"),
+            *(RATINGS, "`dmos`, 1 to 5", "higher is closer, in spite of the name"),
+        ),
+        Layout("csiq", "csiq", "csiq.DMOS.xlsx or a text of it, src_imgs/", RATINGS, "DMOS, 0 to 1", NEGATED),
+        Layout("live", "live", "dmos_realigned.mat or dmos.mat, refimgs/", RATINGS, "DMOS, about 0 to 100", NEGATED),
+        Layout("pipal", "pipal", "Train_Label/, Train_Ref/", RATINGS, "Elo", HIGHER_IS_CLOSER),
+        Layout(CSV, "plain", "a file *.csv, or a folder with some", "ratings, choices", "yours", HIGHER_IS_CLOSER),
+    )
 }
 
 
 def load(path: Path, layout: str = AUTO) -> list[JudgedSet]:
     """Return the judged sets that a folder or a CSV file holds; scores are turned so that higher is closer.
 
-    Every image that a table names is there: folders are listed for that, no image is opened.
+    Every image that a table names is there: folders are listed to check that, no image is opened.
 
     Args:
         path: the folder of a published set, or a CSV file or folder of one's own.
@@ -68,6 +106,8 @@ def load(path: Path, layout: str = AUTO) -> list[JudgedSet]:
         Traceback (most recent call last):
         damlpips.evaluation.datasets.tables.DatasetError: no/such/folder: No such file or directory
     """
+    from damlpips.checks import one_of  # which loads torch
+
     one_of("layout", layout, (AUTO, *LAYOUTS))
     path = Path(path)
     try:
@@ -75,13 +115,13 @@ def load(path: Path, layout: str = AUTO) -> list[JudgedSet]:
     except (OSError, ValueError) as error:  # ValueError: a NUL
         raise DatasetError(f"{path}: {reason(error) if isinstance(error, OSError) else error}") from error
     names = _fitting(path) if layout == AUTO else [layout]
-    return [judged for name in names for judged in LAYOUTS[name].read(path)]
+    return [judged for name in names for judged in LAYOUTS[name].reader.read(path)]
 
 
 def _fitting(path: Path) -> list[str]:
     # a published set may hold CSV files, too
-    names = [name for name, layout in LAYOUTS.items() if name != CSV and layout.detect(path)]
-    if not names and not LAYOUTS[CSV].detect(path):
+    names = [name for name, layout in LAYOUTS.items() if name != CSV and layout.reader.detect(path)]
+    if not names and not LAYOUTS[CSV].reader.detect(path):
         known = "; ".join(f"{name} ({layout.looked_for})" for name, layout in LAYOUTS.items())
         raise DatasetError(f"{path}: no judged set of a known layout, looked for {known}")
     return names or [CSV]

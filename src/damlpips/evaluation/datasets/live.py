@@ -2,10 +2,10 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
-from damlpips.evaluation.datasets.folders import Images
-from damlpips.evaluation.datasets.matlab import Values, read_matlab
-from damlpips.evaluation.datasets.rated import Listed, rated
+from damlpips.evaluation.datasets.folders import Images, Listed, first_of, rated
+from damlpips.evaluation.datasets.matlab import read_matlab
 from damlpips.evaluation.datasets.tables import DatasetError, quoted
 from damlpips.evaluation.judgements import JudgedSet, Rating
 
@@ -18,26 +18,24 @@ NAMES = "refnames_all.mat"
 SCORES = {"dmos_realigned.mat": "dmos_new", "dmos.mat": "dmos"}
 
 
-def is_live(path: Path) -> bool:
+def detect(path: Path) -> bool:
     """Return whether a folder holds LIVE."""
     return (path / REFERENCES).is_dir() and any((path / name).is_file() for name in SCORES)
 
 
-def read_live(path: Path) -> list[JudgedSet]:
-    """Return LIVE's ratings without those of undistorted originals: 29 contents, 5 kinds."""
-    table = next((name for name in SCORES if (path / name).is_file()), None)
-    if table is None:
-        raise DatasetError(f"{path}: no scores, expected {' or '.join(SCORES)}")
-    scores, originals = _numbers(path / table, SCORES[table]), _numbers(path / table, "orgs")
+def read(path: Path) -> list[JudgedSet]:
+    """Return the ratings without those of undistorted originals: 29 contents, 5 kinds."""
+    table = first_of(path, SCORES, "scores")
+    scores, originals = (_variable(table, name, float) for name in (SCORES[table.name], "orgs"))
     # not from info.txt of each folder: its lines are in another order
-    names = _names(path / NAMES, "refnames_all")
+    names = _variable(path / NAMES, "refnames_all", str)
     references = Images(path / REFERENCES)
     ratings: list[Rating] = []
     start = 0
     for folder, count in FOLDERS.items():
         listed = [
             Listed(
-                f"{path / table}, element {k + 1}",
+                f"{table}, element {k + 1}",
                 names[k],
                 f"img{k - start + 1}.bmp",
                 -scores[k],  # a difference mean opinion score: higher is worse
@@ -50,38 +48,23 @@ def read_live(path: Path) -> list[JudgedSet]:
         ratings += rated(listed, references, Images(path / folder))
         start += count
     if not ratings:
-        raise DatasetError(f"{path / table}, variable 'orgs': every image is an original, expected distorted ones")
+        raise DatasetError(f"{table}, variable 'orgs': every image is an original, expected distorted ones")
     return [JudgedSet("live", tuple(ratings))]
 
 
-def _variable(path: Path, name: str) -> Values:
-    """Return a variable of a MATLAB file, one value for each image."""
+def _variable(path: Path, name: str, kind: type[float] | type[str]) -> list[Any]:
+    """Return a variable of a MATLAB file: a finite number or a name for each image."""
     variables = read_matlab(path)
     if name not in variables:
         found = ", ".join(map(repr, variables)) or "none"
         raise DatasetError(f"{path}: no variable {name!r} of numbers or texts, got {found}")
-    values = variables[name]
+    values = list(variables[name])
+    where = f"{path}, variable {name!r}"
     if len(values) != COUNT:
         per_folder = " + ".join(str(count) for count in FOLDERS.values())
-        raise DatasetError(f"{path}, variable {name!r}: {len(values)} elements, expected {COUNT} ({per_folder})")
+        raise DatasetError(f"{where}: {len(values)} elements, expected {COUNT} ({per_folder})")
+    for k, value in enumerate(values, start=1):
+        if not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
+            expected = "a finite number" if kind is float else "the name of a reference"
+            raise DatasetError(f"{where}, element {k}: expected {expected}, got {quoted(str(value))}")
     return values
-
-
-def _numbers(path: Path, name: str) -> list[float]:
-    numbers = []
-    for k, value in enumerate(_variable(path, name), start=1):
-        if isinstance(value, str) or not math.isfinite(value):
-            where = f"{path}, variable {name!r}, element {k}"
-            raise DatasetError(f"{where}: expected a finite number, got {quoted(str(value))}")
-        numbers.append(value)
-    return numbers
-
-
-def _names(path: Path, name: str) -> list[str]:
-    names = []
-    for k, value in enumerate(_variable(path, name), start=1):
-        if not isinstance(value, str):
-            where = f"{path}, variable {name!r}, element {k}"
-            raise DatasetError(f"{where}: expected the name of a reference, got {value}")
-        names.append(value)
-    return names

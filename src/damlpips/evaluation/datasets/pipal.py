@@ -3,9 +3,8 @@
 import re
 from pathlib import Path
 
-from damlpips.evaluation.datasets.folders import Images, file_names, folder_names
-from damlpips.evaluation.datasets.rated import Listed, rated
-from damlpips.evaluation.datasets.tables import DatasetError, Row, quoted, rows_without_header
+from damlpips.evaluation.datasets.folders import Images, Listed, file_names, folder_names, rated
+from damlpips.evaluation.datasets.tables import DatasetError, Row, rows_without_header
 from damlpips.evaluation.judgements import JudgedSet
 
 # The validation and test parts were published without scores; some have got them since.
@@ -17,12 +16,12 @@ TOGETHER = ("Dist", "Distort")
 NUMBERED = re.compile(r"(?P<content>A\d+)_(?P<kind>\d+)_\d+\.bmp", re.IGNORECASE)
 
 
-def is_pipal(path: Path) -> bool:
+def detect(path: Path) -> bool:
     """Return whether a folder holds a part of PIPAL with its scores."""
     return any((path / f"{part}_Label").is_dir() and (path / f"{part}_Ref").is_dir() for part in PARTS)
 
 
-def read_pipal(path: Path) -> list[JudgedSet]:
+def read(path: Path) -> list[JudgedSet]:
     """Return the ratings of every part whose scores are there."""
     parts = [part for part in PARTS if (path / f"{part}_Label").is_dir()]
     if not parts:
@@ -41,21 +40,18 @@ def _read_part(path: Path, part: str) -> JudgedSet:
 
 
 def _distorted(path: Path, part: str) -> list[Path]:
-    names = set(folder_names(path))
-    together = [f"{part}_{name}" for name in TOGETHER if f"{part}_{name}" in names]
-    spread = [name for name in SPREAD if name in names] if part == "Train" else []
-    found = together[:1] or spread
+    there = set(folder_names(path))
+    together = [f"{part}_{name}" for name in TOGETHER]
+    spread = SPREAD if part == "Train" else ()
+    found = [name for name in together if name in there][:1] or [name for name in spread if name in there]
     if not found:
-        expected = " or ".join([f"{part}_{name}" for name in TOGETHER] + ["Distortion_1 to 4"] * (part == "Train"))
+        expected = " or ".join([*together, *(["Distortion_1 to 4"] if spread else [])])
         raise DatasetError(f"{path}: no folder of distorted images, expected {expected}")
     return [path / name for name in found]
 
 
 def _listed(row: Row) -> Listed:
-    name = row.fields["image"]
-    match = NUMBERED.fullmatch(name)
-    if match is None:
-        raise DatasetError(f"{row.where}, column 'image': expected a name like A0001_00_00.bmp, got {quoted(name)}")
+    match = row.match("image", NUMBERED, like="A0001_00_00.bmp")
     content = match["content"].upper()
     # Elo: higher is closer
-    return Listed(row.where, f"{content}.bmp", name, row.number("elo"), content, match["kind"])
+    return Listed(row.where, f"{content}.bmp", match[0], row.number("elo"), content, match["kind"])

@@ -11,12 +11,12 @@ RATING = ("ref", "dist", "score")
 CHOICE = ("ref", "a", "b", "votes_a", "votes_b")
 
 
-def is_plain(path: Path) -> bool:
+def detect(path: Path) -> bool:
     """Return whether a path is a CSV file, or a folder with some."""
     return bool(_tables(path))
 
 
-def read_plain(path: Path) -> list[JudgedSet]:
+def read(path: Path) -> list[JudgedSet]:
     """Return the sets of a CSV file, or of all those of a folder: one for each kind of judgement and name of a set."""
     tables = _tables(path)
     if not tables:
@@ -46,7 +46,7 @@ def _holds_ratings(first: Row, table: Path) -> bool:
     """Return whether a table holds ratings; otherwise it holds choices."""
     for columns in (RATING, CHOICE):
         if first.fields.keys() >= set(columns):
-            return columns == RATING
+            return columns is RATING
     expected = f"{','.join(RATING)} or {','.join(CHOICE)}"
     got = quoted(",".join(first.fields))
     raise DatasetError(f"{table}, line 1: expected the columns {expected}, got {got}")

@@ -3,14 +3,19 @@
 import csv
 import io
 import math
+import re
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from damlpips.files import MOST_SHOWN, as_text, open_regular, reason, shown, size
 
-# a million rows of long names; the largest published table has 10,125
+# Bytes of a table, of a workbook those of all its parts unpacked: a million rows of long names. The largest published
+# table has 10,125 rows.
 LARGEST_TABLE = 1 << 26
+# rows and columns of a sheet: CSIQ's has 870 and a few dozen
+LARGEST_SHEET = (100_000, 256)
 
 
 class DatasetError(ValueError):
@@ -38,6 +43,18 @@ class Row:
         if not math.isfinite(value):
             raise DatasetError(f"{self.where}, column {column!r}: expected a finite number, got {quoted(text)}")
         return value
+
+    def match(self, column: str, pattern: re.Pattern[str], *, like: str) -> re.Match[str]:
+        """Return what a pattern finds in a field, which it has to fit from end to end.
+
+        Raises:
+            DatasetError: it does not; names the row and the column, and `like`, an example.
+        """
+        text = self.fields[column]
+        match = pattern.fullmatch(text)
+        if match is None:
+            raise DatasetError(f"{self.where}, column {column!r}: expected a name like {like}, got {quoted(text)}")
+        return match
 
 
 def quoted(text: str) -> str:
@@ -93,12 +110,12 @@ def rows_without_header(path: Path, columns: Sequence[str], separator: str | Non
     return rows
 
 
-def rows_with_header(path: Path) -> list[Row]:
+def rows_with_header(path: Path, columns: Sequence[str] = ()) -> list[Row]:
     """Return the rows of a CSV file in UTF-8, whose first line names the columns.
 
     Raises:
         DatasetError: as `read_text`, not CSV, a column named twice, a row with more or fewer fields than the header,
-            or no rows below it.
+            no rows below it, or none of `columns`.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     header: list[str] = []
@@ -117,6 +134,10 @@ def rows_with_header(path: Path) -> list[Row]:
         raise DatasetError(f"{path}, line {line}: not CSV ({error})") from error
     if not rows:
         raise DatasetError(f"{path}: the table is empty, expected a header and rows below it")
+    for column in columns:
+        if column not in header:
+            got = quoted(",".join(header))
+            raise DatasetError(f"{path}: no column {column!r}, expected {', '.join(columns)}, got {got}")
     return rows
 
 
@@ -128,10 +149,57 @@ def _header(fields: list[str], path: Path, line: int) -> list[str]:
     return header
 
 
-def need_columns(rows: Sequence[Row], columns: Sequence[str], path: Path) -> None:
-    """Raise a DatasetError unless the rows have all of `columns`."""
-    found = rows[0].fields
-    for column in columns:
-        if column not in found:
-            got = quoted(",".join(found))
-            raise DatasetError(f"{path}: no column {column!r}, expected {', '.join(columns)}, got {got}")
+def rows_of_sheet(path: Path, sheet: str, columns: Sequence[str]) -> list[Row]:
+    """Return the rows of a sheet of an Excel workbook (.xlsx), below the first that names all of `columns`.
+
+    A title and empty rows may stand above that one, other tables beside it.
+
+    Raises:
+        DatasetError: as `read_bytes`, no workbook, damaged, without this sheet, or no such rows in it.
+    """
+    where = f"{path}, sheet {sheet!r}"
+    rows = enumerate(_cells(path, sheet), start=1)
+    header = next((cells for _, cells in rows if set(columns) <= set(cells)), None)
+    if header is None:
+        raise DatasetError(f"{where}: no row with the names of columns {', '.join(columns)}")
+    # the first, of columns of one name
+    of_columns = {column: header.index(column) for column in columns}
+    found = [Row(f"{where}, row {n}", {column: cells[k] for column, k in of_columns.items()}) for n, cells in rows]
+    found = [row for row in found if any(row.fields.values())]
+    if not found:
+        raise DatasetError(f"{where}: the table is empty, expected rows below the header")
+    return found
+
+
+def _cells(path: Path, sheet: str) -> list[list[str]]:
+    """Return the cells of each row of a sheet as texts, empty ones included."""
+    try:
+        from openpyxl import load_workbook
+    except ImportError as error:
+        raise DatasetError(f"{path}: reading it needs openpyxl: pip install 'damlpips[agree]'") from error
+    content = io.BytesIO(read_bytes(path))
+    rows, columns = LARGEST_SHEET
+    try:
+        _check_parts(content, path)
+        workbook = load_workbook(content, read_only=True, data_only=True, keep_links=False)
+        if sheet not in workbook.sheetnames:
+            there = ", ".join(map(repr, workbook.sheetnames)) or "none"
+            raise DatasetError(f"{path}: no sheet {sheet!r}, expected it among {there}")
+        found = workbook[sheet].iter_rows(max_row=rows, max_col=columns, values_only=True)
+        return [["" if value is None else str(value) for value in row] for row in found]
+    except DatasetError:
+        raise
+    except Exception as error:  # zipfile and openpyxl have many kinds of errors for a damaged file
+        what = f"{type(error).__name__}: {error}"
+        raise DatasetError(f"{path}: not an Excel workbook (.xlsx) that can be read ({what})") from error
+
+
+def _check_parts(content: io.BytesIO, path: Path) -> None:
+    """Refuse a workbook that would grow without end: by compression, or by entities in its XML."""
+    with zipfile.ZipFile(content) as archive:
+        unpacked = sum(part.file_size for part in archive.infolist())
+        if unpacked > LARGEST_TABLE:
+            raise DatasetError(f"{path}: {unpacked} bytes unpacked, expected at most {LARGEST_TABLE}")
+        for part in archive.infolist():
+            if b"<!DOCTYPE" in archive.read(part):
+                raise DatasetError(f"{path}, {part.filename}: refused, XML with a document type")

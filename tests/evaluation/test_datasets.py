@@ -1,6 +1,6 @@
-"""Every published layout is recognised and read: names, files, the direction of scores, contents and kinds."""
+"""Every layout is declared, drawn and documented; and each is read: names, files, directions, contents and kinds."""
 
-from collections.abc import Callable
+import re
 from pathlib import Path
 
 import pytest
@@ -8,40 +8,44 @@ import pytest
 from damlpips.evaluation.datasets import LAYOUTS, load
 from damlpips.evaluation.judgements import Choice, Rating, SameOrNot
 from tests.support import layouts
+from tests.support.layouts import EXAMPLES
 
-WRITERS: dict[str, Callable[[Path], Path]] = {
-    "bapps-2afc": layouts.bapps_2afc,
-    "bapps-jnd": layouts.bapps_jnd,
-    "tid2008": lambda root: layouts.tid(root, 17, 4),
-    "tid2013": lambda root: layouts.tid(root, 24, 5),
-    "kadid10k": layouts.kadid10k,
-    "csiq": layouts.csiq,
-    "live": layouts.live,
-    "pipal": layouts.pipal,
-    "csv": layouts.plain,
-}
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "judged-sets.md"
 
 
-def test_every_layout_has_a_writer() -> None:
-    assert list(WRITERS) == list(LAYOUTS)
+def test_every_layout_has_an_example() -> None:
+    assert list(EXAMPLES) == list(LAYOUTS), (
+        "tests/support/layouts.py: EXAMPLES needs one of each layout, in their order"
+    )
+    assert all(example.tables or example.binaries for example in EXAMPLES.values())
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_auto_recognises_each(layout: str, tmp_path: Path) -> None:
-    root = WRITERS[layout](tmp_path)
-    fitting = [name for name, other in LAYOUTS.items() if other.detect(root)]
-    # tables of published sets are CSV files, some of them
-    assert (fitting[:-1] if fitting[-1] == "csv" and layout != "csv" else fitting) == [layout]
-    sets = load(root)
-    assert sets == load(root, layout)
-    assert all(judged.judgements for judged in sets)
+def test_the_page_has_every_layout() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    rows = [re.split(r" *\| *", line)[1:-1] for line in page.splitlines() if line.startswith("| [`")]
+    linked = [re.fullmatch(r"\[`(?P<name>.+)`\]\(#(?P<section>.+)\)", row[0]) for row in rows]
+    said = [[link["name"], *row[1:]] for link, row in zip(linked, rows, strict=True) if link is not None]
+    declared = [[x.name, x.judgements, x.score, x.direction] for x in LAYOUTS.values()]
+    assert said == declared, f"{PAGE.name}: its table is not that of damlpips.evaluation.datasets.LAYOUTS"
+    sections = {re.sub(r"[^\w -]", "", h).replace(" ", "-").lower() for h in re.findall(r"^## (.+)$", page, re.M)}
+    assert {link["section"] for link in linked if link is not None} <= sections
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_file_exists(layout: str, tmp_path: Path) -> None:
-    for judged in load(WRITERS[layout](tmp_path)):
-        for one in judged.judgements:
-            assert all(value.is_file() for value in vars(one).values() if isinstance(value, Path))
+class TestEveryLayout:
+    def test_auto_recognises_it(self, layout: str, tmp_path: Path) -> None:
+        root = EXAMPLES[layout].write(tmp_path)
+        fitting = [name for name, other in LAYOUTS.items() if other.reader.detect(root)]
+        # tables of published sets are CSV files, some of them
+        assert (fitting[:-1] if fitting[-1] == "csv" and layout != "csv" else fitting) == [layout]
+        sets = load(root)
+        assert sets == load(root, layout)
+        assert all(judged.judgements for judged in sets)
+
+    def test_every_file_exists(self, layout: str, tmp_path: Path) -> None:
+        for judged in load(EXAMPLES[layout].write(tmp_path)):
+            for one in judged.judgements:
+                assert all(value.is_file() for value in vars(one).values() if isinstance(value, Path))
 
 
 class TestBapps:
@@ -289,9 +293,9 @@ def test_a_large_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.Monke
     def refused(path: Path, **_options: object) -> object:
         raise AssertionError(f"one image was asked for: {path}")
 
-    reader = LAYOUTS["tid2013"].read
+    reader = LAYOUTS["tid2013"].reader
     monkeypatch.setattr(folders.os, "scandir", counted)
     for question in ("exists", "is_file", "resolve"):
         monkeypatch.setattr(Path, question, refused)
-    reader(root)
+    reader.read(root)
     assert sorted(listed) == ["distorted_images", "reference_images"]
