@@ -130,12 +130,6 @@ class TestParts:
         assert [text.get_text() for text in figure.axes[3].texts] == ["0"] * 4
         assert render(figure, dpi=30)
 
-    def test_where_less_than_a_hundredth_differs_the_colours_end_at_the_highest(self) -> None:
-        values = np.zeros((40, 40), np.float32)
-        assert panels._limit(values) == 1
-        values[3, 4] = 0.25
-        assert panels._limit(values) == 0.25
-
     @pytest.mark.parametrize("end", [1e-9, 0.3, 1.0, 2.9999, 7.77, 123456.0])
     def test_ticks_are_what_their_labels_say_and_end_with_the_colours(self, end: float) -> None:
         ticks = panels._ticks(end, 4)

@@ -14,18 +14,10 @@ from torch import Tensor
 
 from damlpips.adapters.torchmetrics.accumulate import PerceptualMetric
 from damlpips.models.base import PerceptualDistance
+from damlpips.report import heat
+from damlpips.report.figure import displayed
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
-
-# From equal to most different in even steps, RGB in [0, 1]: brightness grows throughout, also in a grey print.
-COLOURS = (
-    (0.0, 0.0, 0.05),
-    (0.2, 0.05, 0.4),
-    (0.55, 0.1, 0.45),
-    (0.9, 0.3, 0.2),
-    (1.0, 0.65, 0.1),
-    (1.0, 1.0, 0.75),
-)
 
 Pairs = Callable[[Any, Any], tuple[Tensor, Tensor] | None]
 
@@ -57,9 +49,10 @@ class _Kept(NamedTuple):
 class PerceptualMapLogger(_Callback):
     """Log the k worst pairs of each validation epoch as pictures: reference, distorted image, and where they differ.
 
-    A picture is (3, H, 3W). Its right third is `spatial_map` in colours from dark, equal, to light, the pair's largest
-    difference: it says where, the score beside it says how much. Pictures are named `TAG/1`, the worst, to `TAG/k`; of
-    several validation data loaders each has its own k, `TAG/dataloader_0/1` and so on. They go to
+    A picture is (3, H, 3W). Its right third is the heat map of `damlpips map`: `spatial_map` in colours over the image
+    in grey, each pair on a scale of its own. It says where the images differ, the score beside it by how much. Pictures
+    are named `TAG/1`, the worst, to `TAG/k`; each of several validation data loaders has its own k,
+    `TAG/dataloader_0/1` and so on. They go to
 
     - TensorBoard, and every logger whose `experiment` has `add_image`; scores as text under the same name;
     - loggers that have `log_image(key, images, step, caption=[...])`, as that of Weights & Biases.
@@ -81,7 +74,7 @@ class PerceptualMapLogger(_Callback):
     Raises:
         TypeError, ValueError: bad options; in validation what `validation_step` returned, or images that the module
             refuses.
-        ImportError: on import, neither `lightning` nor `pytorch_lightning` is installed.
+        ImportError: matplotlib is not installed; on import, neither `lightning` nor `pytorch_lightning` is.
 
     Example:
         >>> from damlpips import DAMLPIPS
@@ -100,6 +93,7 @@ class PerceptualMapLogger(_Callback):
         tag: str | None = None,
     ) -> None:
         super().__init__()
+        heat.require_matplotlib("lightning")
         module = model.model if isinstance(model, PerceptualMetric) else model
         if not isinstance(module, PerceptualDistance):
             raise TypeError(f"model: expected a module or a metric of damlpips, got {type(model).__name__}")
@@ -200,32 +194,15 @@ def _checked(pair: Any) -> tuple[Tensor, Tensor]:
 
 
 def picture(model: PerceptualDistance, img: Tensor, ref: Tensor) -> Tensor:
-    """Return the reference, the distorted image and their map side by side, (3, H, 3W) in [0, 1], on the CPU.
+    """Return the reference, the distorted image and the heat map side by side, (3, H, 3W) in [0, 1], on the CPU.
 
     Args:
         img, ref: one image each, (1, 3, H, W), as the module takes them.
     """
-    x, y = model.checked(img, ref)
-    images = [_pixels(v, model.value_range) for v in (y, x) if isinstance(v, Tensor)]
-    heat = coloured(model.spatial_map(img, ref).float())
-    return torch.cat([*images, heat], 3)[0].cpu()
-
-
-def _pixels(x: Tensor, value_range: tuple[float, float]) -> Tensor:
-    low, high = (0.0, 255.0) if x.dtype == torch.uint8 else value_range
-    return ((x.float() - low) / (high - low)).clamp(0, 1)
-
-
-def coloured(maps: Tensor) -> Tensor:
-    """Return maps (N, 1, H, W) of at least 0 in colours, (N, 3, H, W): dark is 0, light the largest value of a map."""
-    table = torch.tensor(COLOURS, device=maps.device)
-    most = maps.amax((2, 3), keepdim=True)
-    # a flat map of zeros stays dark
-    height = maps / torch.where(most > 0, most, 1.0) * (len(table) - 1)
-    below = height.floor().clamp(0, len(table) - 2)
-    share = (height - below).squeeze(1)[..., None]
-    step = below.squeeze(1).long()
-    return torch.lerp(table[step], table[step + 1], share).permute(0, 3, 1, 2)
+    x, y = (displayed(v[0], model.value_range) for v in model.checked(img, ref) if isinstance(v, Tensor))
+    values = model.spatial_map(img, ref)[0, 0].float().cpu().numpy()
+    coloured = heat.overlay(values, x.permute(1, 2, 0).numpy(), heat.limit(values))
+    return torch.cat([y, x, torch.from_numpy(coloured).permute(2, 0, 1).float()], 2)
 
 
 # --- Loggers --------------------------------------------------------------------------------------------------------

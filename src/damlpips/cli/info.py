@@ -1,11 +1,17 @@
-"""`damlpips info`: what is installed, found and set on this machine."""
+"""`damlpips info`: what is installed, found and set on this machine. Nothing is downloaded; only weights are read."""
 
 import json
+import os
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, metadata, version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from damlpips.cli.program import app, printable
+from damlpips.version import __version__
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -13,6 +19,15 @@ EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]damlpips info --json > machine.json[/cyan]"""
 
+NEEDED = ("torch", "torchvision", "torchmetrics", "safetensors", "jaxtyping", "numpy")
+# extras of the package that nobody needs who uses it
+DEVELOPERS = ("all", "docs", "test")
+# the page of the docs that names one says what it does
+VARIABLES = (
+    *("DAMLPIPS_WEIGHTS_DIR", "DAMLPIPS_FORMATS", "DAMLPIPS_KERNELS", "TORCH_HOME", "XDG_CACHE_HOME"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NO_COLOR", "FORCE_COLOR"),
+)
+# what the SHA-256 of a file of weights says of it
 WORDS = {
     "embedded": "part of the package",
     "known": "SHA-256 as published",
@@ -25,8 +40,6 @@ WORDS = {
 @app.command(epilog=EXAMPLES)
 def info(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Say which packages, devices, weights and settings are found here. Nothing is downloaded."""
-    from damlpips.cli.environment import describe
-
     found = describe()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -35,6 +48,118 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
         typer.echo(title)
         for name, text in lines:
             typer.echo(printable(f"  {name:<22}{text}".rstrip()))
+
+
+def describe() -> dict[str, Any]:
+    """Return everything, as JSON can hold it."""
+    return {
+        "versions": {
+            "damlpips": __version__,
+            "python": platform.python_version(),
+            **{name: installed(name) for name in NEEDED},
+        },
+        "platform": platform.platform(),
+        "extras": extras(),
+        "devices": devices(),
+        "weights": weights(),
+        "variables": {name: os.environ.get(name) for name in VARIABLES},
+    }
+
+
+def installed(name: str) -> str | None:
+    """Return the version of a package; None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def extras() -> dict[str, Any]:
+    """Return of each extra its packages' versions, and what brings those that are missing.
+
+    The package's own metadata names them; there is none where its source is on the path without being installed.
+    """
+    if installed("damlpips") is None:
+        return {}
+    said = metadata("damlpips")
+    found = {}
+    for extra in said.get_all("Provides-Extra") or []:
+        if extra in DEVELOPERS:
+            continue
+        # "ray[data]>=2.10; extra == 'ray'"
+        needed = re.compile(rf"([\w.-]+).*;.*\bextra == ['\"]{re.escape(extra)}['\"]")
+        names = [m[1] for text in said.get_all("Requires-Dist") or [] if (m := needed.match(text))]
+        packages = {name: installed(name) for name in names}
+        missing = [name for name, known in packages.items() if known is None]
+        found[extra] = {
+            "packages": packages,
+            "missing": missing,
+            "install": f"pip install 'damlpips[{extra}]'" if missing else None,
+        }
+    return found
+
+
+def devices() -> dict[str, Any]:
+    """Return what PyTorch says of this machine's processors."""
+    import torch
+
+    cards = []
+    if torch.cuda.is_available():
+        for k in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(k)
+            cards.append(
+                {
+                    "name": f"cuda:{k}",
+                    "card": card.name,
+                    "memory": card.total_memory,
+                    "capability": f"{card.major}.{card.minor}",
+                }
+            )
+    return {
+        "cpu": {
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "onednn": torch.backends.mkldnn.is_available(),
+        },
+        "cuda": cards,
+        "cuda_of_torch": torch.version.cuda,
+        "triton": installed("triton"),
+    }
+
+
+def weights() -> dict[str, Any]:
+    """Return of each backbone the file that would be used, what its SHA-256 says (see `WORDS`), and what to do then."""
+    from damlpips.nets import weights as files
+    from damlpips.nets.table import BACKBONES
+
+    found = {}
+    for name in BACKBONES:
+        path = None
+        try:
+            path = files.find_backbone(name)
+            state, advice = _state(path, files.backbone_card(name))
+        except files.WeightsError as error:  # a folder or a file that cannot be read
+            state, advice = "other", str(error)
+        found[name] = {"file": None if path is None else str(path), "sha256": state, "advice": advice}
+    return found
+
+
+def _state(path: Path | None, card: dict[str, Any]) -> tuple[str, str | None]:
+    from damlpips.nets import weights as files
+
+    embedded = "url" not in card
+    if path is None and embedded:
+        return "absent", "install damlpips again"
+    if path is None:
+        folder = os.environ.get(files.ENVIRONMENT_VARIABLE) or f"a folder that {files.ENVIRONMENT_VARIABLE} names"
+        return "absent", f"downloaded when first used; or put {card['features_file']} or {card['file']} into {folder}"
+    if not (expected := files.known_digest(path)):
+        return "unknown", None
+    if not files.sha256(path).startswith(expected):
+        return "other", "damaged, or another file: delete it, or rename it if these are weights of your own"
+    return ("embedded" if embedded else "known"), None
 
 
 def _sections(found: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -18,6 +18,7 @@ from damlpips.files import replacing
 from damlpips.models.base import PerceptualDistance
 from damlpips.models.damlpips import DAMLPIPS
 from damlpips.report import panels
+from damlpips.report.heat import require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,11 +60,12 @@ def measure(model: PerceptualDistance, distorted: Tensor, reference: Tensor) -> 
     score = float(added.sum(1))
     if not isfinite(score):
         raise ValueError(f"the score of the pair is {score}, not a finite number")
+    metric = "damlpips" if isinstance(model, DAMLPIPS) else "lpips"
     return Measured(
-        distorted=_bytes(x[0], model.value_range),
-        reference=_bytes(y[0], model.value_range),
+        distorted=as_bytes(x[0], model.value_range),
+        reference=as_bytes(y[0], model.value_range),
         map=model.spatial_map(x, y)[0, 0].cpu(),
-        layers=dict(zip(_layer_names(model, added.shape[1]), added[0].tolist(), strict=True)),
+        layers=dict(zip(layer_names(metric, added.shape[1]), added[0].tolist(), strict=True)),
         score=score,
         metric=f"{type(model).__name__} ({model.source.name})",
     )
@@ -109,7 +111,7 @@ def plot_map(
         >>> [axes.get_title() for axes in figure.axes]
         ['reference', 'distorted', 'where they differ', 'what each layer adds']
     """
-    _import_matplotlib()
+    require_matplotlib()
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float))):
         raise TypeError(f"limit: expected None or a number, got {limit!r}")
     if limit is not None and not 0 < limit < float("inf"):
@@ -132,14 +134,14 @@ def draw(
     limit: float | None = None,
 ) -> "Figure":
     """Draw what `measure` returned; the options are those of `plot_map`."""
-    _import_matplotlib()
+    require_matplotlib()
     height, width = measured.map.shape
     grid = panels.grid(width / height, len(measured.layers))
     panels.headline(grid, f"{measured.metric}: {measured.score:.4g} (lower is closer)" if title is None else title)
     shown = [image.permute(1, 2, 0).numpy() for image in (measured.reference, measured.distorted)]
     panels.picture(grid, 0, shown[0], "reference", reference_name)
     panels.picture(grid, 1, shown[1], "distorted", distorted_name)
-    panels.heat(grid, 2, measured.map.float().numpy(), shown[1], limit)
+    panels.heat_map(grid, 2, measured.map.float().numpy(), shown[1], limit)
     panels.bars(grid, 3, measured.layers)
     return grid.figure
 
@@ -186,13 +188,6 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
     return suffix.lower().removeprefix(".")
 
 
-def _import_matplotlib() -> None:
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError("drawing pictures needs matplotlib: pip install 'damlpips[viz]'") from error
-
-
 def _batch(x: Any, *, what: str) -> Tensor:
     """Return an image as a batch of one."""
     if not isinstance(x, Tensor):
@@ -204,14 +199,23 @@ def _batch(x: Any, *, what: str) -> Tensor:
     return x
 
 
-def _bytes(x: Tensor, value_range: checks.ValueRange) -> Tensor:
-    """Return an image (3, H, W) as it is shown, uint8 on the CPU."""
-    if x.dtype == torch.uint8:
-        return x.cpu()
-    low, high = value_range
-    return ((x.float().cpu() - low) * (255 / (high - low))).clamp(0, 255).round().to(torch.uint8)
+def displayed(x: Tensor, value_range: checks.ValueRange = (0.0, 1.0)) -> Tensor:
+    """Return an image as it is shown: floats in [0, 1], on the CPU."""
+    low, high = (0.0, 255.0) if x.dtype == torch.uint8 else value_range
+    return ((x.float().cpu() - low) / (high - low)).clamp(0, 1)
 
 
-def _layer_names(model: PerceptualDistance, count: int) -> list[str]:
-    image = ["image"] if isinstance(model, DAMLPIPS) else []
+def as_bytes(x: Tensor, value_range: checks.ValueRange = (0.0, 1.0)) -> Tensor:
+    """Return an image as it is shown: uint8, on the CPU."""
+    return (displayed(x, value_range) * 255).round().to(torch.uint8)
+
+
+def layer_names(metric: str, count: int) -> list[str]:
+    """Return what the layers are called, from fine to coarse: the first of DAMLPIPS is the image itself.
+
+    Example:
+        >>> layer_names("damlpips", 3)
+        ['image', 'layer 1', 'layer 2']
+    """
+    image = ["image"] if metric == "damlpips" and count else []
     return [*image, *(f"layer {k}" for k in range(1, count - len(image) + 1))]

@@ -1,27 +1,18 @@
-"""The parts of a picture of two images, as `report` puts them together."""
+"""The panels of a figure of two images, and how they are laid out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import floor, log10
 from typing import TYPE_CHECKING, Any
 
+from damlpips.report import heat
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-# Lightness grows with the value, for eyes of every kind and in print; zero is dark, as what lies below it.
-COLOURS = "magma"
 BAR_COLOUR = "#7B3F8C"
-# Few places differ by far the most: the root of the map's values shows the others, too, and the brightest hundredth of
-# the places shares one colour.
-EXPONENT = 0.5
-BRIGHTEST = 0.99
-# How much of the grey image the heat map hides, where it is 0 and where it is highest.
-LEAST_COVER, MOST_COVER = 0.4, 1.0
-# ITU-R BT.601's luma, as Pillow makes grey of RGB
-LUMA = (0.299, 0.587, 0.114)
-
 TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 12.0, 10.0, 8.5
 # Inches: a letter of LABEL_SIZE is about this wide, a line of bars at least this high.
 LETTER, LINE = 0.085, 0.2
@@ -87,32 +78,28 @@ def headline(grid: Grid, text: str) -> None:
     _write(grid.figure.suptitle, text, TITLE_SIZE, grid.figure.get_figwidth())
 
 
-def picture(grid: Grid, place: int, image: "NDArray", what: str, name: str) -> None:
+def picture(grid: Grid, index: int, image: "NDArray", what: str, name: str) -> None:
     """Draw an image (H, W, 3), uint8, below what it is and its name."""
-    _show(grid.panels[place], image)
-    _write(grid.panels[place].set_title, f"{what}: {name}" if name else what, LABEL_SIZE, grid.cell)
+    _show(grid.panels[index], image)
+    _write(grid.panels[index].set_title, f"{what}: {name}" if name else what, LABEL_SIZE, grid.cell)
 
 
-def heat(grid: Grid, place: int, values: "NDArray", image: "NDArray", limit: float | None) -> None:
+def heat_map(grid: Grid, index: int, values: "NDArray", image: "NDArray", limit: float | None) -> None:
     """Draw a map (H, W) over an image in grey, and below it what the colours up to `limit` stand for."""
-    import numpy as np
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import PowerNorm
 
-    panel = grid.panels[place]
-    end = _limit(values) if limit is None else float(limit)
-    # heads from a file may be negative
-    norm = PowerNorm(EXPONENT, min(0.0, float(values.min())), end, clip=True)
-    _show(panel, image @ np.array(LUMA, np.float32), cmap="gray", vmin=0, vmax=255)
-    cover = LEAST_COVER + (MOST_COVER - LEAST_COVER) * norm(values).filled(1.0)
-    _show(panel, values, cmap=COLOURS, norm=norm, alpha=cover)
+    panel = grid.panels[index]
+    end = heat.limit(values) if limit is None else float(limit)
+    scale = heat.scale(values, end)
+    _show(panel, heat.grey(image), cmap="gray", vmin=0, vmax=255)
+    _show(panel, values, cmap=heat.COLOURS, norm=scale, alpha=heat.cover(scale(values).filled(1.0)))
     _write(panel.set_title, "where they differ", LABEL_SIZE)
 
     # narrow images have a wider one; in colours as they are where they hide the image
     across = grid.cell / grid.width
     strip = panel.inset_axes(((1 - across) / 2, -(STRIP_GAP + STRIP) / grid.height, across, STRIP / grid.height))
     bar = grid.figure.colorbar(
-        ScalarMappable(norm, COLOURS),
+        ScalarMappable(scale, heat.COLOURS),
         cax=strip,
         orientation="horizontal",
         ticks=(ticks := _ticks(end, 4 if grid.cell > 3 else 2)),
@@ -129,26 +116,16 @@ def _ticks(end: float, count: int) -> list[float]:
     """Return 0 and values up to `end`, evenly spaced in colour, of two digits each."""
     ticks = [0.0]
     for k in range(1, count + 1):
-        value = end * (k / count) ** (1 / EXPONENT)
+        value = end * (k / count) ** (1 / heat.EXPONENT)
         step = 10.0 ** (floor(log10(value)) - 1)
         # the millionth is for what rounding took from a whole number
         ticks.append(min(floor(value / step + 1e-6) * step, end))
     return ticks
 
 
-def _limit(values: "NDArray") -> float:
-    """Return where the colours end: what a hundredth of the places exceeds, or where that is 0 the highest value."""
-    import numpy as np
-
-    for end in (float(np.quantile(values, BRIGHTEST)), float(values.max())):
-        if end > 0:
-            return end
-    return 1.0
-
-
-def bars(grid: Grid, place: int, layers: dict[str, float]) -> None:
+def bars(grid: Grid, index: int, layers: dict[str, float]) -> None:
     """Draw a bar a layer, fine ones above, with its value."""
-    panel = grid.panels[place]
+    panel = grid.panels[index]
     drawn = panel.barh(range(len(layers)), list(layers.values()), height=0.6, color=BAR_COLOUR)
     panel.set_yticks(range(len(layers)), list(layers), fontsize=LABEL_SIZE)
     panel.invert_yaxis()
@@ -170,9 +147,9 @@ def _show(panel: "Axes", values: "NDArray", **options: Any) -> None:
     panel.set_anchor("N")
 
 
-def _write(place: Callable[..., Any], text: str, size: float, room: float | None = None, **options: Any) -> None:
+def _write(write: Callable[..., Any], text: str, size: float, room: float | None = None, **options: Any) -> None:
     """Write a text as it is, without formulas, shortened in its middle where it is wider than its room in inches."""
     letters = len(text) if room is None else max(12, int(room / (LETTER * size / LABEL_SIZE)))
     if len(text) > letters:
         text = f"{text[: (letters - 1) // 2]}…{text[-(letters // 2) :]}"
-    place(text, fontsize=size, parse_math=False, **options)
+    write(text, fontsize=size, parse_math=False, **options)

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 
 from damlpips.files import printable
+from damlpips.report import heat
+from damlpips.report.figure import layer_names
 from damlpips.report.page import charts
 from damlpips.report.page.charts import Axis, Bar, Distribution
 from damlpips.report.page.collecting import Section
 from damlpips.report.page.figures import Figures, figures
-from damlpips.report.page.pictures import ImageRenderer, PairImages, all_looks, colours
+from damlpips.report.page.pictures import ImageRenderer, PairImages
 from damlpips.report.page.reading import ScoredPair
 from damlpips.report.page.rebuilding import rebuild
 
@@ -41,7 +43,7 @@ class PairView:
     reference: str
     distorted: str
     score: float
-    looks: PairImages
+    images: PairImages
     layers: tuple[tuple[str, float], ...]
     place: str
 
@@ -126,10 +128,10 @@ def view(section: Section, key: str, options: Options, moved: Callable[[], None]
     rebuilt = rebuild(
         settings, weights=options.weights, heads=options.heads, device=options.device, wanted=options.maps
     )
-    studio = ImageRenderer(rebuilt, side=options.side, folder=options.folder, moved=moved)
+    renderer = ImageRenderer(rebuilt, side=options.side, folder=options.folder, moved=moved)
     names = layer_names(settings.metric, max((len(f.method.layers) for f in found), default=0))
     axis = charts.axis(found) if found else None
-    methods = () if axis is None else tuple(_methods(found, key, names, axis, studio, options.pairs))
+    methods = () if axis is None else tuple(_methods(found, key, names, axis, renderer, options.pairs))
     return SectionView(
         key=key,
         title=f"{NAMES.get(settings.metric, printable(settings.metric))} ({printable(settings.backbone)})",
@@ -146,23 +148,23 @@ def view(section: Section, key: str, options: Options, moved: Callable[[], None]
         layers=tuple(Layer(*each) for each in zip(names, _layer_colours(len(names)), strict=True)),
         failures=tuple((printable(p.method), printable(p.distorted), printable(p.error)) for p in section.failures),
         why_no_maps=printable(rebuilt.reason),
-        limit=studio.limit,
-        scale=tuple(colours(24)),
-        unseen=sum(not pair.looks.result for m in methods for row in m.lists for pair in row.pairs),
+        limit=renderer.limit,
+        scale=tuple(heat.palette(24)),
+        unseen=sum(not pair.images.result for m in methods for row in m.lists for pair in row.pairs),
         paired=any(f.difference is not None for f in found),
     )
 
 
 def _methods(
-    found: Sequence[Figures], key: str, layers: Sequence[str], axis: Axis, studio: ImageRenderer, pairs: int
+    found: Sequence[Figures], key: str, layers: Sequence[str], axis: Axis, renderer: ImageRenderer, pairs: int
 ) -> Iterator[MethodView]:
     chosen = [_chosen(f, pairs) for f in found]
     # the pictures of all first: their heat maps share one scale
-    looks = iter(all_looks(studio, [shown for lists in chosen for _, shown in lists]))
+    rendered = iter(renderer.render(shown for lists in chosen for _, shown in lists))
     for k, (f, lists) in enumerate(zip(found, chosen, strict=True)):
         shown = []
         for n, (title, _) in enumerate(lists):
-            row = [_pair(look, f"{key}m{k}l{n}p{p}", layers, title, p) for p, look in enumerate(next(looks))]
+            row = [_pair(images, f"{key}m{k}l{n}p{p}", layers, title, p) for p, images in enumerate(next(rendered))]
             shown.append(PairList(title, tuple(row)))
         yield MethodView(
             key=f"{key}m{k}",
@@ -187,17 +189,17 @@ def _chosen(found: Figures, count: int) -> list[tuple[str, list[ScoredPair]]]:
     return [("All pairs, the worst first", [*worst, *(pair for pair in reversed(best) if id(pair) not in rest)])]
 
 
-def _pair(looks: PairImages, key: str, layers: Sequence[str], title: str, place: int) -> PairView:
-    pair = looks.pair
+def _pair(images: PairImages, key: str, layers: Sequence[str], title: str, place: int) -> PairView:
+    pair = images.pair
     assert pair.score is not None
-    looks.notes = [printable(note) for note in looks.notes]
+    images.notes = [printable(note) for note in images.notes]
     return PairView(
         key,
         printable(Path(pair.distorted).name),
         printable(pair.reference),
         printable(pair.distorted),
         pair.score,
-        looks,
+        images,
         tuple(zip(layers, pair.layers, strict=False)),
         f"{_ordinal(place + 1)}{'best' if title == BEST else 'worst'}",
     )
@@ -210,20 +212,9 @@ def _ordinal(number: int) -> str:
     return f"{number}{ending} "
 
 
-def layer_names(metric: str, count: int) -> list[str]:
-    """Return what the layers are called, from fine to coarse: the first of DAMLPIPS is the image itself.
-
-    Example:
-        >>> layer_names("damlpips", 3)
-        ['image', 'layer 1', 'layer 2']
-    """
-    image = ["image"] if metric == "damlpips" and count else []
-    return [*image, *(f"layer {k}" for k in range(1, count - len(image) + 1))]
-
-
 def _layer_colours(count: int) -> list[str]:
     # lightness grows from fine to coarse, for eyes of every kind; neither end is lost on white or black
-    return colours(count, "viridis", 0.28, 0.92)
+    return heat.palette(count, "viridis", 0.28, 0.92)
 
 
 def _options(text: str) -> tuple[tuple[str, str], ...]:

@@ -87,7 +87,7 @@ function makeViewer() {
     const button = pair.querySelector("button.open");
     button.hidden = false;
     button.addEventListener("click", () => open(index, button));
-    pair.querySelector(".looks").addEventListener("click", () => open(index, button));
+    pair.querySelector(".images").addEventListener("click", () => open(index, button));
   });
 
   slider.addEventListener("input", cut);
