@@ -291,7 +291,7 @@ def test_cards_are_those_of_torchvision() -> None:
 
 @pytest.mark.parametrize("name", [*KNOWN, "vgg16-397923af.pth", "lpips_v0.1_alex.safetensors"])
 def test_a_file_of_a_known_name_is_verified_before_it_is_read(tmp_path, monkeypatch, name) -> None:
-    monkeypatch.setattr(weights, "read_tensors", lambda path: pytest.fail("read it"))
+    monkeypatch.setattr(weights, "read_tensors", lambda *_, **__: pytest.fail("read it"))
     (tmp_path / name).write_bytes(b"hostile")
     with pytest.raises(WeightsError, match="SHA-256 is"):
         DAMLPIPS("squeeze", weights=tmp_path / name).load()
@@ -317,7 +317,7 @@ def test_a_digest_is_not_remembered(safetensors, monkeypatch, tmp_path) -> None:
 
 
 def test_a_file_that_changes_while_it_is_read(safetensors, monkeypatch) -> None:
-    def slow(path: Path) -> dict[str, torch.Tensor]:
+    def slow(path: Path, **_: bool) -> dict[str, torch.Tensor]:
         state = load_file(path)
         os.utime(path)
         return state

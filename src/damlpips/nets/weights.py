@@ -154,14 +154,21 @@ def known_digest(path: Path) -> str:
     return _known_digests().get(path.name, "")
 
 
-def _verify(path: Path) -> None:
-    """Raise a WeightsError if the file bears a known name but not the contents that belong to it."""
+def _verify(path: Path) -> bool:
+    """Return whether the file is a published one, by its name and its digest.
+
+    Raises:
+        WeightsError: it has the name of a published file, but other contents.
+    """
+    if not (expected := known_digest(path)):
+        return False
     # hashed each time: what was once the right file may be another by now
-    if (expected := known_digest(path)) and not (found := digest(path)).startswith(expected):
+    if not (found := digest(path)).startswith(expected):
         raise WeightsError(
             f"{path}: SHA-256 is {found}, expected {expected}{'...' if len(expected) < 64 else ''} for a file of this"
             " name: it is damaged or another file; delete it, or rename it if these are weights of your own"
         )
+    return True
 
 
 def _load(
@@ -170,8 +177,8 @@ def _load(
     """Verify a file, then read it, then check what it holds."""
     try:
         before = identity(path)
-        _verify(path)
-        state = select_strictly(read_tensors(path), expected, path=path, ignored_prefixes=ignored_prefixes)
+        tensors = read_tensors(path, known=_verify(path))
+        state = select_strictly(tensors, expected, path=path, ignored_prefixes=ignored_prefixes)
         unchanged = identity(path) == before
     except OSError as error:
         raise WeightsError(f"{path}: {reason(error)}") from error
