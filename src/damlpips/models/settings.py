@@ -2,21 +2,27 @@
 
 A field says what an option is checked by, whether a score depends on it, what it means, and, where the command line has
 it, how it is spelled there. Constructors take options as keywords, `Unpack[LPIPSOptions]`, so that editors and type
-checkers know them. The digest of a metric, `repr`, the documentation and the command line are made from the fields.
+checkers know them. The digest of a metric, `repr`, the documentation, the command line and what a row of scores says of
+its metric are made from the fields.
+
+Importing this module loads no torch, so that the command line can list its options at once.
 """
+
+from __future__ import annotations
 
 import difflib
 import math
 import os
+import pathlib
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict, TypeVar
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from damlpips import checks
-from damlpips.ops import distance
+    from damlpips import checks
 
 # Bytes: some 600 images of 256 x 256 with `nano`, 300 with AlexNet, 30 with VGG; small beside what training takes.
 CACHE_BYTES = 1 << 30
@@ -59,6 +65,26 @@ class DAMLPIPSOptions(Options, total=False):
     viewing_side: int | None
 
 
+class Command(NamedTuple):
+    """How the command line spells an option: `--name VALUE`, or `--name` alone for a bool.
+
+    Attributes:
+        help: what `--help` says of it.
+        metavar: what stands for its value there.
+        type: `str`, `int`, `float`, `bool` or `pathlib.Path`.
+        read: makes a value of its text, on the command line and in rows of scores; raises a ValueError that says what
+            was expected. None: the type does.
+        in_rows: whether the rows of scores always say it, as they do of the first options. Rows say the others where
+            they do not have their default, so that files of rows from before they came can be continued.
+    """
+
+    help: str
+    metavar: str | None = None
+    type: type = str
+    read: Callable[[str], Any] | None = None
+    in_rows: bool = False
+
+
 def option(
     default: Any,
     check: Callable[[Any], Any],
@@ -66,7 +92,7 @@ def option(
     doc: str,
     scored: bool = False,
     unsaid: bool = False,
-    command: dict[str, str] | None = None,
+    command: Command | None = None,
 ) -> Any:
     """Declare an option.
 
@@ -77,19 +103,62 @@ def option(
         scored: whether a score depends on it: it is then part of a metric's digest.
         unsaid: whether the digest leaves it out where it has its default: options that came with later versions, so
             that states saved before still load.
-        command: of options that the command line has, the `help` of `--name` and the `metavar` of its value.
+        command: of options that the command line has, how it spells them.
     """
     return field(
         default=default, metadata={"check": check, "doc": doc, "scored": scored, "unsaid": unsaid, "command": command}
     )
 
 
+def _by(check: str, *what: Any) -> Callable[[Any], Any]:
+    """Return a function of `damlpips.checks` by its name: that module loads torch, this one does not."""
+
+    def run(value: Any) -> Any:
+        from damlpips import checks
+
+        return getattr(checks, check)(*what, value)
+
+    return run
+
+
 def _optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else check(value)
 
 
-def _one_of(name: str, known: Iterable[str]) -> Callable[[Any], str]:
-    return lambda value: checks.one_of(name, value, known)
+def _one_of(name: str, known: Callable[[], Iterable[str]]) -> Callable[[Any], str]:
+    def run(value: Any) -> str:
+        from damlpips import checks
+
+        return checks.one_of(name, value, known())
+
+    return run
+
+
+def _reductions() -> Iterable[str]:
+    from damlpips import checks
+
+    return checks.REDUCTIONS
+
+
+def _comparisons() -> Iterable[str]:
+    from damlpips.ops import distance
+
+    return distance.COMPARISONS
+
+
+def _pixels_of(text: str) -> int:
+    if not (text.isdecimal() and len(text) < 10 and int(text) > 0):
+        raise ValueError("expected a number of pixels")
+    return int(text)
+
+
+def _resize_of(text: str) -> str | int:
+    if text == "reference":
+        return text
+    try:
+        return _pixels_of(text)
+    except ValueError:
+        raise ValueError("expected 'reference' or the length of the shorter side in pixels") from None
 
 
 def _heads(value: Any) -> str:
@@ -128,37 +197,36 @@ class Settings:
         doc="path of the backbone's `.pth` or `.safetensors` file, checked key by key; None looks in the folder"
         " `DAMLPIPS_WEIGHTS_DIR`, in torch hub's cache, and downloads torchvision's file when the first score is asked"
         " for.",
-        command={
-            "metavar": "FILE",
-            "help": "The network's weights, .pth or .safetensors. Default: found or downloaded.",
-        },
+        command=Command(
+            "The network's weights, .pth or .safetensors. Default: found or downloaded.", "FILE", type=pathlib.Path
+        ),
     )
     value_range: tuple[float, float] = option(
         (0.0, 1.0),
-        checks.value_range,
+        _by("value_range"),
         scored=True,
         doc="(low, high) of float images; uint8 images are 0..255 whatever it says.",
     )
-    reduction: str = option(
-        "none", _one_of("reduction", checks.REDUCTIONS), doc='`"none"` (N,), `"mean"` or `"sum"` ().'
-    )
+    reduction: str = option("none", _one_of("reduction", _reductions), doc='`"none"` (N,), `"mean"` or `"sum"` ().')
     grey: checks.Grey = option(
         None,
-        _optional(_one_of("grey", ["repeat"])),
+        _optional(_one_of("grey", lambda: ["repeat"])),
         scored=True,
         doc='`"repeat"` accepts (N, 1, H, W) and repeats the channel.',
     )
     resize: checks.Resize = option(
         None,
-        checks.resize_option,
+        _by("resize_option"),
         scored=True,
         doc='`"reference"` brings the first image to the second\'s size; an int scales both to that shorter side;'
         " (H, W) to that size.",
-        command={
-            "metavar": "SIZE",
-            "help": "'reference' brings DIST to REF's size; a number scales both to that shorter side. Default: off,"
+        command=Command(
+            "'reference' brings DIST to REF's size; a number scales both to that shorter side. Default: off,"
             " images of different sizes are an error.",
-        },
+            "SIZE",
+            read=_resize_of,
+            in_rows=True,
+        ),
     )
     check_values: bool = option(
         True,
@@ -175,7 +243,7 @@ class Settings:
     )
     dtype: torch.dtype | None = option(
         None,
-        checks.floating_type,
+        _by("floating_type"),
         scored=True,
         unsaid=True,
         doc="what the network runs in, `torch.bfloat16`, `torch.float16`, `torch.float32` or `torch.float64`; None:"
@@ -183,22 +251,25 @@ class Settings:
     )
     reference_cache: int = option(
         CACHE_BYTES,
-        lambda value: checks.byte_limit("reference_cache", value),
+        _by("byte_limit", "reference_cache"),
         doc="bytes that the feature maps of references with a `reference_key` may take; 0 keeps none. Images that are"
         " compared tile by tile are not kept.",
     )
     tile: int | None = option(
         None,
-        _optional(lambda value: checks.pixels("tile", value)),
+        _optional(_by("pixels", "tile")),
         doc="images larger than this many pixels a side are compared pair by pair and tile by tile, in memory that does"
         " not grow with their size; scores change by rounding only. Not with a backbone that sees the whole image at"
         ' each place, nor, for LPIPS, with `comparison="sort"`, which needs all places at once. DAMLPIPS cuts the image'
         " as it looks at it, so that it matters with `viewing_side=None` and for long panoramas; its tiles go"
         " through the network twice, since its weights depend on means over the whole image.",
-        command={
-            "metavar": "PIXELS",
-            "help": "Compare larger images tile by tile, in memory that does not grow with them: 1024.",
-        },
+        command=Command(
+            "Compare larger images tile by tile, in memory that does not grow with them: 1024.",
+            "PIXELS",
+            type=int,
+            read=_pixels_of,
+            in_rows=True,
+        ),
     )
     compile: bool = option(
         False,
@@ -219,7 +290,7 @@ class Settings:
             object.__setattr__(self, f.name, f.metadata["check"](getattr(self, f.name)))
 
     @classmethod
-    def make(cls: "type[S]", options: dict[str, Any]) -> "S":
+    def make(cls: type[S], options: dict[str, Any]) -> S:
         """Return the settings that options give, by name.
 
         Raises:
@@ -246,6 +317,8 @@ class Settings:
 
     def scored(self) -> dict[str, Any]:
         """Return the options that a score depends on, by name; a type of torch's by its name, too."""
+        import torch
+
         found = {}
         for f in fields(self):
             value = getattr(self, f.name)
@@ -273,14 +346,11 @@ class LPIPSSettings(Settings):
         scored=True,
         doc='`"v0.1"`, `"v0.0"`, `"uniform"` (w = 1), or the path of a file with `lpips`\'s keys. All but "uniform"'
         " belong to `alex`, `vgg` and `squeeze`.",
-        command={
-            "metavar": "HEADS",
-            "help": "LPIPS's learned weights: v0.1 (default), v0.0, uniform, or a file.",
-        },
+        command=Command("LPIPS's learned weights: v0.1 (default), v0.0, uniform, or a file.", "HEADS", in_rows=True),
     )
     comparison: str = option(
         "spatial",
-        _one_of("comparison", distance.COMPARISONS),
+        _one_of("comparison", _comparisons),
         scored=True,
         unsaid=True,
         doc='`"spatial"`, `"mean"`, `"sort"`, `"spatial+mean"` or `"spatial+sort"`.',
@@ -311,7 +381,7 @@ class DAMLPIPSSettings(Settings):
     )
     viewing_side: int | None = option(
         VIEWING_SIDE,
-        _optional(lambda value: checks.pixels("viewing_side", value)),
+        _optional(_by("pixels", "viewing_side")),
         scored=True,
         doc="images are looked at with this shorter side in pixels where theirs is longer, so that scores of different"
         " sizes compare; None: as they are.",
