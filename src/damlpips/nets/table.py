@@ -7,7 +7,6 @@ here, and a card in `weights/cards.toml`, is all that a new backbone needs.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -40,7 +39,7 @@ class BackboneSpec:
     """A row of the table.
 
     Attributes:
-        build: makes the network without weights.
+        model: torchvision's name of the network; None for this package's own `nano`.
         taps: children of the network whose outputs are the feature maps; none where it returns a list of them itself.
         channels: of each map.
         min_size: the shortest side in pixels that leaves every map at least one position.
@@ -50,7 +49,7 @@ class BackboneSpec:
         pass_values: with how many image values a pass on a CPU is fastest.
     """
 
-    build: Callable[[], nn.Module]
+    model: str | None
     taps: tuple[str, ...]
     channels: tuple[int, ...]
     min_size: int
@@ -58,6 +57,19 @@ class BackboneSpec:
     prefix: str = "features."
     ignored: tuple[str, ...] = ("classifier.",)
     pass_values: int = PASS_VALUES
+
+    def build(self) -> nn.Module:
+        """Return the network without weights and, if it is torchvision's, without its classifier."""
+        if self.model is None:
+            from damlpips.nets.nano import Nano
+
+            return Nano()
+        from torch import nn
+        from torchvision import models
+
+        features = models.get_model(self.model, weights=None).get_submodule(self.prefix.rstrip("."))
+        children = features.named_children()
+        return nn.Sequential(OrderedDict((k, v) for k, v in children if not f"{k}.".startswith(self.ignored)))
 
     def expected_keys(self) -> dict[str, tuple[int, ...]]:
         """Return the name and the shape of every tensor of the network's state dict."""
@@ -67,72 +79,30 @@ class BackboneSpec:
             return {self.prefix + name: tuple(t.shape) for name, t in self.build().state_dict().items()}
 
 
-def _nano() -> nn.Module:
-    from damlpips.nets.nano import Nano
-
-    return Nano()
-
-
-def _torchvision(model: str) -> Callable[[], nn.Module]:
-    """Return a builder of the convolutional part of torchvision's `model`."""
-
-    def build() -> nn.Module:
-        from torchvision import models
-
-        return models.get_model(model, weights=None).features
-
-    return build
-
-
-def _resnet50() -> nn.Module:
-    from torch import nn
-    from torchvision import models
-
-    children = dict(models.resnet50(weights=None).named_children())
-    return nn.Sequential(OrderedDict((k, v) for k, v in children.items() if k not in ("avgpool", "fc")))
-
-
 # The taps of alex, vgg and squeeze are LPIPS's: after the ReLU before each pooling, or of each later stage (arXiv
 # 1801.03924). Those of the others follow the same rule: the last map of each resolution.
 BACKBONES = {
-    "nano": BackboneSpec(_nano, (), (32, 64, 112), 1, prefix="", ignored=(), pass_values=4 * PASS_VALUES),
+    "nano": BackboneSpec(None, (), (32, 64, 112), 1, prefix="", ignored=(), pass_values=4 * PASS_VALUES),
     "alex": BackboneSpec(
-        _torchvision("alexnet"),
-        ("1", "4", "7", "9", "11"),
-        (64, 192, 384, 256, 256),
-        31,
-        pass_values=4 * PASS_VALUES,
+        "alexnet", ("1", "4", "7", "9", "11"), (64, 192, 384, 256, 256), 31, pass_values=4 * PASS_VALUES
     ),
     "vgg": BackboneSpec(
-        _torchvision("vgg16"),
-        ("3", "8", "15", "22", "29"),
-        (64, 128, 256, 512, 512),
-        16,
-        pass_values=PASS_VALUES // 2,
+        "vgg16", ("3", "8", "15", "22", "29"), (64, 128, 256, 512, 512), 16, pass_values=PASS_VALUES // 2
     ),
     "squeeze": BackboneSpec(
-        _torchvision("squeezenet1_1"),
-        ("1", "4", "7", "9", "10", "11", "12"),
-        (64, 128, 256, 384, 384, 512, 512),
-        17,
+        "squeezenet1_1", ("1", "4", "7", "9", "10", "11", "12"), (64, 128, 256, 384, 384, 512, 512), 17
     ),
     "vgg19": BackboneSpec(
-        _torchvision("vgg19"),
-        ("3", "8", "17", "26", "35"),
-        (64, 128, 256, 512, 512),
-        16,
-        pass_values=PASS_VALUES // 2,
+        "vgg19", ("3", "8", "17", "26", "35"), (64, 128, 256, 512, 512), 16, pass_values=PASS_VALUES // 2
     ),
     "resnet50": BackboneSpec(
-        _resnet50,
+        "resnet50",
         ("relu", "layer1", "layer2", "layer3", "layer4"),
         (64, 256, 512, 1024, 2048),
         1,
         prefix="",
         ignored=("fc.",),
     ),
-    "convnext_tiny": BackboneSpec(_torchvision("convnext_tiny"), ("1", "3", "5", "7"), (96, 192, 384, 768), 32),
-    "efficientnet_b0": BackboneSpec(
-        _torchvision("efficientnet_b0"), ("1", "2", "3", "5", "7"), (16, 24, 40, 112, 320), 1
-    ),
+    "convnext_tiny": BackboneSpec("convnext_tiny", ("1", "3", "5", "7"), (96, 192, 384, 768), 32),
+    "efficientnet_b0": BackboneSpec("efficientnet_b0", ("1", "2", "3", "5", "7"), (16, 24, 40, 112, 320), 1),
 }
