@@ -105,7 +105,8 @@ def rows(folder: Path) -> Iterator[tuple[str, float]]:
         scores.append(Score(pair, sum(values), tuple(values), (256, 256), one, other))
     for name, form in (("CSV", Csv(table)), ("JSON Lines", JsonLines(table))):
         file = RowFile(folder / name, form)
-        file.write(scores)
+        for score in scores:
+            file.write(table.scored(score))
         file.close()
         yield name, (folder / name).stat().st_size / ROWS
     write_parquet(folder / "JSON Lines", folder / "rows.parquet", table)

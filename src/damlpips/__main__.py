@@ -4,7 +4,7 @@ import sys
 from importlib.util import find_spec
 from io import TextIOWrapper
 
-NEEDED = ("typer", "rich", "PIL")
+NEEDED = ("typer", "rich", "PIL", "filelock")
 
 
 def main() -> None:

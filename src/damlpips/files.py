@@ -6,7 +6,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
@@ -125,6 +125,16 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
+    """Write a file, of one text or of parts, whole or not at all: a run that fails leaves what was there before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as whole, open(whole, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        file.writelines([text] if isinstance(text, str) else text)
 
 
 def digest(path: str | os.PathLike[str]) -> str:

@@ -19,13 +19,11 @@ from typer.testing import CliRunner
 from damlpips import DAMLPIPS
 from damlpips.adapters.ray import ScorePairs
 from damlpips.cli import app
+from damlpips.scoring.rows import COLUMNS, INTEGER, NUMBER, SCORE
 from tests.support.pictures import image_file, pixels
 
 ROOT = Path(__file__).resolve().parents[2]
-ADDED = [
-    *("score", "layer_0", "layer_1", "layer_2", "layer_3"),
-    *("width", "height", "sha256", "reference_sha256", "error"),
-]
+TYPES = {name: c.type for c in COLUMNS if c.source is SCORE for name in c.headers(4)}
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +57,20 @@ def batch(columns: dict[str, list[Any]]) -> dict[str, np.ndarray]:
     return {name: np.array(values, dtype=object) for name, values in columns.items()}
 
 
-def assert_scores(rows: list[dict[str, Any]], expected: list[dict[str, Any]], *, files: bool = True) -> None:
+def assert_scores(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
     assert len(rows) == len(expected) == 9
     for row, wanted in zip(rows, expected, strict=True):
-        assert [name for name in row if name in ADDED] == ADDED
-        for name in ADDED[:5]:
-            assert row[name] == pytest.approx(math.nan if wanted[name] is None else wanted[name], rel=1e-5, nan_ok=True)
-        assert (row["width"], row["height"]) == (wanted["width"] or 0, wanted["height"] or 0)
-        if files:
-            assert [row[name] for name in ADDED[7:9]] == [wanted[name] for name in ADDED[7:9]]
-        assert (row["error"] == "") == (wanted["error"] == "")
+        assert [name for name in row if name in TYPES] == list(TYPES)
+        for name, kind in TYPES.items():
+            if kind == NUMBER:
+                value = math.nan if wanted[name] is None else wanted[name]
+                assert row[name] == pytest.approx(value, rel=1e-5, nan_ok=True)
+            elif kind == INTEGER:
+                assert row[name] == (wanted[name] or 0)
+            elif name == "error":  # which names images that are no files otherwise
+                assert (row[name] == "") == (wanted[name] == "")
+            else:
+                assert row[name] == wanted[name]
     assert [bool(row["error"]) for row in rows] == [k in (4, 7) for k in range(9)]
 
 
@@ -166,7 +168,7 @@ class TestTheClassAlone:
     def test_a_batch_without_rows(self) -> None:
         scored = ScorePairs()(batch({"reference": [], "distorted": []}))
         assert {name: len(values) for name, values in scored.items()} == dict.fromkeys(
-            ["reference", "distorted", *ADDED], 0
+            ["reference", "distorted", *TYPES], 0
         )
 
     def test_a_reference_passes_the_network_once(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

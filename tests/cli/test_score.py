@@ -431,7 +431,7 @@ class TestProcesses:
             assert result.returncode == 0, result.stderr
             assert "damlpips" in result.stdout
 
-    @pytest.mark.parametrize("missing", ["typer", "rich", "PIL"])
+    @pytest.mark.parametrize("missing", ["typer", "rich", "PIL", "filelock"])
     def test_a_missing_package_is_named_by_its_extra(self, missing: str) -> None:
         code = f"import sys; sys.modules[{missing!r}] = None; from damlpips.__main__ import main; main()"
         result = process(code=code)
@@ -454,7 +454,7 @@ def test_the_progress_bar_is_for_terminals_only(
     def scores_with(terminal: bool, total: int, shown: bool) -> str:
         console: Callable[..., object] = lambda **_: cli_console(file=sys.stderr, force_terminal=terminal)  # noqa: E731
         monkeypatch.setattr(score, "Console", console)
-        assert list(score._with_progress(iter(range(total)), total, shown=shown)) == list(range(total))
+        assert list(score._Progress(total, shown=shown).along(range(total))) == list(range(total))
         return capsys.readouterr().err
 
     cli_console = score.Console

@@ -18,9 +18,8 @@ from damlpips.cli import app
 from damlpips.cli.options import find_device
 from damlpips.scoring import scorer
 from damlpips.scoring.images import ScoringError
-from damlpips.scoring.plan import Job, _share
 from damlpips.scoring.rows import Table
-from damlpips.scoring.shards import part_of, parts_of
+from damlpips.scoring.shards import Job, _share, shard_of, shards_of
 from damlpips.scoring.workers import Ranks
 from tests.support.commands import Command, caught, ranks
 from tests.support.pictures import image_file
@@ -78,7 +77,7 @@ def at_work(images: Path, file: Path, **options: float) -> list[Command]:
         return ranks(2, *command(images, file), folder=file.with_name("said"), **options)
 
     # 15 batches of 3, the last one of 2
-    return caught(start, lambda: parts_of(file) == [0, 24], file.unlink)
+    return caught(start, lambda: shards_of(file) == [0, 24], file.unlink)
 
 
 def alone(images: Path, file: Path, growing: Path) -> Command:
@@ -107,7 +106,7 @@ def test_a_killed_run_goes_on_with_any_number_of_processes(
     chance = random.Random(str(worlds))
 
     def written() -> int:
-        grown = [file, *(part_of(file, start) for start in parts_of(file))]
+        grown = [file, *(shard_of(file, start) for start in shards_of(file))]
         return sum(path.stat().st_size for path in grown if path.exists())
 
     def start(world: int) -> list[Command]:
@@ -131,8 +130,8 @@ def test_killed_while_parts_are_joined(whole: Path, tmp_path: Path) -> None:
     rows = (whole / "whole.jsonl").read_bytes().splitlines(keepends=True)
     file = tmp_path / "s.jsonl"
     file.write_bytes(b"".join(rows[:4])[:-7])
-    part_of(file, 0).write_bytes(b"".join(rows[:24]))
-    part_of(file, 24).write_bytes(b"".join(rows[24:]))
+    shard_of(file, 0).write_bytes(b"".join(rows[:24]))
+    shard_of(file, 24).write_bytes(b"".join(rows[24:]))
     team = ranks(2, *command(whole, file), folder=tmp_path / "said")
     assert done(team) == [3, 3]
     assert team[0].err.startswith("44 of 44 pairs were scored before\n")
@@ -145,7 +144,7 @@ def test_parts_of_another_run_are_refused(whole: Path, tmp_path: Path) -> None:
     file = tmp_path / "s.jsonl"
     rows = [json.loads(line) for line in (whole / "whole.jsonl").read_text().splitlines()[24:27]]
     rows[1]["options"] = rows[1]["options"].replace("tile=none", "tile=64")
-    part_of(file, 24).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shard_of(file, 24).write_text("".join(json.dumps(row) + "\n" for row in rows))
     team = ranks(2, *command(whole, file), folder=tmp_path / "said")
     assert done(team) == [2, 2]
     refused = "s.jsonl.part000000000024.rows.jsonl: row 2 was scored with tile=64, this run has tile=none; --overwrite"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from damlpips import DAMLPIPS
 from damlpips.cli import app
-from damlpips.scoring import frame_scores
+from damlpips.scoring import frames as scored_frames
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.scorer import score_pairs
 from tests.support.pictures import image_file
@@ -111,10 +111,10 @@ def test_a_run_cut_off_anywhere_goes_on_at_the_latest_video(
         assert run(*command).exit_code == 3
         whole = [file.read_bytes() for file in chosen]
         read: list[str] = []
-        real = frame_scores.read_clip
+        real = scored_frames.iter_frames
         monkeypatch.setattr(
-            frame_scores,
-            "read_clip",
+            scored_frames,
+            "iter_frames",
             lambda path, **o: read.append(path.name) or real(path, **o),  # noqa: B023
         )
         assert (run(*command).exit_code, read) == (3, [])
@@ -187,13 +187,13 @@ def test_a_bar_says_how_far_a_video_is(
     from damlpips.cli import score
 
     monkeypatch.setattr(score, "Console", lambda **_: Console(file=sys.stderr, force_terminal=True, width=120))
-    now = score._Now(videos=True)
+    progress = score._Progress(1, shown=True, videos=True)
 
     def scores():  # type: ignore[no-untyped-def]
-        now.watch(Pair(tmp_path / "r", tmp_path / "long.mkv", "x", video=True), 1234)
+        progress.watch(Pair(tmp_path / "r", tmp_path / "long.mkv", "x", video=True), 1234)
         yield 1
 
-    assert list(score._with_progress(scores(), 1, shown=True, now=now)) == [1]
+    assert list(progress.along(scores())) == [1]
     assert "long.mkv: 1234 frames" in capsys.readouterr().err
 
 

@@ -73,7 +73,7 @@ class TestReading:
             ("none.csv", None, "No such file"),
             ("a.txt", "x", r"expected rows of scores, as damlpips score writes them \(\.csv"),
             ("a.json", "{}", "expected CSV, JSON Lines or Parquet"),
-            ("a.csv", "name,value\n1,2\n", "no column reference, distorted, method"),
+            ("a.csv", "name,value\n1,2\n", "no column reference, distorted, score, metric"),
             ("a.csv", "\0\0\n", "not a table"),
             ("a.jsonl", "[1]\n", "expected an object"),
             ("a.jsonl", "nonsense\n", "row 1 is damaged"),

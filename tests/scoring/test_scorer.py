@@ -1,6 +1,5 @@
 """Pairs of files: found, read, scored, written."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -153,38 +152,3 @@ def _backbone_of_min_size(size: int):  # type: ignore[no-untyped-def]
     from damlpips import Backbone
 
     return Backbone(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), taps=["0"], min_size=size)
-
-
-class TestWriteWhole:
-    def test_replaces_what_was_there_and_leaves_nothing_else(self, tmp_path: Path) -> None:
-        (tmp_path / "t.csv").write_text("old and longer")
-        scorer.write_whole(tmp_path / "t.csv", "new\n")
-        assert (tmp_path / "t.csv").read_bytes() == b"new\n"
-        assert os.listdir(tmp_path) == ["t.csv"]
-
-    def test_a_failure_keeps_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "t.csv").write_text("old")
-
-        def refuse(*_: object) -> None:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(os, "replace", refuse)
-        with pytest.raises(OSError, match="No space left"):
-            scorer.write_whole(tmp_path / "t.csv", "new")
-        assert (tmp_path / "t.csv").read_text() == "old"
-        assert os.listdir(tmp_path) == ["t.csv"]
-
-    def test_the_new_file_has_the_usual_permissions(self, tmp_path: Path) -> None:
-        (tmp_path / "usual").touch()
-        scorer.write_whole(tmp_path / "t.csv", "x")
-        assert (tmp_path / "t.csv").stat().st_mode == (tmp_path / "usual").stat().st_mode
-
-    @pytest.mark.skipif(os.name != "posix", reason="links and devices")
-    def test_links_are_followed_and_devices_left_alone(self, tmp_path: Path) -> None:
-        (tmp_path / "target").write_text("old")
-        (tmp_path / "link").symlink_to(tmp_path / "target")
-        scorer.write_whole(tmp_path / "link", "new")
-        assert (tmp_path / "link").is_symlink()
-        assert (tmp_path / "target").read_text() == "new"
-        scorer.write_whole(Path(os.devnull), "x")
-        assert Path(os.devnull).is_char_device()

@@ -11,8 +11,9 @@ import torch
 from av.video.reformatter import ColorRange, Colorspace
 
 from damlpips import DAMLPIPS
-from damlpips.scoring import frame_scores, videos
-from damlpips.scoring.frames import frame_files, read_clip
+from damlpips.scoring import frames as scored_frames
+from damlpips.scoring import videos
+from damlpips.scoring.frames import frame_files, iter_frames
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.pairs import Pair, find_pairs
 from damlpips.scoring.scorer import score_pairs
@@ -201,7 +202,7 @@ class TestFolders:
         (folder / "notes.txt").touch()
         assert [file.name for file in frame_files(folder)] == [f"frame_{k}.png" for k in range(3, 15)]
         for workers in (0, 3):
-            found = [f.pixels.permute(1, 2, 0).numpy() for f in read_clip(folder, workers=workers)]
+            found = [f.pixels.permute(1, 2, 0).numpy() for f in iter_frames(folder, workers=workers)]
             assert all(np.array_equal(a, b) for a, b in zip(found, moving(1, 12), strict=True))
 
     def test_which_folders_are_videos(self, tmp_path: Path) -> None:
@@ -314,7 +315,7 @@ class TestScores:
         files = [video_file(tmp_path / f"{k}.mp4", frames, "mpeg4", "yuv420p") for k in range(2)]
         alive: set[int] = set()
         seen: list[int] = []
-        real = frame_scores.read_clip
+        real = scored_frames.iter_frames
 
         def watched(path: Path, **options: object):  # type: ignore[no-untyped-def]
             for number, frame in enumerate(real(path, **options)):
@@ -328,7 +329,7 @@ class TestScores:
         def closing_watched(path: Path, **options: object):  # type: ignore[no-untyped-def]
             return watched(path, **options)
 
-        monkeypatch.setattr(frame_scores, "read_clip", closing_watched)
+        monkeypatch.setattr(scored_frames, "iter_frames", closing_watched)
         score = scored(model, *files, batch_size=batch, workers=workers)
         assert (score.score, len(score.frames), len(seen)) == (0, length, 2 * length)
         # two batches a side, three where a thread reads ahead

@@ -12,7 +12,7 @@ from pathlib import Path
 # its children have everything imported, and no threads of a test
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["damlpips.cli", "damlpips.scoring.plan", "damlpips.models.lpips", "pyarrow.parquet", "PIL.Image"]
+    ["damlpips.cli", "damlpips.scoring.shards", "damlpips.models.lpips", "pyarrow.parquet", "PIL.Image"]
 )
 
 PATIENCE = 100.0

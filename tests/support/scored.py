@@ -9,14 +9,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from damlpips.cli import app
+from damlpips.scoring.rows import Table
 from tests.support.pictures import pixels
 
 NANO = "nano:447c84c09e55f1e23256c6c4b3b7c49bd8969b0d99259e2c78114ea4ec3909e8"
 OPTIONS = "alpha=error resize=none tile=none version=1"
-COLUMNS = (
-    *("reference", "distorted", "score", "metric", "backbone", "method", "layer_0", "layer_1", "width", "height"),
-    *("sha256", "reference_sha256", "weights", "options", "error"),
-)
+COLUMNS = tuple(Table({}, 2).types)
 # odd names of files, each a trap for a page that does not escape them; none has what Windows forbids alone
 ODD = ("<script>alert(1)<!--.png", "\"&'<title>.png", "{{ 7 * 7 }}.png", "a\u202egnp.b\x1b.png")
 

@@ -13,12 +13,14 @@ from damlpips.models.damlpips import DAMLPIPS
 from damlpips.models.lpips import LPIPS
 from damlpips.scoring.images import ALPHA, ScoringError, decode_image, read_image
 from damlpips.scoring.pairs import Pair
+from damlpips.scoring.rows import COLUMNS, INTEGER, NUMBER, SCORE, TEXT, Table
 from damlpips.scoring.scorer import Item, Picture, Score, Scorer, layer_count
 
 if TYPE_CHECKING:
     from numpy import ndarray
 
 METRICS = {"damlpips": DAMLPIPS, "lpips": LPIPS}
+ADDED = [column for column in COLUMNS if column.source is SCORE]
 # images that are values are called by their column and row
 Batch = Mapping[str, "ndarray"]
 
@@ -33,12 +35,9 @@ class ScorePairs:
     the bytes of an image file, or an array, uint8 or float in [0, 1], (H, W, 3) or (H, W). Two rows that follow each
     other with one reference share its way through the network.
 
-    The result has all columns of the batch, and besides:
-
-    - `score`, `layer_0`, `layer_1`, ...: float64, lower is closer; NaN where there is an error.
-    - `width`, `height`: int32, of the distorted image; 0 where it could not be read.
-    - `sha256`, `reference_sha256`: of the files; empty for arrays.
-    - `error`: why a row has no score; empty where it has one.
+    The result has all columns of the batch and those of `damlpips score` that say how a pair scored: `score` (lower is
+    closer), the layers, the size of the distorted image, the SHA-256 of the files, and `error`. Numbers are float64, and
+    NaN where they are missing; integers are int32, and 0; texts are empty.
 
     Args:
         metric: `"damlpips"` or `"lpips"`.
@@ -90,7 +89,7 @@ class ScorePairs:
             )
         self._model = model.to(device).load()
         self._scorer = Scorer(self._model, torch.device(device))
-        self._layers = [f"layer_{k}" for k in range(layer_count(self._model))]
+        self._table = Table({}, layer_count(self._model))
 
     def __call__(self, batch: Batch) -> dict[str, "ndarray"]:
         """Return the batch with the columns of its scores."""
@@ -148,20 +147,15 @@ class ScorePairs:
     def _added(self, scores: Sequence[Score]) -> dict[str, "ndarray"]:
         import numpy as np
 
-        nothing = (None,) * len(self._layers)
-        layers = np.array([score.layers or nothing for score in scores], dtype=np.float64).reshape(-1, len(nothing))
-        sizes = np.array([score.size or (0, 0) for score in scores], dtype=np.int32).reshape(-1, 2)
-        texts = {
-            "sha256": [score.sha256 for score in scores],
-            "reference_sha256": [score.reference_sha256 for score in scores],
-            "error": [score.error or "" for score in scores],
-        }
+        # batches of NumPy know no null: what is missing is NaN, and 0 in whole numbers
+        kinds: dict[str, Any] = {TEXT: object, INTEGER: np.int32, NUMBER: np.float64}
+        rows = [self._table.values(ADDED, {SCORE: score}) for score in scores]
         return {
-            "score": np.array([score.score for score in scores], dtype=np.float64),
-            **dict(zip(self._layers, layers.T.copy(), strict=True)),
-            "width": sizes[:, 1].copy(),
-            "height": sizes[:, 0].copy(),
-            **{name: np.array(values, dtype=object) for name, values in texts.items()},
+            name: np.array(
+                [row[name] or 0 if column.type == INTEGER else row[name] for row in rows], kinds[column.type]
+            )
+            for column in ADDED
+            for name in column.headers(self._table.layers)
         }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,7 +31,8 @@ class Destination(NamedTuple):
 
 def destinations(files: Mapping[str, Path | None]) -> list[Destination]:
     """Return what was asked for; `--output`'s format is told by its ending."""
-    from damlpips.scoring import export
+    from damlpips.scoring.export import check_parquet
+    from damlpips.scoring.rows import format_of
 
     found = []
     for option, path in files.items():
@@ -40,9 +42,9 @@ def destinations(files: Mapping[str, Path | None]) -> list[Destination]:
         if option == "--output":
             if path == STANDARD_OUTPUT:
                 fail("--output -: which format? use --csv -, --jsonl - or --json -")
-            kind = export.format_of(path)
+            kind = format_of(path)
         if kind == "parquet":
-            export.check_parquet()
+            check_parquet()
             if path == STANDARD_OUTPUT:
                 fail(f"{option} -: Parquet cannot be standard output")
         if kind == "frames-csv" and _passing(path):
@@ -62,7 +64,7 @@ def growing(wanted: "Sequence[Destination]") -> Path | None:
 @contextmanager
 def alone(wanted: "Sequence[Destination]") -> "Iterator[None]":
     """Be the only run that writes these files."""
-    from damlpips.scoring.locks import InUseError, locked
+    from damlpips.scoring.journal import InUseError, locked
 
     with ExitStack() as locks:
         for option, _, path in wanted:
@@ -80,49 +82,38 @@ def opened(
 ) -> "Iterator[Outputs]":
     """Yield what takes the rows; after it, unless something was raised, the files are complete."""
     from damlpips.scoring.export import journal_of
-    from damlpips.scoring.frame_rows import FrameFile, FrameTable
     from damlpips.scoring.journal import Outputs, RowFile, RowStream
     from damlpips.scoring.rows import Csv, JsonLines
 
     files: list[RowFile] = []
-    frames: FrameFile | None = None
     streams: list[RowStream] = []
     journals: list[tuple[Destination, Path]] = []
     with ExitStack() as folders:
         with ExitStack() as handles:
-
-            def written_to(path: Path, form: "Csv | JsonLines", option: str) -> RowStream:
-                return RowStream(form, handles.enter_context(open(path, "wb")).write, name=f"{option} {path}")
-
-            for option, kind, path in wanted:
-                if kind == "frames-csv":
-                    # the last one: a pair's rows of frames are there, or not, when its own row is
-                    rows_of_frames = Csv(FrameTable(table.settings, table.layers))
-                    frames = FrameFile(path, rows_of_frames, overwrite=overwrite, option=option)
-                    continue
-                form = Csv(table) if kind == "csv" else JsonLines(table)
-                passing = _passing(path)
+            # rows of frames last: they are there, or not, when the pair's own row is
+            for destination in sorted(wanted, key=lambda d: d.kind == "frames-csv"):
+                option, kind, path = destination
+                form = (Csv if "csv" in kind else JsonLines)(replace(table, per_frame=kind == "frames-csv"))
                 if kind in ("json", "parquet"):
-                    folder = folders.enter_context(TemporaryDirectory(prefix="damlpips-")) if passing else None
-                    journal = journal_of(path) if folder is None else Path(folder) / "rows.jsonl"
-                    journals.append((Destination(option, kind, path), journal))
-                    if folder is None:
-                        files.append(RowFile(journal, form, overwrite=overwrite, option=option))
-                    else:
-                        streams.append(written_to(journal, form, option))
+                    folder = folders.enter_context(TemporaryDirectory(prefix="damlpips-")) if _passing(path) else None
+                    path = journal_of(path) if folder is None else Path(folder) / "rows.jsonl"
+                    journals.append((destination, path))
+                    into_stream = folder is not None
+                else:
+                    into_stream = _passing(path)
+                if not into_stream:
+                    files.append(RowFile(path, form, overwrite=overwrite, option=option))
                 elif path == STANDARD_OUTPUT:
                     streams.append(RowStream(form, lambda text: typer.echo(text, nl=False), name=option))
-                elif passing:
-                    streams.append(written_to(path, form, option))
                 else:
-                    files.append(RowFile(path, form, overwrite=overwrite, option=option))
-            files += [frames] if frames is not None else []
+                    file = handles.enter_context(open(path, "wb"))
+                    streams.append(RowStream(form, file.write, name=f"{option} {path}"))
             outputs = Outputs(files, streams, pairs, batch_size=batch_size)
             handles.callback(outputs.close)
             yield outputs
             outputs.finish()
-        for place, journal in journals:
-            _complete(place, journal, table)
+        for destination, journal in journals:
+            _complete(destination, journal, table)
 
 
 def _passing(path: Path) -> bool:

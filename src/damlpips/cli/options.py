@@ -37,7 +37,7 @@ def to_standard_output(files: Mapping[str, Path | None]) -> bool:
 
 def write(option: str, file: Path, text: str) -> None:
     """Write a text to the file that an option names, or to standard output."""
-    from damlpips.scoring.scorer import write_whole
+    from damlpips.files import write_whole
 
     if file == Path("-"):
         # as bytes: a file name that is not UTF-8 passes as it is

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -34,7 +33,8 @@ from damlpips.scoring.workers import here
 if TYPE_CHECKING:
     from damlpips.models.base import PerceptualDistance
     from damlpips.scoring.pairs import Pair
-    from damlpips.scoring.rows import Table
+    from damlpips.scoring.rows import Scored, Table
+    from damlpips.scoring.scorer import Score
 
 T = TypeVar("T")
 
@@ -146,8 +146,8 @@ def score(
     check_outputs(files)
     with bad_input():
         from damlpips.cli.destinations import alone, destinations, growing, opened
-        from damlpips.scoring import scorer, shards
-        from damlpips.scoring.plan import Job, Plan, beside, help_out
+        from damlpips.scoring import shards
+        from damlpips.scoring.scorer import score_pairs
 
         wanted = destinations(files)
         team = here()
@@ -162,51 +162,56 @@ def score(
         model = build(metric, backbone, weights=weights, heads=heads, resize=resizing(resize), tile=tile)
         model = model.to(place).load()
         table = _table(model, metric, heads=heads, resize=resize, tile=tile, alpha=alpha.value)
-        now = _Now(any(pair.video for pair in found))
-        scored = partial(
-            scorer.score_pairs,
-            model,
-            found,
-            batch_size=batch_size,
-            device=place,
-            errors=errors,
-            alpha=alpha.value,
-            workers=workers,
-            watch=now.watch,
-        )
-        job = Job(scored, found, table, batch_size)
+        progress = _Progress(len(found), shown=not quiet, videos=any(pair.video for pair in found))
+
+        def scored(*, start: int, stop: int | None = None) -> "Iterator[Score]":
+            scores = score_pairs(
+                model,
+                found,
+                batch_size=batch_size,
+                device=place,
+                start=start,
+                stop=stop,
+                errors=errors,
+                alpha=alpha.value,
+                workers=workers,
+                watch=progress.watch,
+            )
+            for score in scores:
+                yield replace(score, error=in_options(score.error)) if score.error else score
+
+        job = shards.Job(scored, found, table, batch_size)
         if team is not None and team.rank > 0:
-            help_out(team, job)
+            shards.help_out(team, job)
             return
-        tally = RunSummary()
+        summary = RunSummary()
         with (
             alone(wanted),
-            beside(growing(wanted), anew=overwrite) as file,
+            shards.beside(growing(wanted), anew=overwrite) as file,
             opened(wanted, table, found, batch_size=batch_size, overwrite=overwrite) as outputs,
         ):
-            for score in outputs.kept_scores():
-                tally.add(score)
-            kept, plan = tally.pairs, None
-            # parts have no rows of frames
-            if kept < len(found) and frames_csv is None and (team is not None or shards.parts_of(file)):
-                plan = Plan(job, file, start=kept, ranks=team)
+            for row in outputs.kept_rows():
+                summary.add(row)
+            kept, plan = summary.pairs, None
+            # shards have no rows of frames
+            if kept < len(found) and frames_csv is None and (team is not None or shards.shards_of(file)):
+                plan = shards.Plan(job, file, start=kept, ranks=team)
             done = kept if plan is None else plan.done
             if done and not quiet:
                 typer.echo(f"{done} of {len(found)} pairs were scored before", err=True)
             if kept < len(found):
+                rows: Iterable[Scored]
                 if plan is None:
-                    results = _with_progress(scored(start=kept), len(found), done=done, shown=not quiet, now=now)
+                    rows = map(table.scored, progress.along(scored(start=kept), done))
                 else:
-                    work = _with_progress(plan.work(), len(found), done=done, shown=not quiet, now=now)
-                    results = plan.scores(after=work)
-                for score in results:
-                    score = replace(score, error=in_options(score.error)) if score.error else score
-                    outputs.write(score)
-                    tally.add(score)
+                    rows = plan.rows(after=progress.along(plan.work(), done))
+                for row in rows:
+                    outputs.write(row)
+                    summary.add(row)
         if not quiet and not to_standard_output(files):
-            tally.print(f"{metric.value} ({model.source.name}), lower is closer")
-        if tally.failed:
-            tally.complain()
+            summary.print(f"{metric.value} ({model.source.name}), lower is closer")
+        if summary.failed:
+            summary.complain()
             raise typer.Exit(FAILED_PAIRS)
 
 
@@ -270,12 +275,12 @@ def _table(model: "PerceptualDistance", metric: Metric, *, heads: str | None, **
     return Table(settings, layer_count(model))
 
 
-class _Now(ProgressColumn):
-    """What is done now: of a video, its frames."""
+class _Progress(ProgressColumn):
+    """A bar of the pairs that are scored, for terminals, and what is done now: of a video, its frames."""
 
-    def __init__(self, videos: bool = False) -> None:
+    def __init__(self, total: int, *, shown: bool, videos: bool = False) -> None:
         super().__init__()
-        self.videos = videos
+        self._total, self._shown, self._videos = total, shown, videos
         self._text = "scoring"
 
     def watch(self, pair: "Pair", frames: int) -> None:
@@ -285,6 +290,19 @@ class _Now(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(self._text)
 
+    def along(self, scores: Iterable[T], done: int = 0) -> Iterator[T]:
+        """Yield what there is, and move the bar by each."""
+        console = Console(stderr=True)
+        # a single video may take an hour
+        worth_it = self._videos or self._total - done >= PAIRS_WORTH_A_BAR
+        columns = self, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+        hidden = not (self._shown and console.is_terminal and worth_it)
+        with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+            task = progress.add_task("scoring", total=self._total, completed=done)
+            for score in scores:
+                yield score
+                progress.advance(task)
+
 
 class _Rate(ProgressColumn):
     """Pairs a second."""
@@ -292,18 +310,3 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.1f} pairs/s")
-
-
-def _with_progress(
-    scores: Iterable[T], total: int, *, shown: bool, done: int = 0, now: _Now | None = None
-) -> Iterator[T]:
-    console = Console(stderr=True)
-    now = now or _Now()
-    # a single video may take an hour
-    hidden = not (shown and console.is_terminal and (now.videos or total - done >= PAIRS_WORTH_A_BAR))
-    columns = now, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("scoring", total=total, completed=done)
-        for score in scores:
-            yield score
-            progress.advance(task)

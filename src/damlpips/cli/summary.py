@@ -11,7 +11,7 @@ from damlpips.cli.options import print_table
 from damlpips.cli.program import complain, printable
 
 if TYPE_CHECKING:
-    from damlpips.scoring.scorer import Score
+    from damlpips.scoring.rows import Scored
 
 # More rows than this nobody reads on a screen.
 MOST_ROWS = 50
@@ -44,19 +44,20 @@ class RunSummary:
         self._rows: list[tuple[str, str]] = []
         self._errors: list[str] = []
 
-    def add(self, score: "Score") -> None:
+    def add(self, scored: "Scored") -> None:
         """Count a pair."""
         self.pairs += 1
-        self._kinds.add("video" if score.pair.video else "image")
-        method = self.methods.setdefault(score.pair.method, Mean())
-        if score.score is None:
+        pair, score = scored.pair, scored.row["score"]
+        self._kinds.add("video" if pair.video else "image")
+        method = self.methods.setdefault(pair.method, Mean())
+        if score is None:
             self.failed += 1
-            self._errors = [*self._errors, score.error or ""][:MOST_ERRORS]
+            self._errors = [*self._errors, str(scored.row["error"])][:MOST_ERRORS]
         else:
-            for mean in (self.mean, method):
-                mean.add(score.score)
+            self.mean.add(float(score))
+            method.add(float(score))
         if self.pairs <= MOST_ROWS:
-            self._rows.append((score.pair.name, "failed" if score.score is None else number(score.score)))
+            self._rows.append((pair.name, "failed" if score is None else number(float(score))))
 
     def print(self, title: str) -> None:
         """Print every score if there are few, else the mean; the mean of each method if there are methods."""
@@ -81,14 +82,10 @@ class RunSummary:
 
     def complain(self) -> None:
         """Say on stderr which pairs have no score."""
-        listed = "".join(f"\n  {_line(error)}" for error in self._errors)
+        # in one line each, so that none can pass for several
+        listed = "".join(f"\n  {printable(error)}" for error in self._errors)
         more = f"\n  and {self.failed - len(self._errors)} more" if self.failed > len(self._errors) else ""
         complain(f"{self.failed} of {self.pairs} pairs could not be scored:{listed}{more}")
-
-
-def _line(error: str) -> str:
-    """Return a message in one line, so that none can pass for several."""
-    return printable(error)
 
 
 def _text(name: str) -> Text:

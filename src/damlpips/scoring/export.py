@@ -1,46 +1,18 @@
-"""What `damlpips score` writes: rows as they come, or a JSON or Parquet file made of such rows at the end."""
+"""Files that are made of rows when all of them are there: JSON and Parquet."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from damlpips.files import open_regular, replacing
+from damlpips.files import open_regular, replacing, write_whole
 from damlpips.scoring.images import ScoringError
-from damlpips.scoring.rows import INTEGERS, JsonLines, Row, Table
-from damlpips.scoring.scorer import write_whole
+from damlpips.scoring.rows import INTEGER, NUMBER, TEXT, JsonLines, Row, Table, Value
 from damlpips.version import __version__
-
-# by the ending of a file's name
-ENDINGS = {
-    ".csv": "csv",
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
 
 # rows of a Parquet file that are packed together, and held in memory
 ROW_GROUP = 20_000
-
-
-def format_of(path: Path) -> str:
-    """Return the format that a file's name asks for.
-
-    Raises:
-        ScoringError: another ending.
-
-    Example:
-        >>> format_of(Path("scores.jsonl"))
-        'jsonl'
-    """
-    try:
-        return ENDINGS[path.suffix.lower()]
-    except KeyError:
-        raise ScoringError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}") from None
 
 
 def journal_of(path: Path) -> Path:
@@ -55,8 +27,8 @@ def journal_of(path: Path) -> Path:
 
 def _rows(journal: Path, table: Table) -> Iterator[Row]:
     with open_regular(journal) as file:
-        for row, _ in JsonLines(table).rows(file, journal):
-            yield row
+        for read in JsonLines(table).rows(file, journal):
+            yield read.row
 
 
 def write_json(journal: Path, file: Path, table: Table) -> None:
@@ -86,9 +58,9 @@ def json_parts(journal: Path, table: Table) -> Iterator[str]:
     yield "\n  ]\n}\n"
 
 
-def _brief(row: Row) -> Mapping[str, Any]:
-    fields = ["reference", "distorted", "score", *(name for name in ("method", "error") if row[name])]
-    return {name: row[name] for name in fields}
+def _brief(row: Row) -> Row:
+    names = ["reference", "distorted", "score", *(name for name in ("method", "error") if row[name])]
+    return {name: row[name] for name in names}
 
 
 def check_parquet() -> None:
@@ -108,14 +80,14 @@ def write_parquet(journal: Path, file: Path, table: Table) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = {**dict.fromkeys(table.numbers, pa.float64()), **dict.fromkeys(INTEGERS, pa.int32())}
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in table.columns])
+    kinds = {TEXT: pa.string(), INTEGER: pa.int32(), NUMBER: pa.float64()}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in table.types.items()])
     with replacing(file) as whole, pq.ParquetWriter(whole, schema) as writer:
         rows = _rows(journal, table)
         while group := [{name: _as_unicode(v) for name, v in row.items()} for row in islice(rows, ROW_GROUP)]:
             writer.write_table(pa.Table.from_pylist(group, schema))
 
 
-def _as_unicode(value: object) -> object:
-    """Return a file's name as Parquet can hold it, which knows no bytes beside UTF-8."""
+def _as_unicode(value: Value) -> Value:
+    """Return a file's name as Parquet can hold it, which knows no bytes besides UTF-8."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if isinstance(value, str) else value

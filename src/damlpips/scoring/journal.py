@@ -1,21 +1,86 @@
 """Files of rows that grow as scores come, and go on where a run was killed."""
 
+import errno
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from damlpips.files import open_regular, reason
+from filelock import FileLock, Timeout
+
+from damlpips.files import open_regular, reason, write_whole
 from damlpips.scoring.frames import digest_if_readable
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.reader import is_chunk_start
-from damlpips.scoring.rows import OVERWRITE, Csv, JsonLines, Row, Table
-from damlpips.scoring.scorer import Score, write_whole
+from damlpips.scoring.rows import OVERWRITE, Csv, JsonLines, PairRows, Row, Scored
 
-# what is wrong with a row of a pair
+# what is wrong with the row of a pair
 Check = Callable[[Row, Pair], str | None]
+# a lock file tells who holds it in fewer characters
+MOST_TOLD = 300
+# seconds: a lock file may be removed by its last holder while it is locked, and has to be made again
+PATIENCE = 0.1
+# of file systems without locks
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+class InUseError(ScoringError):
+    """A file that another process writes; the message names the file and the process."""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only process that writes `path`, which need not exist.
+
+    The lock is on a file beside it, since the file itself may be replaced. A process that was killed leaves that file,
+    but no lock. Where there are no locks, on some network file systems and in folders without the right to write,
+    nothing is locked.
+
+    Raises:
+        InUseError: another process has it, or this one already.
+
+    Example:
+        >>> with locked(Path("scores.csv")):
+        ...     pass
+    """
+    place = lock_of(path)
+    lock = FileLock(place)
+    try:
+        place.parent.stat()  # filelock would make the folder
+        lock.acquire(timeout=PATIENCE, poll_interval=PATIENCE / 4)
+    except Timeout as error:
+        holder = ""
+        with suppress(OSError):
+            holder = place.read_text("utf-8", "replace")[:MOST_TOLD]
+        raise InUseError(f"{path}: is being written by another run{holder and f' ({holder})'}") from error
+    except OSError as error:  # who may not write here writes no rows either, and is told so there
+        if error.errno in NO_LOCKS:
+            place.unlink(missing_ok=True)
+    try:
+        if lock.is_locked:
+            with suppress(OSError):  # Windows lets nobody write to a file that is locked
+                place.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
+        yield
+    finally:
+        if lock.is_locked:
+            with suppress(OSError):
+                place.unlink()  # before it is let go: afterwards it may be somebody else's
+            lock.release()
+
+
+def lock_of(path: Path) -> Path:
+    """Return the file that stands beside `path` while it is written.
+
+    Example:
+        >>> lock_of(Path("scores.csv")).name
+        'scores.csv.lock'
+    """
+    path = path.resolve()  # a file is one file by whatever name
+    return path.with_name(f"{path.name}.lock")
 
 
 class RowFile:
@@ -40,59 +105,71 @@ class RowFile:
         self._anew = overwrite or not path.exists() or path.stat().st_size == 0
         # the end of what is kept
         self._end = len(form.header().encode())
-        self.count = 0 if self._anew else self._whole_rows()
+        # how many pairs it holds all rows of
+        self.count = 0 if self._anew else sum(1 for _ in self._pairs())
 
-    def _whole_rows(self) -> int:
+    def _pairs(self, pairs: Sequence[Pair] = ()) -> Iterator[tuple[Row, int]]:
+        """Yield a row for each pair all of whose rows are there, and where its rows end.
+
+        Raises:
+            ScoringError: a row is not of its pair, among `pairs`, or of another run; says what differs.
+        """
+        table, together, before = self.form.table, PairRows(self.form.table), 0
         with open_regular(self.path) as file:
-            return sum(1 for _ in self.form.rows(file, self.path))
+            for number, read in enumerate(self.form.rows(file, self.path), 1):
+                try:
+                    whole = together.add(read.row)
+                except ValueError as error:
+                    raise ScoringError(f"{self.path}: row {number} is damaged ({error}); {OVERWRITE}") from error
+                if before < len(pairs) and (wrong := table.difference(read.row, pairs[before])) is not None:
+                    raise ScoringError(f"{self.path}: row {number} {wrong}; {OVERWRITE}")
+                if whole is not None:
+                    before += 1
+                    yield whole, read.end
 
-    def keep(self, count: int, pairs: Sequence[Pair], check: Check | None = None) -> Iterator[Score]:
-        """Yield the scores of the first `count` rows; later writing cuts off the others.
+    def keep(self, count: int, pairs: Sequence[Pair], check: Check = lambda *_: None) -> Iterator[Scored]:
+        """Yield what the file holds of the first `count` pairs; later writing cuts off the others.
 
         Raises:
             ScoringError: a row, kept or not, is not of its pair, or of another run; says what differs.
         """
-        self._check_count(pairs)
-        if self._anew:
-            return
-        with open_regular(self.path) as file:
-            rows = zip(self.form.rows(file, self.path), pairs, strict=False)
-            for number, ((row, end), pair) in enumerate(rows, 1):
-                wrong = difference(row, self.form.table, pair) or (check(row, pair) if check else None)
-                if wrong is not None:
-                    raise ScoringError(f"{self.path}: row {number} {wrong}; {OVERWRITE}")
-                if number <= count:
-                    self._end = end
-                    yield self.form.table.score(row, pair)
-
-    def _check_count(self, pairs: Sequence[Pair]) -> None:
         if self.count > len(pairs):
             raise ScoringError(f"{self.path}: holds {self.count} rows, this run has {len(pairs)} pairs; {OVERWRITE}")
+        if self._anew:
+            return
+        what = "pair" if self.form.table.per_frame else "row"
+        for number, ((row, end), pair) in enumerate(zip(self._pairs(pairs), pairs, strict=False), 1):
+            if (wrong := check(row, pair)) is not None:
+                raise ScoringError(f"{self.path}: {what} {number} {wrong}; {OVERWRITE}")
+            if number <= count:
+                self._end = end
+                yield Scored(pair, row)
 
-    def write(self, scores: Sequence[Score]) -> None:
-        """Add rows, and hand them to the system: they outlive this process.
+    def write(self, scored: Scored) -> None:
+        """Add the rows of a pair, and hand them to the system: they outlive this process.
 
         Raises:
             OSError: the file cannot be written.
         """
-        if self._file is None:
-            self._file = self._opened()
-        self._file.writelines(encoded(self.form, scores))
-        self._file.flush()
+        file = self.opened()
+        file.writelines(encoded(self.form, scored))
+        file.flush()
 
-    def _opened(self) -> BinaryIO:
-        if self._anew:
-            # whole or not at all: a header is never cut off
-            write_whole(self.path, self.form.header())
-        file = open(self.path, "r+b")  # noqa: SIM115
-        file.truncate(self._end)
-        file.seek(0, os.SEEK_END)
-        return file
+    def opened(self) -> BinaryIO:
+        """Return the file, opened at the end of what is kept."""
+        if self._file is None:
+            if self._anew:
+                # whole or not at all: a header is never cut off
+                write_whole(self.path, self.form.header())
+            self._file = open(self.path, "r+b")  # noqa: SIM115
+            self._file.truncate(self._end)
+            self._file.seek(0, os.SEEK_END)
+        return self._file
 
     def finish(self) -> None:
         """Leave no rows that are not kept, and close the file."""
         if self._file is None and not self._anew and self.path.stat().st_size != self._end:
-            self._file = self._opened()
+            self.opened()
         self.close()
 
     def close(self) -> None:
@@ -113,20 +190,17 @@ class RowStream:
         self.form = form
         self.name = name
         self._put = put
-        self._begun = False
+        self._header = form.header().encode()
 
-    def write(self, scores: Sequence[Score]) -> None:
+    def write(self, scored: Scored) -> None:
         """Hand on rows, the first ones behind the header."""
-        header = b"" if self._begun else self.form.header().encode()
-        self._begun = True
-        self._put(header + b"".join(encoded(self.form, scores)))
+        self._put(self._header + b"".join(encoded(self.form, scored)))
+        self._header = b""
 
 
-def encoded(form: Csv | JsonLines, scores: Sequence[Score]) -> Iterator[bytes]:
-    """Yield the text of each row."""
-    for score in scores:
-        for row in form.table.rows(score):
-            yield form.text(row).encode("utf-8", "surrogateescape")
+def encoded(form: Csv | JsonLines, scored: Scored) -> Iterator[bytes]:
+    """Yield the rows of a pair, which of a long video are many."""
+    return (form.text(row).encode("utf-8", "surrogateescape") for row in form.table.rows(scored))
 
 
 class Outputs:
@@ -149,7 +223,7 @@ class Outputs:
             whole -= 1
         self.kept = whole
 
-    def kept_scores(self) -> Iterator[Score]:
+    def kept_rows(self) -> Iterator[Scored]:
         """Yield what was scored before.
 
         Raises:
@@ -157,23 +231,23 @@ class Outputs:
         """
         for other in self._files[1:]:
             deque(other.keep(self.kept, self._pairs), maxlen=0)
-        if self._files:
-            for score in self._files[0].keep(self.kept, self._pairs, Unchanged()):
-                self._put(self._streams, score)
-                yield score
+        for first in self._files[:1]:
+            for scored in first.keep(self.kept, self._pairs, Unchanged()):
+                self._put(self._streams, scored)
+                yield scored
 
-    def write(self, score: Score) -> None:
-        """Add a score to everything.
+    def write(self, scored: Scored) -> None:
+        """Add the rows of a pair to everything.
 
         Raises:
             ScoringError: a file cannot be written.
         """
-        self._put((*self._files, *self._streams), score)
+        self._put((*self._files, *self._streams), scored)
 
-    def _put(self, places: Sequence[RowFile | RowStream], score: Score) -> None:
+    def _put(self, places: Sequence[RowFile | RowStream], scored: Scored) -> None:
         for place in places:
             try:
-                place.write([score])
+                place.write(scored)
             except OSError as error:
                 raise ScoringError(f"{place.name}: {reason(error)}") from error
 
@@ -186,43 +260,17 @@ class Outputs:
             file.close()
 
 
-def difference(row: Row, table: Table, pair: Pair) -> str | None:
-    """Return in what a row is not one of this run for a pair."""
-    for column, wanted in table.settings.items():
-        if row[column] != wanted:
-            return _options_differ(str(row[column]), wanted) if column == "options" else _differs(column, row, wanted)
-    for column, wanted in (
-        ("reference", str(pair.reference)),
-        ("distorted", str(pair.distorted)),
-        ("method", pair.method),
-    ):
-        if row[column] != wanted:
-            return _differs(column, row, wanted)
-    return None
-
-
-def _differs(column: str, row: Row, wanted: str) -> str:
-    return f"has {column} {row[column]!r}, this run {wanted!r}"
-
-
-def _options_differ(found: str, wanted: str) -> str:
-    one, other = (dict(part.partition("=")[::2] for part in text.split(" ")) for text in (found, wanted))
-    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    of_file, of_run = (" ".join(f"{n}={side.get(n, '')}" for n in names) for side in (one, other))
-    return f"was scored with {of_file}, this run has {of_run}"
-
-
 class Unchanged:
     """Tell whether the files of a row are those that were scored."""
 
     def __init__(self) -> None:
-        self._last: tuple[Path, str] | None = None
+        self._reference: tuple[Path, str] | None = None
 
     def __call__(self, row: Row, pair: Pair) -> str | None:
         """Return which file of a row has changed since."""
-        if self._last is None or self._last[0] != pair.reference:
-            self._last = pair.reference, digest_if_readable(pair.reference)
-        if row["reference_sha256"] != self._last[1]:
+        if self._reference is None or self._reference[0] != pair.reference:
+            self._reference = pair.reference, digest_if_readable(pair.reference)
+        if row["reference_sha256"] != self._reference[1]:
             return f"was scored with another {pair.reference}: the file has changed"
         if row["sha256"] != digest_if_readable(pair.distorted):
             return f"was scored with another {pair.distorted}: the file has changed"

@@ -10,11 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from damlpips.files import replacing
 from damlpips.models.base import PerceptualDistance
 from damlpips.nets.encoded import Encoded
-from damlpips.scoring.frame_scores import FrameScores, score_frames
-from damlpips.scoring.frames import digest_if_readable
+from damlpips.scoring.frames import FrameScores, digest_if_readable, score_frames
 from damlpips.scoring.images import ALPHA, ScoringError, read_image
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.reader import Later, Reader, chunks, is_chunk_start
@@ -319,13 +317,3 @@ def _score(item: Item, layers: Sequence[float], value: float) -> Score:
     pixels = item.distorted.pixels
     size = None if pixels is None else (pixels.shape[1], pixels.shape[2])
     return Score(item.pair, value, tuple(layers), size, item.distorted.sha256, item.reference.sha256)
-
-
-def write_whole(path: Path, text: str | Iterable[str]) -> None:
-    """Write a file, of one text or of parts, whole or not at all: a run that fails leaves what was there before.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with replacing(path) as whole, open(whole, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        file.writelines([text] if isinstance(text, str) else text)

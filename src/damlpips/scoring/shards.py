@@ -1,24 +1,30 @@
-"""A run's rows in several files, each of pairs that follow each other: written at once, taken up again, joined.
+"""One run on several processes: each scores a share of the pairs and writes it to shards, which the first one joins.
 
-A part is named by its first pair alone, not by the process that wrote it: any number of processes goes on with the
-parts that any other number has left.
+A shard is a file of rows of pairs that follow each other. It is named by its first pair alone, not by the process that
+wrote it: any number of processes goes on with the shards that any other number has left.
 """
 
 import hashlib
+import json
+import os
 import re
+import secrets
+import socket
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, pairwise
+from contextlib import contextmanager
+from itertools import islice, pairwise, repeat
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, Protocol
 
 from damlpips.files import open_regular, reason
 from damlpips.scoring.images import ScoringError
-from damlpips.scoring.journal import RowFile, Unchanged
-from damlpips.scoring.locks import InUseError, locked
+from damlpips.scoring.journal import RowFile, Unchanged, locked
 from damlpips.scoring.pairs import Pair
-from damlpips.scoring.rows import OVERWRITE, JsonLines, Table
+from damlpips.scoring.rows import OVERWRITE, JsonLines, Scored, Table
 from damlpips.scoring.scorer import Score
+from damlpips.scoring.workers import Ranks
 
 
 class Span(NamedTuple):
@@ -29,76 +35,89 @@ class Span(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Pairs whose rows a part holds, and the number of that part's first row."""
+    """Pairs whose rows a shard holds, and the number of that shard's first row."""
 
     span: Span
-    part: int
+    shard: int
 
 
-def part_of(file: Path, start: int) -> Path:
+def shard_of(file: Path, start: int) -> Path:
     """Return where the rows from a pair on wait to be put into `file`.
 
     Example:
-        >>> part_of(Path("scores.csv"), 4096).name
+        >>> shard_of(Path("scores.csv"), 4096).name
         'scores.csv.part000000004096.rows.jsonl'
     """
     return file.with_name(f"{file.name}.part{start:012d}.rows.jsonl")
 
 
-def parts_of(file: Path) -> list[int]:
-    """Return the first pairs of the parts that stand beside `file`, in order."""
+def shards_of(file: Path) -> list[int]:
+    """Return the first pairs of the shards that stand beside `file`, in order."""
     name = re.compile(re.escape(file.name) + r"\.part([0-9]{12,})\.rows\.jsonl")
     matches = (name.fullmatch(path.name) for path in file.parent.iterdir())
     return sorted(int(match[1]) for match in matches if match)
 
 
+def _plan_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}.parts.json")
+
+
 def remove(file: Path) -> None:
-    """Remove all parts of `file`."""
-    for start in parts_of(file):
-        part_of(file, start).unlink(missing_ok=True)
+    """Remove all shards of `file`, and the plan of who scores what."""
+    for path in (*(shard_of(file, start) for start in shards_of(file)), _plan_of(file)):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def beside(file: Path | None, *, anew: bool) -> Iterator[Path]:
+    """Give the file that shards stand beside, in a temporary folder if there is none; remove them if all is well."""
+    if file is None:
+        with TemporaryDirectory(prefix="damlpips-") as folder:
+            yield Path(folder) / "scores"
+        return
+    file = file.resolve()
+    if anew:
+        remove(file)
+    yield file
+    remove(file)
 
 
 def write(file: Path, table: Table, start: int, scores: Iterable[Score]) -> Iterator[None]:
-    """Write scores to the part that begins with the pair `start`; yield when one is written.
+    """Write scores to the shard that begins with the pair `start`; yield when one is written.
 
     Raises:
-        ScoringError: the part cannot be written, or another process writes it.
+        ScoringError: the shard cannot be written, or another process writes it.
     """
-    path = part_of(file, start)
+    path = shard_of(file, start)
     try:
         with locked(path):
             rows = RowFile(path, JsonLines(table), overwrite=True)
-            rows.write([])  # an empty part is one, too
+            rows.opened()  # an empty shard is one, too
             try:
                 for score in scores:
-                    rows.write([score])
+                    rows.write(table.scored(score))
                     yield
             finally:
                 rows.close()
-    except InUseError as error:
-        raise ScoringError(str(error)) from error
     except OSError as error:
         raise ScoringError(f"{path}: {reason(error)}") from error
 
 
 def found(file: Path, table: Table, pairs: Sequence[Pair], *, start: int, batch_size: int) -> list[Piece]:
-    """Return what the parts beside `file` hold of the pairs from `start` on, in whole batches, none of them twice.
+    """Return what the shards beside `file` hold of the pairs from `start` on, in whole batches, none of them twice.
 
     Raises:
-        ScoringError: another process writes a part; it holds rows of another run, or of images that have changed.
+        ScoringError: another process writes a shard; it holds rows of another run, or of images that have changed.
     """
     pieces: list[Piece] = []
-    for part in parts_of(file):
-        path = part_of(file, part)
-        try:
-            with locked(path):
-                stop = part + _kept(path, table, pairs[part:])
-        except InUseError as error:
-            raise ScoringError(str(error)) from error
-        first = start if part == start else max(start, _up(part, batch_size))
+    for shard in shards_of(file):
+        path = shard_of(file, shard)
+        with locked(path):
+            stop = shard + _kept(path, table, pairs[shard:])
+        first = start if shard == start else max(start, -(-shard // batch_size) * batch_size)
         last = stop if stop == len(pairs) else stop - stop % batch_size
         if first < last:
-            pieces.append(Piece(Span(first, last), part))
+            pieces.append(Piece(Span(first, last), shard))
             start = last
     return pieces
 
@@ -115,15 +134,11 @@ def missing(pieces: Sequence[Piece], *, start: int, total: int) -> list[Span]:
     """Return the pairs from `start` on that no piece has.
 
     Example:
-        >>> missing([Piece(Span(8, 16), part=8)], start=0, total=20)
+        >>> missing([Piece(Span(8, 16), shard=8)], start=0, total=20)
         [Span(start=0, stop=8), Span(start=16, stop=20)]
     """
-    spans = []
-    for piece in pieces:
-        if start < piece.span.start:
-            spans.append(Span(start, piece.span.start))
-        start = piece.span.stop
-    return [*spans, Span(start, total)] if start < total else spans
+    bounds = [start, *(bound for piece in pieces for bound in piece.span), total]
+    return [Span(*gap) for gap in zip(bounds[::2], bounds[1::2], strict=True) if gap[0] < gap[1]]
 
 
 def shares(spans: Sequence[Span], count: int, batch_size: int) -> list[list[Span]]:
@@ -155,41 +170,151 @@ def _cut(spans: Sequence[Span], first: int, last: int, batch_size: int) -> list[
     return cut
 
 
-def joined(file: Path, table: Table, pairs: Sequence[Pair], pieces: Iterable[Piece]) -> Iterator[Score]:
-    """Yield the scores that parts hold, in the order of the pairs.
+def _batches(span: Span, batch_size: int) -> int:
+    return -(-span.stop // batch_size) - span.start // batch_size
+
+
+def joined(file: Path, table: Table, pairs: Sequence[Pair], pieces: Iterable[Piece]) -> Iterator[Scored]:
+    """Yield the rows that shards hold, in the order of the pairs.
 
     Raises:
-        ScoringError: a part lacks rows that it had.
+        ScoringError: a shard lacks rows that it had.
     """
-    for span, part in sorted(pieces):
-        path, count = part_of(file, part), 0
+    for span, shard in sorted(pieces):
+        path, count = shard_of(file, shard), 0
         try:
             with open_regular(path) as opened:
-                rows = islice(JsonLines(table).rows(opened, path), span.start - part, span.stop - part)
-                for (row, _), pair in zip(rows, pairs[span.start : span.stop], strict=False):
-                    yield table.score(row, pair)
+                rows = islice(JsonLines(table).rows(opened, path), span.start - shard, span.stop - shard)
+                for read, pair in zip(rows, pairs[span.start : span.stop], strict=False):
+                    yield Scored(pair, read.row)
                     count += 1
         except OSError as error:
             raise ScoringError(f"{path}: {reason(error)}") from error
         if count < span.stop - span.start:
-            raise ScoringError(f"{path}: expected {span.stop - part} rows, there are only {span.start - part + count}")
-
-
-def fingerprint(table: Table, pairs: Iterable[Pair], batch_size: int) -> str:
-    """Return what two processes have in common that score the same pairs in the same way."""
-    found = hashlib.sha256(repr((sorted(table.settings.items()), table.layers, batch_size)).encode())
-    for pair in pairs:
-        found.update(
-            "\0".join((str(pair.reference), str(pair.distorted), pair.method, str(pair.video), "")).encode(
-                errors="surrogateescape"
+            raise ScoringError(
+                f"{path}: expected {span.stop - shard} rows, there are only {span.start - shard + count}"
             )
+
+
+class Scoring(Protocol):
+    """What scores the pairs of a run from one to another."""
+
+    def __call__(self, *, start: int, stop: int | None = None) -> Iterable[Score]: ...
+
+
+class Job(NamedTuple):
+    """The pairs of a run, and how they are scored.
+
+    Attributes:
+        score: scores some of the pairs.
+        pairs: all of them.
+        table: the columns of their rows.
+        batch_size: of the run: every process begins and ends where a batch does.
+    """
+
+    score: Scoring
+    pairs: Sequence[Pair]
+    table: Table
+    batch_size: int
+
+    def fingerprint(self) -> str:
+        """Return what two processes have in common that score the same pairs in the same way."""
+        table = self.table
+        found = hashlib.sha256(repr((sorted(table.settings.items()), table.layers, self.batch_size)).encode())
+        for pair in self.pairs:
+            parts = str(pair.reference), str(pair.distorted), pair.method, str(pair.video), ""
+            found.update("\0".join(parts).encode(errors="surrogateescape"))
+        return found.hexdigest()
+
+    def write(self, file: Path, spans: Iterable[Span]) -> Iterator[None]:
+        """Score pairs and write them to shards of `file`; yield when one is written."""
+        for start, stop in spans:
+            # up to the end of a batch, also of the last one, that lacks some
+            scores = self.score(start=start, stop=-(-stop // self.batch_size) * self.batch_size)
+            yield from write(file, self.table, start, scores)
+
+
+class Plan:
+    """What the first process has found out: what there is already, and who scores what.
+
+    Args:
+        job: of the run.
+        file: what the shards stand beside.
+        start: the pairs before are in the file.
+        ranks: the processes, None where there is one.
+    """
+
+    def __init__(self, job: Job, file: Path, *, start: int, ranks: Ranks | None) -> None:
+        self._job, self._file, self._ranks = job, file, ranks
+        self._pieces = found(file, job.table, job.pairs, start=start, batch_size=job.batch_size)
+        spans = missing(self._pieces, start=start, total=len(job.pairs))
+        self._shares = shares(spans, 1 if ranks is None else ranks.world, job.batch_size)
+        # how many pairs were scored before
+        self.done = len(job.pairs) - sum(span.stop - span.start for span in spans)
+
+    def work(self) -> Iterator[None]:
+        """Score this process's share and wait for the others; yield once for each pair that any of them has scored."""
+        written = self._job.write(self._file, self._shares[0])
+        return written if self._ranks is None else self._with_others(self._ranks, written)
+
+    def _with_others(self, ranks: Ranks, written: Iterator[None]) -> Iterator[None]:
+        self._tell(ranks)
+        seen = 0
+        for _ in written:
+            seen, before = ranks.count(), seen
+            yield from repeat(None, seen - before)
+            ranks.look()
+        ready = False
+        while not ready:
+            ready = ranks.add("done", 0) == ranks.world - 1
+            seen, before = ranks.count(0, now=True), seen
+            yield from repeat(None, seen - before)
+            if not ready:
+                ranks.pause()
+
+    def _tell(self, ranks: Ranks) -> None:
+        """Tell the others, by a file: who does not see it would write where it is not found."""
+        mark = secrets.token_hex(8)
+        path = _plan_of(self._file)
+        try:
+            path.write_text(json.dumps({"mark": mark, "job": self._job.fingerprint(), "shares": self._shares}))
+        except OSError as error:
+            raise ScoringError(f"{path}: {reason(error)}") from error
+        ranks.tell("plan", [os.fsencode(self._file).hex(), mark])
+
+    def rows(self, after: Iterable[None]) -> Iterator[Scored]:
+        """Yield the rows that all shards hold, in order, after they are all written."""
+        deque(after, maxlen=0)
+        new = [Piece(span, span.start) for share in self._shares for span in share]
+        return joined(self._file, self._job.table, self._job.pairs, [*self._pieces, *new])
+
+
+def help_out(ranks: Ranks, job: Job) -> None:
+    """Score the share of a process that is not the first.
+
+    Raises:
+        ScoringError: this process does not see what the first one does.
+        Ended: there is nothing to do.
+    """
+    name, mark = ranks.ask("plan")
+    file = Path(os.fsdecode(bytes.fromhex(name)))
+    for _ in job.write(file, _share(ranks, job, file, mark)):
+        ranks.count()
+        ranks.look()
+    ranks.count(0, now=True)
+    ranks.add("done", 1)
+
+
+def _share(ranks: Ranks, job: Job, file: Path, mark: str) -> list[Span]:
+    try:
+        told: dict[str, Any] = json.loads(_plan_of(file).read_text())
+    except (OSError, ValueError):
+        told = {}
+    if told.get("mark") != mark:
+        raise ScoringError(
+            f"{_plan_of(file)}: is not what rank 0 wrote: the processes need one file system, and an output file on it"
+            f" that all of them see by that path ({socket.gethostname()} does not)"
         )
-    return found.hexdigest()
-
-
-def _up(number: int, batch_size: int) -> int:
-    return -(-number // batch_size) * batch_size
-
-
-def _batches(span: Span, batch_size: int) -> int:
-    return -(-span.stop // batch_size) - span.start // batch_size
+    if told["job"] != job.fingerprint():
+        raise ScoringError("sees other pairs than rank 0, or other weights: expected the same command and files")
+    return [Span(*span) for span in told["shares"][ranks.rank]]

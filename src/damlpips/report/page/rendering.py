@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from damlpips.files import printable
+from damlpips.files import printable, write_whole
 from damlpips.report.page.collecting import Collection
 from damlpips.report.page.figures import SAMPLES
 from damlpips.report.page.pictures import SIDE
 from damlpips.report.page.views import TYPICAL, Options, SectionView, number, signed, view
 from damlpips.scoring.images import ScoringError
-from damlpips.scoring.scorer import write_whole
 from damlpips.version import __version__
 
 if TYPE_CHECKING:
