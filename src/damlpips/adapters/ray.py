@@ -36,8 +36,8 @@ class ScorePairs:
     other with one reference share its way through the network.
 
     The result has all columns of the batch and those of `damlpips score` that say how a pair scored: `score` (lower is
-    closer), the layers, the size of the distorted image, the SHA-256 of the files, and `error`. Numbers are float64, and
-    NaN where they are missing; integers are int32, and 0; texts are empty.
+    closer), the layers, the size of the distorted image, the SHA-256 of the files, and `error`. Numbers are float64,
+    integers int32; a missing number is NaN, a missing integer 0, a missing text empty.
 
     Args:
         metric: `"damlpips"` or `"lpips"`.

@@ -1,11 +1,9 @@
 """Pairs in chunks that are the same wherever a run starts, and their files read ahead by threads."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Generic, TypeVar
 
 from damlpips.scoring.pairs import Pair
@@ -15,12 +13,11 @@ Later = Callable[[], T]
 
 
 def chunks(
-    pairs: Iterable[Pair], size: int, start: int = 0, stop: int | None = None
+    pairs: Sequence[Pair], size: int, start: int = 0, stop: int | None = None
 ) -> Iterator[list[tuple[Pair, bool]]]:
-    """Yield `size` pairs at a time from the pair `start` up to `stop`, each with whether one beside it has its
-    reference.
+    """Yield `size` pairs at a time, from `start` up to `stop`, each with whether a neighbour has the same reference.
 
-    Chunks end at multiples of `size`, and before and behind a video.
+    Chunks end at multiples of `size`, and before and after a video.
 
     Example:
         >>> a, b, c = (Pair(Path(r), Path(d), d) for r, d in ["xp", "xq", "yr"])
@@ -32,44 +29,33 @@ def chunks(
         [[('p', True)]]
     """
     chunk: list[tuple[Pair, bool]] = []
-    for number, (pair, shared) in enumerate(islice(_with_neighbours(pairs), start, stop), start):
-        if chunk and (number % size == 0 or pair.video or chunk[-1][0].video):
+    for k in range(*slice(start, stop).indices(len(pairs))):
+        if chunk and is_chunk_start(pairs, k, size):
             yield chunk
             chunk = []
-        chunk.append((pair, shared))
+        neighbours = *pairs[max(0, k - 1) : k], *pairs[k + 1 : k + 2]
+        chunk.append((pairs[k], any(pair.reference == pairs[k].reference for pair in neighbours)))
     if chunk:
         yield chunk
 
 
-def is_chunk_start(pairs: Sequence[Pair], place: int, size: int) -> bool:
-    """Return whether a chunk may begin at a place, or end before it.
+def is_chunk_start(pairs: Sequence[Pair], number: int, size: int) -> bool:
+    """Return whether a chunk may begin with a pair, or end before it.
 
     Example:
         >>> a, b, c = (Pair(Path("r"), Path(d), d, video=d == "q") for d in "pqr")
         >>> [is_chunk_start([a, b, c], k, 4) for k in range(4)]
         [True, True, True, False]
     """
-    return place % size == 0 or any(pair.video for pair in pairs[place - 1 : place + 1])
-
-
-def _with_neighbours(pairs: Iterable[Pair]) -> Iterator[tuple[Pair, bool]]:
-    before: Path | None = None
-    pair: Pair | None = None
-    for after in pairs:
-        if pair is not None:
-            yield pair, pair.reference in (before, after.reference)
-            before = pair.reference
-        pair = after
-    if pair is not None:
-        yield pair, pair.reference == before
+    return number % size == 0 or any(pair.video for pair in pairs[number - 1 : number + 1])
 
 
 class Reader(Generic[T]):
-    """Read files when they are needed, or before, in threads.
+    """Reads files when they are needed, or ahead, in threads.
 
     Args:
-        read: what reads one.
-        workers: how many threads; 0 reads a file when its result is asked for.
+        read: reads one.
+        workers: how many threads; 0 reads a file when its contents are asked for.
     """
 
     def __init__(self, read: Callable[[Path], T], workers: int) -> None:
@@ -77,7 +63,7 @@ class Reader(Generic[T]):
         self._pool = ThreadPoolExecutor(workers) if workers else None
 
     def ask(self, path: Path) -> Later[T]:
-        """Return what gives a file's contents; the file is read once, however often it is called."""
+        """Return a function that gives a file's contents; the file is read once, however often it is called."""
         if self._pool is None:
             return cache(lambda: self._read(path))
         return self._pool.submit(self._read, path).result
@@ -85,9 +71,6 @@ class Reader(Generic[T]):
     def __enter__(self) -> "Reader[T]":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._pool is not None:
-            # what nobody waits for any more is not worth reading
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown(cancel_futures=True)  # nobody waits for these files any more

@@ -64,15 +64,19 @@ class Item(NamedTuple):
     reference: Picture
 
     @property
-    def error(self) -> str:
-        return self.reference.error or self.distorted.error
-
-    @property
     def kind(self) -> Hashable:
         """What the pairs of a batch have in common."""
         images = self.distorted.pixels, self.reference.pixels
-        looks = [None if p is None else (p.shape, p.dtype) for p in images]
-        return self.pair.reference if self.shared else None, *looks
+        shapes = [None if p is None else (p.shape, p.dtype) for p in images]
+        return self.pair.reference if self.shared else None, *shapes
+
+    def score(self, value: float | None, layers: Sequence[float] = (), error: str | None = None) -> Score:
+        """Return what the pair scored, or why it has no score."""
+        if value is not None and not math.isfinite(value):
+            value, layers, error = None, (), f"{self.pair.distorted}: its score is {value}, not a finite number"
+        pixels, sums = self.distorted.pixels, (self.distorted.sha256, self.reference.sha256)
+        size = None if pixels is None else (pixels.shape[1], pixels.shape[2])
+        return Score(self.pair, value, tuple(layers), size, *sums, error)
 
 
 def score_pairs(
@@ -149,16 +153,20 @@ def _sound(scores: Iterable[Score]) -> Iterator[Score]:
 
 
 def _scored(
-    scorer: "Scorer", pairs: Iterable[Pair], *, size: int, span: tuple[int, int | None], alpha: str, workers: int
+    scorer: "Scorer", pairs: Sequence[Pair], *, size: int, span: tuple[int, int | None], alpha: str, workers: int
 ) -> Iterator[Score]:
     with Reader(lambda path: _picture(path, alpha), workers) as reader:
-        waiting: list[list[tuple[Pair, bool, Later[Picture], Later[Picture]]]] = []
-        # enough of them that every worker has an image to read while a batch is scored
+        waiting: list[list[Later[Item]]] = []
+        # so many batches that every worker has an image to read while one is scored
         ahead = 0 if workers == 0 else 1 + workers // size
         reference: tuple[Path, Later[Picture]] | None = None
 
+        def later(pair: Pair, shared: bool, reference: Later[Picture]) -> Later[Item]:
+            distorted = reader.ask(pair.distorted)
+            return lambda: Item(pair, shared, distorted(), reference())
+
         def scored_next() -> list[Score]:
-            return scorer.scores([Item(p, s, d(), r()) for p, s, d, r in waiting.pop(0)])
+            return scorer.scores([item() for item in waiting.pop(0)])
 
         for chunk in chunks(pairs, size, *span):
             if chunk[0][0].video:
@@ -166,12 +174,11 @@ def _scored(
                     yield from scored_next()
                 yield scorer.video(chunk[0][0], batch_size=size, alpha=alpha, workers=workers)
                 continue
-            asked = []
+            waiting.append([])
             for pair, shared in chunk:
                 if reference is None or reference[0] != pair.reference:
                     reference = pair.reference, reader.ask(pair.reference)
-                asked.append((pair, shared, reader.ask(pair.distorted), reference[1]))
-            waiting.append(asked)
+                waiting[-1].append(later(pair, shared, reference[1]))
             if len(waiting) > ahead:
                 yield from scored_next()
         while waiting:
@@ -212,8 +219,8 @@ class Scorer:
         batches: dict[Hashable, list[int]] = {}
         found: dict[int, Score] = {}
         for k, item in enumerate(items):
-            if item.error:
-                found[k] = _failed(item, item.error)
+            if error := item.reference.error or item.distorted.error:
+                found[k] = item.score(None, error=error)
             else:
                 batches.setdefault(item.kind, []).append(k)
         for batch in batches.values():
@@ -224,20 +231,9 @@ class Scorer:
         """Return what a pair of videos scores."""
         sums = digest_if_readable(pair.distorted), digest_if_readable(pair.reference)
 
-        def compare(distorted: Sequence[Tensor], references: Sequence[Tensor]) -> list[tuple[list[float], float]]:
-            images = [Picture(d, "", "") for d in distorted], [Picture(r, "", "") for r in references]
-            try:
-                return self._layers([Item(pair, False, d, r) for d, r in zip(*images, strict=True)])
-            except (ValueError, TypeError) as error:
-                raise ScoringError(f"{pair.distorted}: {error}") from error
-            except torch.cuda.OutOfMemoryError as error:
-                raise _OutOfMemory(
-                    f"{pair.distorted}: out of memory with {len(distorted)} frames a batch: {error}"
-                ) from error
-
         try:
             frames, size = score_frames(
-                compare,
+                partial(self._compared, pair, what="frames"),
                 pair.reference,
                 pair.distorted,
                 batch_size=batch_size,
@@ -248,44 +244,54 @@ class Scorer:
             )
         except _OutOfMemory:
             raise
-        except ScoringError as error:
-            return Score(pair, None, (), None, *sums, str(error))
+        except (ValueError, TypeError) as error:
+            message = str(error) if isinstance(error, ScoringError) else f"{pair.distorted}: {error}"
+            return Score(pair, None, (), None, *sums, message)
         layers, score = frames.mean()
         return Score(pair, score, tuple(layers), size, *sums, None, frames)
 
     def _batch(self, items: Sequence[Item]) -> list[Score]:
+        first, shared = items[0].pair, items[0].shared
+        distorted = [item.distorted.pixels for item in items if item.distorted.pixels is not None]
+        references = [item.reference.pixels for item in items if item.reference.pixels is not None]
         try:
-            rows = self._layers(items)
+            rows = self._compared(first, distorted, references, shared=shared)
+        except _OutOfMemory:
+            raise
         except (ValueError, TypeError) as error:
             if len(items) == 1:
-                return [_failed(items[0], f"{items[0].pair.distorted}: {error}")]
+                return [items[0].score(None, error=f"{first.distorted}: {error}")]
             # one of them may be to blame for all
             return [self._batch([item])[0] for item in items]
-        except torch.cuda.OutOfMemoryError as error:
-            first = items[0].pair.distorted
-            raise _OutOfMemory(f"{first}: out of memory with {len(items)} pairs a batch: {error}") from error
-        return [_score(item, row, value) for item, (row, value) in zip(items, rows, strict=True)]
+        return [item.score(value, layers) for item, (layers, value) in zip(items, rows, strict=True)]
 
     # not inference_mode: a backbone that is loaded now may later serve a module that needs gradients
     @torch.no_grad()
-    def _layers(self, items: Sequence[Item]) -> list[tuple[list[float], float]]:
-        images = [(i.distorted.pixels, i.reference.pixels) for i in items]
-        distorted = self._on_device([d for d, _ in images if d is not None])
-        references: Tensor | Encoded
-        if not items[0].shared:
-            references = self._on_device([r for _, r in images if r is not None])
-        else:
-            references = self._on_device([r for _, r in images[:1] if r is not None])
-            if distorted.shape[2:] == references.shape[2:]:
-                references = self._encode(items[0].pair.reference, references).expand(len(items))
+    def _compared(
+        self,
+        first: Pair,
+        distorted: Sequence[Tensor],
+        references: Sequence[Tensor],
+        *,
+        shared: bool = False,
+        what: str = "pairs",
+    ) -> list[tuple[list[float], float]]:
+        """Return the layers and the score of each image; `shared` if all have the reference of the first pair."""
+        try:
+            x, y = self._on_device(distorted), self._on_device(references[:1] if shared else references)
+            reference: Tensor | Encoded = y
+            if shared and x.shape[2:] == y.shape[2:]:
+                reference = self._encode(first.reference, y).expand(len(x))
             else:
                 # only two images can be brought to one size, and only they tell what is wrong with them
-                references = references.expand(len(items), -1, -1, -1)
-        if isinstance(references, Tensor) and references.dtype != distorted.dtype:
-            # 8 bits beside 16
-            distorted, references = self._as_float(distorted), self._as_float(references)
-        layers = self.model.per_layer(distorted, references)
-        return list(zip(layers.tolist(), layers.sum(1).tolist(), strict=True))
+                y = y.expand(len(x), -1, -1, -1)
+                # 8 bits beside 16
+                x, reference = (x, y) if x.dtype == y.dtype else (self._as_float(x), self._as_float(y))
+            layers = self.model.per_layer(x, reference)
+            return list(zip(layers.tolist(), layers.sum(1).tolist(), strict=True))
+        except torch.cuda.OutOfMemoryError as error:
+            message = f"{first.distorted}: out of memory with {len(distorted)} {what} a batch: {error}"
+            raise _OutOfMemory(message) from error
 
     def _on_device(self, images: Sequence[Tensor]) -> Tensor:
         batch = torch.stack(list(images)).to(self.device)
@@ -303,17 +309,3 @@ class Scorer:
             self._encoded = None  # before the next: they may be large
             self._encoded = path, self.model.encode(image)
         return self._encoded[1]
-
-
-def _failed(item: Item, error: str) -> Score:
-    pixels = item.distorted.pixels
-    size = None if pixels is None else (pixels.shape[1], pixels.shape[2])
-    return Score(item.pair, None, (), size, item.distorted.sha256, item.reference.sha256, error)
-
-
-def _score(item: Item, layers: Sequence[float], value: float) -> Score:
-    if not math.isfinite(value):
-        return _failed(item, f"{item.pair.distorted}: its score is {value}, not a finite number")
-    pixels = item.distorted.pixels
-    size = None if pixels is None else (pixels.shape[1], pixels.shape[2])
-    return Score(item.pair, value, tuple(layers), size, item.distorted.sha256, item.reference.sha256)
