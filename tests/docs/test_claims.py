@@ -35,8 +35,10 @@ def is_there(name: str) -> bool:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_paths_and_names_are_there(page: Path) -> None:
+def test_links_paths_and_names_lead_somewhere(page: Path) -> None:
     content = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!\w+:)([^)#]+)", content)
+    assert [link for link in links if not (page.parent / link).exists()] == []
     paths = re.findall(r"(?<![\w/.])(?:src|tests|docs|benchmarks|training)/[\w./-]*\w", content)
     assert [path for path in paths if not (ROOT / path).exists()] == []
     names = re.findall(r"(?<![\w/.])damlpips(?:\.(?!md\b)[A-Za-z_]+)+", content)

@@ -26,11 +26,10 @@ from damlpips.cli import app
 from tests.support.layouts import tid
 
 ROOT = Path(__file__).resolve().parents[2]
-HOW_TO = (
-    *("choose", "export", "huge-images", "lightning", "loss", "migrate", "own-backbone", "pictures", "piq", "pyiqa"),
-    *("references", "report", "score-folders", "torchmetrics", "video"),
-)
-PAGES = ["README.md", *(f"docs/how-to/{page}.md" for page in HOW_TO)]
+# Their blocks need files or a cluster, and are run by tests of their own.
+APART = ("judged-sets", "offline", "ray")
+HOW_TO = (page for page in sorted((ROOT / "docs/how-to").glob("*.md")) if page.stem not in APART)
+PAGES = ["README.md", *(str(page.relative_to(ROOT)) for page in HOW_TO)]
 # stands in the README's example of a loss only
 LOSS = "for step in range(200)"
 # Runs blocks one after the other, each with names of its own: to import everything takes longer than most of them.
@@ -214,11 +213,3 @@ def test_public_names_have_examples_that_ran() -> None:
         thing.__name__ for thing in public if not any(test.examples for test in finder.find(thing, thing.__name__))
     }
     assert without == {"Encoded", "AdaptiveWeights", "WeightsError"}  # results and an error
-
-
-def test_text_links_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
-        if "_build" in page.parts:
-            continue
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
