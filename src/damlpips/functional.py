@@ -12,10 +12,9 @@ from damlpips.models.base import Images, PerceptualDistance
 from damlpips.models.damlpips import DAMLPIPS, DEFAULT_BACKBONE
 from damlpips.models.lpips import LPIPS
 from damlpips.models.pairwise import distances
+from damlpips.models.registry import Metric
 from damlpips.nets.backbone import Backbone
 from damlpips.nets.encoded import Encoded
-
-METRICS: dict[str, Any] = {"lpips": LPIPS, "damlpips": DAMLPIPS}
 
 
 @lru_cache(maxsize=16)
@@ -119,13 +118,14 @@ def pairwise(
                 [0., 0., 0.],
                 [0., 0., 0.]])
     """
+    names = [known.value for known in reversed(Metric)]
     if isinstance(metric, str):
-        kind = METRICS[checks.one_of("metric", metric, METRICS)]
+        kind = Metric(checks.one_of("metric", metric, names)).kind
         if "reduction" in options:
             raise TypeError("reduction: a matrix of distances has none")
         module: PerceptualDistance = _module(kind, _device(x), _hashable(options))
     elif not isinstance(metric, PerceptualDistance):
-        raise TypeError(f"metric: expected {' or '.join(map(repr, METRICS))}, or a module, got {type(metric).__name__}")
+        raise TypeError(f"metric: expected {' or '.join(map(repr, names))}, or a module, got {type(metric).__name__}")
     elif options:
         raise TypeError(f"options: a module brings its own, got {', '.join(options)}")
     else:

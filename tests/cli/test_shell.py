@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from damlpips import __version__
-from damlpips.cli import app, model
+from damlpips.cli import app
 from damlpips.nets import weights
 from damlpips.nets.table import BACKBONES
 from tests.support.pictures import image_file
@@ -123,9 +123,6 @@ class TestCompletion:
         assert self.completed("damlpips score --device c", monkeypatch) == ["cpu", "cuda"]
         assert self.completed("damlpips ", monkeypatch) == COMMANDS
         assert "--frames-csv" in self.completed("damlpips score --fra", monkeypatch)
-
-    def test_names_are_those_of_the_backbones(self) -> None:
-        assert tuple(BACKBONES) == model.BACKBONES
 
     @pytest.mark.skipif(sys.platform == "win32", reason="no bash there")
     def test_bash_completes_after_its_installation(self, tmp_path: Path) -> None:

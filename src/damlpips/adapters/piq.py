@@ -11,6 +11,7 @@ from damlpips import checks, functional
 from damlpips.models.base import PerceptualDistance
 from damlpips.models.damlpips import DAMLPIPS as DAMLPIPSModule
 from damlpips.models.lpips import LPIPS as LPIPSModule
+from damlpips.models.registry import Metric, in_libraries
 from damlpips.ops import distance
 
 
@@ -82,15 +83,8 @@ def damlpips(x: Tensor, y: Tensor, reduction: str = "mean", **options: Any) -> T
     return functional.damlpips(x, y, reduction=reduction, **{"grey": "repeat", **options})
 
 
-NAMES: dict[str, tuple[type[_PiqLoss], dict[str, str]]] = {
-    "damlpips": (DAMLPIPS, {}),
-    "damlpips-alex": (DAMLPIPS, {"backbone": "alex"}),
-    "damlpips-vgg": (DAMLPIPS, {"backbone": "vgg"}),
-    "damlpips-squeeze": (DAMLPIPS, {"backbone": "squeeze"}),
-    "lpips-fast": (LPIPS, {"backbone": "alex"}),
-    "lpips-fast-vgg": (LPIPS, {"backbone": "vgg"}),
-    "lpips-fast-squeeze": (LPIPS, {"backbone": "squeeze"}),
-}
+NAMES = in_libraries()
+_KINDS: dict[Metric, type[_PiqLoss]] = {Metric.DAMLPIPS: DAMLPIPS, Metric.LPIPS: LPIPS}
 
 
 def create_metric(name: str, **options: Any) -> _PiqLoss:
@@ -111,8 +105,8 @@ def create_metric(name: str, **options: Any) -> _PiqLoss:
         >>> create_metric("damlpips")(x, x)
         tensor(0.)
     """
-    kind, defaults = NAMES[checks.one_of("metric", name, NAMES)]
-    return kind(**{**defaults, **options})
+    metric, defaults = NAMES[checks.one_of("metric", name, NAMES)]
+    return _KINDS[metric](**{**defaults, **options})
 
 
 def register() -> list[str]:

@@ -7,8 +7,9 @@ from pyiqa.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from damlpips.models.base import PerceptualDistance
-from damlpips.models.damlpips import DAMLPIPS, DEFAULT_BACKBONE
+from damlpips.models.damlpips import DAMLPIPS
 from damlpips.models.lpips import LPIPS
+from damlpips.models.registry import Metric, in_libraries
 
 
 class _PyiqaNet(nn.Module):
@@ -44,26 +45,18 @@ class LpipsFastNet(_PyiqaNet):
 
 # pyiqa's registry is one name space for all networks; `LPIPS` in it is pyiqa's own
 _TYPES = {"DAMLPIPS": DamlpipsNet, "DAMLPIPS_LPIPS": LpipsFastNet}
-
-_RANGES = {"DAMLPIPS": "0, inf", "DAMLPIPS_LPIPS": "0, 1"}
-
-NAMES = {
-    "damlpips": ("DAMLPIPS", DEFAULT_BACKBONE),
-    "damlpips-alex": ("DAMLPIPS", "alex"),
-    "damlpips-vgg": ("DAMLPIPS", "vgg"),
-    "damlpips-squeeze": ("DAMLPIPS", "squeeze"),
-    "lpips-fast": ("DAMLPIPS_LPIPS", "alex"),
-    "lpips-fast-vgg": ("DAMLPIPS_LPIPS", "vgg"),
-    "lpips-fast-squeeze": ("DAMLPIPS_LPIPS", "squeeze"),
-}
+# of each metric its type there, and the range of its scores
+_KINDS = {Metric.DAMLPIPS: ("DAMLPIPS", "0, inf"), Metric.LPIPS: ("DAMLPIPS_LPIPS", "0, 1")}
+NAMES = in_libraries()
 
 
-def _configuration(kind: str, backbone: str) -> dict[str, Any]:
+def _configuration(metric: Metric, options: dict[str, Any]) -> dict[str, Any]:
+    kind, score_range = _KINDS[metric]
     return {
-        "metric_opts": {"type": kind, "backbone": backbone},
+        "metric_opts": {"type": kind, **options},
         "metric_mode": "FR",
         "lower_better": True,
-        "score_range": _RANGES[kind],
+        "score_range": score_range,
     }
 
 

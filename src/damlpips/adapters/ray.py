@@ -9,8 +9,7 @@ import torch
 
 from damlpips.checks import one_of
 from damlpips.files import digest, reason
-from damlpips.models.damlpips import DAMLPIPS
-from damlpips.models.lpips import LPIPS
+from damlpips.models.registry import Metric
 from damlpips.scoring.images import ALPHA, ScoringError, decode_image, read_image
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.rows import COLUMNS, INTEGER, NUMBER, SCORE, TEXT, Table
@@ -19,7 +18,6 @@ from damlpips.scoring.scorer import Item, Picture, Score, Scorer, layer_count
 if TYPE_CHECKING:
     from numpy import ndarray
 
-METRICS = {"damlpips": DAMLPIPS, "lpips": LPIPS}
 ADDED = [column for column in COLUMNS if column.source is SCORE]
 # images that are values are called by their column and row
 Batch = Mapping[str, "ndarray"]
@@ -82,7 +80,7 @@ class ScorePairs:
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         # scores are a row each, and images in [0, 1]
-        model = METRICS[one_of("metric", metric, tuple(METRICS))](**options)
+        model = Metric(one_of("metric", metric, [known.value for known in Metric])).kind(**options)
         if (model.reduction, model.value_range) != ("none", (0.0, 1.0)):
             raise ValueError(
                 "expected no reduction and no value_range: rows have a score each, and images their own range"

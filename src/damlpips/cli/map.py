@@ -7,19 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from damlpips.cli.model import (
-    BackboneOption,
-    DeviceOption,
-    HeadsOption,
-    Metric,
-    MetricOption,
-    ResizeOption,
-    TileOption,
-    WeightsOption,
-    bad_input,
-    build,
-    resizing,
-)
+from damlpips.cli.model import DEFAULT, Chosen, DeviceOption, bad_input, takes_metric
 from damlpips.cli.options import check_outputs, find_device
 from damlpips.cli.program import app, fail, printable
 
@@ -35,6 +23,7 @@ EXAMPLES = """[bold]Examples[/bold]
 
 
 @app.command("map", epilog=EXAMPLES)
+@takes_metric
 def draw_map(
     reference: Annotated[Path, typer.Argument(metavar="REF", help="The reference image.")],
     distorted: Annotated[Path, typer.Argument(metavar="DIST", help="The image to judge.")],
@@ -42,12 +31,7 @@ def draw_map(
         Path,
         typer.Option("--out", "-o", metavar="FILE", help="The picture; its ending says the format: .png, .svg, .pdf."),
     ],
-    metric: MetricOption = Metric.DAMLPIPS,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
-    heads: HeadsOption = None,
-    resize: ResizeOption = None,
-    tile: TileOption = None,
+    chosen: Chosen = DEFAULT,
     device: DeviceOption = "auto",
     limit: Annotated[
         float | None,
@@ -64,9 +48,8 @@ def draw_map(
     if limit is not None and not 0 < limit < float("inf"):
         fail(f"--limit {limit}: expected a finite number above 0")
     with bad_input():
-        place = find_device(device)
-        model = build(metric, backbone, weights=weights, heads=heads, resize=resizing(resize), tile=tile)
-        measured = _measured(model.to(place).load(), distorted, reference)
+        model = chosen.build().to(find_device(device)).load()
+        measured = _measured(model, distorted, reference)
     _save(measured, out, distorted=distorted, reference=reference, limit=limit, dpi=dpi)
     if not quiet:
         typer.echo(printable(f"{measured.metric} {measured.score:.6g}, lower is closer: {out}"))

@@ -1,39 +1,24 @@
 """What the commands that compute a distance share: the metric and its options, and errors in the words of options."""
 
+import functools
+import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from enum import Enum
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from damlpips.cli.program import fail
+from damlpips.models.registry import Metric
+from damlpips.models.settings import Settings
+from damlpips.nets.table import BACKBONES
 
 if TYPE_CHECKING:
     from damlpips.models.base import PerceptualDistance
 
-# The core's errors speak of Python's arguments.
-OPTIONS = (
-    ("use resize='reference'", "use --resize reference"),
-    ("use heads='uniform'", "use --heads uniform"),
-    ("heads=", "--heads "),
-    ("pass weights=", "pass --weights "),
-    ("weights=", "--weights "),
-    ("tile: ", "--tile: "),
-    ("Or use the embedded backbone, which needs no other file: DAMLPIPS('nano').", "Or use --metric damlpips."),
-)
-
-
-class Metric(str, Enum):
-    """The metrics, by their names on the command line."""
-
-    DAMLPIPS = "damlpips"
-    LPIPS = "lpips"
-
-
-# of `damlpips.nets.backbone`, which loads torch: help and completion have to answer at once. A test compares them.
-BACKBONES = ("nano", "alex", "vgg", "squeeze", "vgg19", "resnet50", "convnext_tiny", "efficientnet_b0")
+COMMANDS = {name: command for metric in Metric for name, command in metric.settings.commands().items()}
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -42,35 +27,14 @@ def starting(names: Iterable[str]) -> Callable[[str], list[str]]:
     return lambda incomplete: [name for name in names if name.startswith(incomplete)]
 
 
+_, *OTHERS, LAST = BACKBONES
 MetricOption = Annotated[Metric, typer.Option(help="What to compute.")]
 BackboneOption = Annotated[
     str | None,
     typer.Option(
-        help=f"The network: nano (embedded), {', '.join(BACKBONES[1:-1])} or {BACKBONES[-1]}."
+        help=f"The network: nano (embedded), {', '.join(OTHERS)} or {LAST}."
         " Default: nano for damlpips, alex for lpips.",
         autocompletion=starting(BACKBONES),
-    ),
-]
-WeightsOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="The network's weights, .pth or .safetensors. Default: found or downloaded."),
-]
-HeadsOption = Annotated[
-    str | None,
-    typer.Option(metavar="HEADS", help="LPIPS's learned weights: v0.1 (default), v0.0, uniform, or a file."),
-]
-ResizeOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE",
-        help="'reference' brings DIST to REF's size; a number scales both to that shorter side. Default: off,"
-        " images of different sizes are an error.",
-    ),
-]
-TileOption = Annotated[
-    int | None,
-    typer.Option(
-        metavar="PIXELS", help="Compare larger images tile by tile, in memory that does not grow with them: 1024."
     ),
 ]
 DeviceOption = Annotated[
@@ -81,30 +45,81 @@ DeviceOption = Annotated[
 ]
 
 
-def build(metric: Metric, backbone: str | None, *, heads: str | None, **options: Any) -> "PerceptualDistance":
-    """Return the metric with the options that were given; its own defaults stand in for the others."""
-    from damlpips.models.damlpips import DAMLPIPS
-    from damlpips.models.lpips import LPIPS
+@dataclass(frozen=True)
+class Chosen:
+    """The metric that a command was asked for, and the options that were given, as typer read them."""
 
-    if backbone is not None:
-        options["backbone"] = backbone
-    if heads is not None:
-        if metric is not Metric.LPIPS:
-            fail(f"--heads {heads}: only --metric lpips has heads")
-        options["heads"] = heads
-    try:
-        return DAMLPIPS(**options) if metric is Metric.DAMLPIPS else LPIPS(**options)
-    except (ValueError, TypeError) as error:
-        fail(in_options(str(error)))
+    metric: Metric = Metric.DAMLPIPS
+    backbone: str | None = None
+    given: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> Settings:
+        """Return the options with the values that were given; the others have their defaults."""
+        options = {}
+        for name, value in self.given.items():
+            if name not in self.metric.settings.commands():
+                (owner,) = (metric.value for metric in Metric if name in metric.settings.commands())
+                fail(f"{_spelled(name)} {value}: only --metric {owner} has {name}")
+            try:
+                options[name] = COMMANDS[name].value(value) if isinstance(value, str) else value
+            except ValueError as error:
+                fail(f"{_spelled(name)} {value}: {error}")
+        try:
+            return self.metric.settings.make(options)
+        except (ValueError, TypeError) as error:
+            fail(in_options(str(error)))
+
+    def build(self) -> "PerceptualDistance":
+        """Return the module; the metric's own defaults stand in for what was not given."""
+        options = self.settings().changed()
+        if self.backbone is not None:
+            options["backbone"] = self.backbone
+        try:
+            return self.metric.kind(**options)
+        except (ValueError, TypeError) as error:
+            fail(in_options(str(error)))
 
 
-def resizing(value: str | None) -> "str | int | None":
-    """Return what --resize says."""
-    if value is None or value == "reference":
-        return value
-    if not (value.isdecimal() and int(value) > 0):
-        fail(f"--resize {value}: expected 'reference' or the length of the shorter side in pixels")
-    return int(value)
+DEFAULT = Chosen()
+
+
+def takes_metric(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command have `--metric`, `--backbone` and each option that the settings of a metric declare for commands.
+
+    They stand in the place of its parameter `chosen`, which is given what was asked for.
+    """
+    keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    added = [
+        inspect.Parameter("metric", keyword, default=Metric.DAMLPIPS, annotation=MetricOption),
+        inspect.Parameter("backbone", keyword, default=None, annotation=BackboneOption),
+        *(inspect.Parameter(name, keyword, default=None, annotation=_annotation(name)) for name in COMMANDS),
+    ]
+    signature = inspect.signature(command)
+    parameters = [q for p in signature.parameters.values() for q in (added if p.name == "chosen" else [p])]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        metric, backbone = values.pop("metric"), values.pop("backbone")
+        given = {name: value for name in COMMANDS if (value := values.pop(name)) is not None}
+        command(chosen=Chosen(metric, backbone, given), **values)
+
+    # typer reads both
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _annotation(name: str) -> Any:
+    """Return what typer makes an option of."""
+    command = COMMANDS[name]
+    # a flag says the other value than the default
+    default = {getattr(metric.settings, name, None) for metric in Metric} - {None}
+    flag = [f"{_spelled(name)}/{' ' if default == {False} else _spelled(f'no_{name}')}"] if command.type is bool else []
+    return Annotated[command.type | None, typer.Option(*flag, metavar=command.metavar, help=command.help)]
+
+
+def _spelled(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 @contextmanager
@@ -123,8 +138,18 @@ def bad_input() -> Iterator[None]:
         fail(f"out of memory: {error}")
 
 
+NAMES = "|".join(COMMANDS)
+
+
 def in_options(message: str) -> str:
-    """Return a message of the core in the words of the command line."""
-    for python, option in OPTIONS:
-        message = message.replace(python, option)
-    return message
+    """Return a message of the core, which speaks of Python's arguments, in the words of the command line.
+
+    Example:
+        >>> in_options("use resize='reference'"), in_options("tile: expected None or at least 44 pixels")
+        ('use --resize reference', '--tile: expected None or at least 44 pixels')
+    """
+    message = re.sub(rf"\buse ({NAMES})='(\w+)'", lambda m: f"use {_spelled(m[1])} {m[2]}", message)
+    message = re.sub(rf"\b({NAMES})=(?=')", lambda m: f"{_spelled(m[1])} ", message)
+    message = re.sub(rf"^({NAMES}): ", lambda m: f"{_spelled(m[1])}: ", message)
+    embedded = "Or use the embedded backbone, which needs no other file: DAMLPIPS('nano')."
+    return message.replace(embedded, "Or use --metric damlpips.")

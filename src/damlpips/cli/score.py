@@ -11,20 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from damlpips.cli.model import (
-    BackboneOption,
-    DeviceOption,
-    HeadsOption,
-    Metric,
-    MetricOption,
-    ResizeOption,
-    TileOption,
-    WeightsOption,
-    bad_input,
-    build,
-    in_options,
-    resizing,
-)
+from damlpips.cli.model import DEFAULT, Chosen, DeviceOption, bad_input, in_options, takes_metric
 from damlpips.cli.options import check_outputs, find_device, to_standard_output
 from damlpips.cli.program import FAILED_PAIRS, app, fail, printable
 from damlpips.cli.summary import RunSummary
@@ -70,6 +57,7 @@ EXAMPLES = """[bold]Examples[/bold]
 
 
 @app.command(epilog=EXAMPLES)
+@takes_metric
 def score(
     reference: Annotated[
         Path, typer.Argument(metavar="REF", help="The reference image or video, or a folder of them.")
@@ -94,12 +82,7 @@ def score(
             " (others are ignored), each a path within the folders REF and DIST.",
         ),
     ] = None,
-    metric: MetricOption = Metric.DAMLPIPS,
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
-    heads: HeadsOption = None,
-    resize: ResizeOption = None,
-    tile: TileOption = None,
+    chosen: Chosen = DEFAULT,
     device: DeviceOption = "auto",
     frames: Annotated[
         bool, typer.Option("--frames", help="A folder of images is a video, and they are its frames, in order.")
@@ -159,9 +142,8 @@ def score(
         two_files = distorted is not None and pairs is None and not distorted.is_dir()
         errors = "raise" if two_files and not found[0].video else "keep"
         place = find_device(device)
-        model = build(metric, backbone, weights=weights, heads=heads, resize=resizing(resize), tile=tile)
-        model = model.to(place).load()
-        table = _table(model, metric, heads=heads, resize=resize, tile=tile, alpha=alpha.value)
+        model = chosen.build().to(place).load()
+        table = _table(model, chosen, alpha.value)
         progress = _Progress(len(found), shown=not quiet, videos=any(pair.video for pair in found))
 
         def scored(*, start: int, stop: int | None = None) -> "Iterator[Score]":
@@ -209,7 +191,7 @@ def score(
                     outputs.write(row)
                     summary.add(row)
         if not quiet and not to_standard_output(files):
-            summary.print(f"{metric.value} ({model.source.name}), lower is closer")
+            summary.print(f"{chosen.metric.value} ({model.source.name}), lower is closer")
         if summary.failed:
             summary.complain()
             raise typer.Exit(FAILED_PAIRS)
@@ -254,23 +236,19 @@ def _pairs(
     return find_pairs(reference, distorted, manifest, frames=frames)
 
 
-def _table(model: "PerceptualDistance", metric: Metric, *, heads: str | None, **options: object) -> "Table":
+def _table(model: "PerceptualDistance", chosen: Chosen, alpha: str) -> "Table":
     """Return the columns of a run, and what each row says of it: all that a score depends on besides the images."""
-    from damlpips.nets.weights import head_names, sha256
     from damlpips.scoring.rows import Table
     from damlpips.scoring.scorer import layer_count
 
-    if metric is Metric.LPIPS:
-        name = heads or "v0.1"
-        options["heads"] = name if name in (*head_names(), "uniform") else sha256(Path(name))
-    else:
-        options["version"] = model.configuration()["version"]
-    spelled = [f"{name}={'none' if value is None else value}" for name, value in sorted(options.items())]
+    others = {"alpha": alpha}
+    if "version" in (configuration := model.configuration()):
+        others["version"] = str(configuration["version"])
     settings = {
-        "metric": metric.value,
+        "metric": chosen.metric.value,
         "backbone": model.source.name,
         "weights": model.source.identity(),
-        "options": " ".join(spelled),
+        "options": chosen.settings().in_rows(**others),
     }
     return Table(settings, layer_count(model))
 

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -20,12 +20,9 @@ import torch
 from torch import Tensor
 
 from damlpips.evaluation.peers import LIBRARIES, Library
-from damlpips.models.base import Images, PerceptualDistance
-from damlpips.models.damlpips import DAMLPIPS
-from damlpips.models.lpips import LPIPS
-from damlpips.nets.table import BACKBONES
-from damlpips.nets.weights import cards, weights_dir
-from damlpips.ops.distance import COMPARISONS
+from damlpips.models.base import Images
+from damlpips.models.registry import named
+from damlpips.nets.weights import weights_dir
 from damlpips.version import SCORES, __version__
 
 OWN = "damlpips"
@@ -126,7 +123,7 @@ def build(
 
 def names() -> list[KnownMetric]:
     """Return every name that `build` takes, of the libraries that are installed; importing pyiqa takes seconds."""
-    known = [KnownMetric(name, OWN) for name in ("mse", *_own_models())]
+    known = [KnownMetric(name, OWN) for name in ("mse", *named())]
     for library in LIBRARIES.values():
         if find_spec(library.name) is not None:
             with _stdout_kept_clean():
@@ -156,20 +153,6 @@ def _check_known(name: str, known: Iterable[str]) -> None:
     raise UnknownMetricError(f"unknown metric {name!r}: {hint}")
 
 
-@lru_cache(maxsize=1)
-def _own_models() -> dict[str, Callable[..., PerceptualDistance]]:
-    """Return what builds each of this package's networks."""
-    models: dict[str, Callable[..., PerceptualDistance]] = {"damlpips": DAMLPIPS}
-    models |= {f"damlpips-{backbone}": partial(DAMLPIPS, backbone) for backbone in BACKBONES}
-    models |= {f"lpips-{backbone}": partial(LPIPS, backbone) for backbone in cards()["head"]["v0.1"]}
-    for backbone in BACKBONES:
-        for comparison in COMPARISONS:
-            variant = partial(LPIPS, backbone, heads="uniform", comparison=comparison)
-            models[f"lpips-{backbone}:{comparison}"] = variant
-            models[f"lpips-{backbone}:{comparison}:raw"] = partial(variant, channel_norm=False)
-    return models
-
-
 def _build_own(name: str, device: torch.device, weights: str | os.PathLike[str] | None) -> NamedMetric:
     if name == "mse":
         if weights is not None:
@@ -178,9 +161,9 @@ def _build_own(name: str, device: torch.device, weights: str | os.PathLike[str] 
         return NamedMetric(name, True, identity, device, _mse, _unchanged)
     # other libraries' are suggested, too, where they are known without importing them
     others = (f"{library.name}:{n}" for library in LIBRARIES.values() if library.is_light for n in library.names())
-    _check_known(name, [*_own_models(), "mse", *others])
+    _check_known(name, [*named(), "mse", *others])
     with _unavailable(name):
-        model = _own_models()[name](weights=weights).to(device).load()
+        model = named()[name].build(weights=weights).to(device).load()
     options = {**model.configuration(), "scores": SCORES, "weights": _known_weights()}
     identity = _identity(OWN, type(model).__name__, __version__, device, options)
     return NamedMetric(name, True, identity, device, model, torch.no_grad()(model.encode))

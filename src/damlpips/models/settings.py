@@ -74,15 +74,40 @@ class Command(NamedTuple):
         type: `str`, `int`, `float`, `bool` or `pathlib.Path`.
         read: makes a value of its text, on the command line and in rows of scores; raises a ValueError that says what
             was expected. None: the type does.
-        in_rows: whether the rows of scores always say it, as they do of the first options. Rows say the others where
-            they do not have their default, so that files of rows from before they came can be continued.
+        write: makes the text that rows of scores have of a value. None: `str` does.
+        rows: when rows of scores say the option: `"always"`, as they do of the first ones; `"changed"`, where it does
+            not have its default, so that files of rows from before it came can be continued; or `"never"`, where a
+            column of its own does.
     """
 
     help: str
     metavar: str | None = None
     type: type = str
     read: Callable[[str], Any] | None = None
-    in_rows: bool = False
+    write: Callable[[Any], str] | None = None
+    rows: str = "changed"
+
+    def value(self, text: str) -> Any:
+        """Return the value that a text spells.
+
+        Raises:
+            ValueError: it spells none; says what was expected.
+        """
+        if text == "none":
+            return None
+        if self.type is bool:
+            if text not in ("true", "false"):
+                raise ValueError("expected true or false")
+            return text == "true"
+        return self.type(text) if self.read is None else self.read(text)
+
+    def text(self, value: Any) -> str:
+        """Return the text of a value."""
+        if value is None:
+            return "none"
+        if self.type is bool:
+            return str(value).lower()
+        return str(value) if self.write is None else self.write(value)
 
 
 def option(
@@ -167,6 +192,13 @@ def _heads(value: Any) -> str:
     return os.fspath(value)
 
 
+def _heads_text(heads: str) -> str:
+    """Return the name of heads; of a file its SHA-256."""
+    from damlpips.nets.weights import head_names, sha256
+
+    return heads if heads in (*head_names(), "uniform") else sha256(pathlib.Path(heads))
+
+
 def _rho(value: Any) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"rho: expected a share from 0 to 1, got {value!r}")
@@ -198,7 +230,10 @@ class Settings:
         " `DAMLPIPS_WEIGHTS_DIR`, in torch hub's cache, and downloads torchvision's file when the first score is asked"
         " for.",
         command=Command(
-            "The network's weights, .pth or .safetensors. Default: found or downloaded.", "FILE", type=pathlib.Path
+            "The network's weights, .pth or .safetensors. Default: found or downloaded.",
+            "FILE",
+            type=pathlib.Path,
+            rows="never",
         ),
     )
     value_range: tuple[float, float] = option(
@@ -225,7 +260,7 @@ class Settings:
             " images of different sizes are an error.",
             "SIZE",
             read=_resize_of,
-            in_rows=True,
+            rows="always",
         ),
     )
     check_values: bool = option(
@@ -268,7 +303,7 @@ class Settings:
             "PIXELS",
             type=int,
             read=_pixels_of,
-            in_rows=True,
+            rows="always",
         ),
     )
     compile: bool = option(
@@ -326,6 +361,27 @@ class Settings:
                 found[f.name] = str(value) if isinstance(value, torch.dtype) else value
         return found
 
+    @classmethod
+    def commands(cls) -> dict[str, Command]:
+        """Return how the command line spells the options that it has, by their names."""
+        return {f.name: f.metadata["command"] for f in fields(cls) if f.metadata["command"]}
+
+    def in_rows(self, **others: str) -> str:
+        """Return what rows of scores say of the options, and of others that come as text.
+
+        Example:
+            >>> LPIPSSettings(resize=256).in_rows(alpha="error")
+            'alpha=error heads=v0.1 resize=256 tile=none'
+        """
+        always, changed = dict(others), {}
+        given = self.changed()
+        for name, command in self.commands().items():
+            if command.rows == "always":
+                always[name] = command.text(getattr(self, name))
+            elif command.rows == "changed" and name in given:
+                changed[name] = command.text(given[name])
+        return " ".join(f"{name}={text}" for name, text in [*sorted(always.items()), *sorted(changed.items())])
+
     def changed(self) -> dict[str, Any]:
         """Return the options that do not have their default, by name."""
         return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
@@ -346,7 +402,12 @@ class LPIPSSettings(Settings):
         scored=True,
         doc='`"v0.1"`, `"v0.0"`, `"uniform"` (w = 1), or the path of a file with `lpips`\'s keys. All but "uniform"'
         " belong to `alex`, `vgg` and `squeeze`.",
-        command=Command("LPIPS's learned weights: v0.1 (default), v0.0, uniform, or a file.", "HEADS", in_rows=True),
+        command=Command(
+            "LPIPS's learned weights: v0.1 (default), v0.0, uniform, or a file.",
+            "HEADS",
+            write=_heads_text,
+            rows="always",
+        ),
     )
     comparison: str = option(
         "spatial",

@@ -9,15 +9,11 @@ import torch
 
 from damlpips.files import MOST_SHOWN, shown
 from damlpips.models.base import PerceptualDistance
-from damlpips.models.damlpips import DAMLPIPS
-from damlpips.models.lpips import LPIPS
+from damlpips.models.registry import Metric
 from damlpips.nets.table import BACKBONES
 from damlpips.nets.weights import WeightsError, find_backbone, head_names, sha256
 from damlpips.report.page.reading import Settings
 from damlpips.scoring.images import ALPHA
-
-METRICS: Mapping[str, type[PerceptualDistance]] = {"damlpips": DAMLPIPS, "lpips": LPIPS}
-OPTIONS = {"damlpips": {"alpha", "resize", "tile", "version"}, "lpips": {"alpha", "resize", "tile", "heads"}}
 
 
 class _Different(Exception):
@@ -61,11 +57,14 @@ def rebuild(
 
 
 def _options(settings: Settings) -> dict[str, str]:
-    if settings.metric not in METRICS:
+    """Return the options that the rows say, by name, as text."""
+    if settings.metric not in list(Metric):
         raise _Different(f"the metric {_quoted(settings.metric)} is not one of this package")
     options = dict(part.partition("=")[::2] for part in settings.options.split(" "))
-    known = OPTIONS[settings.metric]
-    if set(options) != known or options["alpha"] not in ALPHA:
+    commands = Metric(settings.metric).settings.commands()
+    needed = {"alpha", *(name for name, command in commands.items() if command.rows == "always")}
+    known = needed | {"version", *(name for name, command in commands.items() if command.rows == "changed")}
+    if not needed <= options.keys() <= known or options["alpha"] not in ALPHA:
         raise _Different(f"this version of damlpips cannot score with the options {_quoted(settings.options)}")
     return options
 
@@ -75,39 +74,30 @@ def _built(
 ) -> PerceptualDistance:
     if settings.backbone not in BACKBONES:
         raise _Different(f"the backbone {_quoted(settings.backbone)} is not one of this package")
-    arguments: dict[str, Any] = {
-        "resize": _resize(options["resize"]),
-        "tile": None if options["tile"] == "none" else _whole(options["tile"]),
-    }
-    if settings.metric == "lpips":
-        arguments["heads"] = _heads(options["heads"], heads)
-    here = find_backbone(settings.backbone) is not None
-    for place in [None] * here + [
-        file for file in weights if settings.weights == f"{settings.backbone}:{sha256(file)}"
-    ]:
+    metric = Metric(settings.metric)
+    arguments: dict[str, Any] = {}
+    for name, command in metric.settings.commands().items():
         try:
-            model = METRICS[settings.metric](settings.backbone, weights=place, **arguments)
+            arguments |= {name: command.value(options[name])} if name in options else {}
+        except ValueError as error:
+            raise _Different(f"{error}, got {_quoted(options[name])}") from error
+    if "heads" in arguments:
+        arguments["heads"] = _heads(arguments["heads"], heads)
+    here = find_backbone(settings.backbone) is not None
+    alike = [file for file in weights if settings.weights == f"{settings.backbone}:{sha256(file)}"]
+    for file in [None] * here + alike:
+        try:
+            model = metric.kind(settings.backbone, **{**arguments, "weights": file})
         except (TypeError, ValueError) as error:
             raise _Different(f"the metric cannot be built: {error}") from error
         if model.source.identity() == settings.weights:
-            if "version" in options and str(model.configuration()["version"]) != options["version"]:
-                raise _Different(
-                    f"the scores are of version {options['version'][:9]} of the metric, this damlpips has another"
-                )
+            version, said = str(model.configuration().get("version", "none")), options.get("version", "none")
+            if version != said:
+                raise _Different(f"the scores are of version {said[:9]} of the metric, this damlpips has another")
             return model
     if not (here or weights):
         raise _Different(f"the weights of {settings.backbone} are not on this machine")
     raise _Different(f"the weights of {settings.backbone} on this machine are not those of the scores")
-
-
-def _resize(text: str) -> str | int | None:
-    return None if text == "none" else text if text == "reference" else _whole(text)
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or len(text) > 9:
-        raise _Different(f"expected a number of pixels, got {_quoted(text)}")
-    return int(text)
 
 
 def _heads(name: str, files: Sequence[Path]) -> str:

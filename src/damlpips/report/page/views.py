@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from damlpips.files import printable
+from damlpips.models.registry import Metric
 from damlpips.report import heat
 from damlpips.report.figure import layer_names
 from damlpips.report.page import charts
@@ -18,7 +19,6 @@ from damlpips.report.page.pictures import ImageRenderer, PairImages
 from damlpips.report.page.reading import ScoredPair
 from damlpips.report.page.rebuilding import rebuild
 
-NAMES = {"damlpips": "DAMLPIPS", "lpips": "LPIPS"}
 BEST = "Best"
 # Means of DAMLPIPS (nano) over the three demo images, which a test measures again.
 TYPICAL = (
@@ -134,7 +134,7 @@ def view(section: Section, key: str, options: Options, moved: Callable[[], None]
     methods = () if axis is None else tuple(_methods(found, key, names, axis, renderer, options.pairs))
     return SectionView(
         key=key,
-        title=f"{NAMES.get(settings.metric, printable(settings.metric))} ({printable(settings.backbone)})",
+        title=f"{_metric_name(settings.metric)} ({printable(settings.backbone)})",
         metric=printable(settings.metric),
         backbone=printable(settings.backbone),
         weights=printable(settings.weights),
@@ -210,6 +210,10 @@ def _ordinal(number: int) -> str:
         return ""
     ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 // 10 != 1 else 0, "th")
     return f"{number}{ending} "
+
+
+def _metric_name(metric: str) -> str:
+    return Metric(metric).name if metric in list(Metric) else printable(metric)
 
 
 def _layer_colours(count: int) -> list[str]:
