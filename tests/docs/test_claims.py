@@ -8,6 +8,9 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
+import typer
+
+from damlpips.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -45,15 +48,31 @@ def test_links_paths_and_names_lead_somewhere(page: Path) -> None:
     assert [name for name in set(names) if not is_there(name)] == []
 
 
-def test_every_row_of_the_distributed_page_is_a_test_by_name() -> None:
+def names_of_tests() -> set[str]:
+    """Return the names of all test functions."""
     trees = (ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "tests").rglob("test_*.py"))
-    tests = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    return {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_row_of_the_distributed_page_is_a_test_by_name() -> None:
     section = text("docs/explanation/distributed.md").split("## Tested")[1]
     rows = [line for line in section.splitlines() if line.startswith("|")][2:]
     named = [re.findall(r"`(test_\w+)`", row.rsplit("|", 2)[1]) for row in rows]
     assert len(rows) > 20
     assert all(len(names) == 1 for names in named)
-    assert {name for names in named for name in names} <= tests
+    assert {name for names in named for name in names} <= names_of_tests()
+
+
+def test_every_way_to_add_something_names_its_tests() -> None:
+    section = text("CONTRIBUTING.md").split("## How to add")[1]
+    named = re.findall(r"`(test_\w+)`", section)
+    assert len(named) > 10
+    assert set(named) - names_of_tests() == set()
+
+
+def test_the_readme_lists_the_commands() -> None:
+    listed = re.findall(r"^\| `damlpips (\w+)", text("README.md"), re.M)
+    assert sorted(listed) == sorted(typer.main.get_command(app).commands)
 
 
 def test_the_picture_of_the_packages_is_drawn_from_the_code() -> None:
