@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 from damlpips.cli import app
 from damlpips.cli.agree import _fitting, _progress
-from damlpips.evaluation import agreement, distances, figures
+from damlpips.evaluation import agreement, figures
+from damlpips.evaluation import views as module
 from damlpips.evaluation.figures import SetFigures
 from damlpips.evaluation.tables import Table
 
@@ -73,7 +74,7 @@ class Views:
 
 @pytest.fixture
 def views(monkeypatch: pytest.MonkeyPatch) -> Views:
-    seen, scaled_down = Views(), distances.scaled_down
+    seen, scaled_down = Views(), module.scaled_down
 
     def view(x: torch.Tensor, shorter_side: int | None) -> torch.Tensor:
         if seen.interrupted_after == len(seen.sizes):
@@ -82,7 +83,7 @@ def views(monkeypatch: pytest.MonkeyPatch) -> Views:
         seen.sizes.append(tuple(scaled_down(x, shorter_side).shape[2:]))
         return scaled_down(x, shorter_side)
 
-    monkeypatch.setattr(distances, "scaled_down", view)
+    monkeypatch.setattr(module, "scaled_down", view)
     return seen
 
 

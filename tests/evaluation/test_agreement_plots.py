@@ -11,7 +11,6 @@ from damlpips.evaluation import plots
 from damlpips.evaluation.agreement import Result
 from damlpips.evaluation.figures import evaluate
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating, SameOrNot
-from damlpips.evaluation.votes import jnd_map
 
 PATH = Path("image.png")
 
@@ -123,17 +122,6 @@ class TestContents:
         judged = ratings()
         (panel,) = panels(plots.draw([result(judged, lower_is_closer=False)]))
         assert panel.get_xlabel() == "-score"
-
-
-def test_precision_and_recall_are_those_of_the_figure() -> None:
-    random = np.random.default_rng(0)
-    distance, shares = random.integers(0, 15, 40) / 10, random.integers(0, 4, 40) / 3
-    recall, precision = plots.precision_recall(distance, shares)
-    assert recall[-1] == pytest.approx(1)
-    assert precision[-1] == pytest.approx(shares.mean())
-    assert len(recall) == len(np.unique(distance))
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    assert np.diff(recall, prepend=0) @ envelope == pytest.approx(jnd_map(distance, shares))
 
 
 class TestFiles:

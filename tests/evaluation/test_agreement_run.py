@@ -1,5 +1,6 @@
 """Metrics against people: what is run, what is left out, and the mean over sets."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from damlpips.evaluation.judgements import Choice, JudgedSet, Rating, SameOrNot
 from damlpips.evaluation.means import compare_means, mean_figure
 from damlpips.evaluation.named import NamedMetric, build
 from damlpips.report.intervals import draws
+from damlpips.evaluation.views import View
 from damlpips.scoring.images import read_image
 
 KINDS = ("noise", "blur")
@@ -127,7 +129,7 @@ class TestRun:
             read.append(path)
             return read_image(path)
 
-        monkeypatch.setattr(agreement, "read_image", counted)
+        monkeypatch.setattr(agreement, "View", partial(View, counted))
         agree([build("mse"), metric("blind", blind), build("damlpips")], [ratings, choices], samples=5)
         # three references with four versions each; four references with two
         assert len(read) == len(set(read)) == 3 * 5 + 4 * 3

@@ -17,6 +17,7 @@ from damlpips.evaluation.cache import DistanceCache
 from damlpips.evaluation.distances import distances, pair_distances
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating, SameOrNot
 from damlpips.evaluation.named import NamedMetric, build
+from damlpips.evaluation.views import View
 from damlpips.scoring.images import ScoringError, read_image
 from tests.support.pictures import image_file
 
@@ -155,14 +156,14 @@ class TestCached:
                 (counting, ratings((a, b)), 20),
                 (other, ratings((a, b)), None),
             ]:
-                distances(score.metric, judged, cache=cache, shorter_side=side)
+                distances(score.metric, judged, View(shorter_side=side), cache=cache)
         assert (counting.pairs, other.pairs) == (4, 1)
 
     def test_what_is_read_in_another_way_is_kept_apart(self, files: list[Path], cache: DistanceCache) -> None:
         counting = Counting()
         for _ in range(2):
             plain = pair_distances(counting.metric, [(files[0], files[1])], cache=cache)
-            dark = pair_distances(counting.metric, [(files[0], files[1])], cache=cache, read=read_darkly)
+            dark = pair_distances(counting.metric, [(files[0], files[1])], View(read_darkly), cache=cache)
         assert counting.pairs == 2
         assert plain != dark
 
@@ -200,13 +201,13 @@ class TestScale:
             shapes.append((tuple(x.shape), tuple(y.shape)))
             return x.mean((1, 2, 3))
 
-        distances(metric(score), ratings((files[0], files[1])), shorter_side=20)
+        distances(metric(score), ratings((files[0], files[1])), View(shorter_side=20))
         assert shapes == [((1, 3, 20, 24), (1, 3, 20, 24))]
 
     @pytest.mark.parametrize("side", [0, -1])
-    def test_no_side(self, files: list[Path], side: int) -> None:
+    def test_no_side(self, side: int) -> None:
         with pytest.raises(ValueError, match=f"shorter_side: expected at least 1 pixel, got {side}"):
-            distances(Counting().metric, ratings((files[0], files[1])), shorter_side=side)
+            View(shorter_side=side)
 
 
 class TestErrors:
@@ -216,7 +217,7 @@ class TestErrors:
         # also where scaling would make them one
         for side in (None, 20):
             with pytest.raises(ScoringError, match=f"^{re.escape(message)}$"):
-                distances(Counting().metric, ratings((a, b)), shorter_side=side)
+                distances(Counting().metric, ratings((a, b)), View(shorter_side=side))
 
     def test_nan(self, files: list[Path]) -> None:
         bad = metric(lambda x, y: x.mean((1, 2, 3)) * float("nan"))

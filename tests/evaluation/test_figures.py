@@ -11,22 +11,12 @@ import pytest
 from scipy.optimize import curve_fit
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
-from damlpips.evaluation.figures import (
-    breakdown,
-    compare,
-    evaluate,
-    human_2afc,
-    interval,
-    jnd_map,
-    krcc,
-    logistic_fit,
-    majority_2afc,
-    plcc,
-    srcc,
-    two_afc,
-)
+from damlpips.evaluation.correlation import krcc, plcc, srcc
+from damlpips.evaluation.figures import breakdown, compare, evaluate
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating, SameOrNot
-from damlpips.evaluation.logistic import _loss
+from damlpips.evaluation.logistic import _loss, logistic_fit
+from damlpips.evaluation.votes import human_2afc, jnd_map, majority_2afc, two_afc
+from damlpips.report.intervals import interval
 
 CORRELATIONS = [srcc, krcc, plcc]
 PICTURES = Path("r.png"), Path("a.png"), Path("b.png")

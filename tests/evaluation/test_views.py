@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from damlpips.evaluation import views as module
-from damlpips.evaluation.views import KeptImages, described, read_without_alpha, scaled_down
+from damlpips.evaluation.views import AS_IS, KeptImages, View, read_without_alpha, scaled_down
 from damlpips.scoring.images import ScoringError, read_image
 from tests.support.pictures import image_file
 
@@ -115,24 +115,17 @@ class TestScale:
 
 class TestDescribed:
     def test_readers_and_scales_are_told_apart(self) -> None:
-        ways = [(read, side) for read in (read_image, read_without_alpha) for side in (None, 18, 20)]
-        assert len({described(*way) for way in ways}) == len(ways)
-        assert described(read_image, 20) == described(read_image, 20)
+        views = [View(read, side) for read in (read_image, read_without_alpha) for side in (None, 18, 20)]
+        assert len({view.described() for view in views}) == len(views)
+        assert [view.keeping_images().described() for view in views] == [view.described() for view in views]
 
-    def test_who_remembers_reads_the_same(self) -> None:
-        assert described(KeptImages(read_image), None) == described(read_image, None)
-        assert described(KeptImages(read_without_alpha), None) != described(read_image, None)
-
-    def test_pillow(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        before = described(read_image, None)
+    def test_versions_of_pillow_and_of_scores(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        said = [AS_IS.described()]
         monkeypatch.setattr(module, "version", lambda name: "0.1")
-        assert json.loads(described(read_image, None))["pillow"] == "0.1"
-        assert described(read_image, None) != before
-
-    def test_version_of_scores(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        before = described(read_image, None)
+        said.append(AS_IS.described())
+        assert json.loads(said[-1])["pillow"] == "0.1"
         monkeypatch.setattr(module, "SCORES", module.SCORES + 1)
-        assert described(read_image, None) != before
+        assert len({*said, AS_IS.described()}) == 3
 
 
 def test_the_alpha_channel_is_passed_over(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
-from damlpips.evaluation.correlation import srcc_of_samples
-from damlpips.evaluation.figures import human_2afc, interval, jnd_map, krcc, majority_2afc, plcc, srcc, two_afc
+from damlpips.evaluation.correlation import krcc, plcc, srcc, srcc_of_samples
+from damlpips.evaluation.votes import human_2afc, jnd_map, majority_2afc, two_afc
+from damlpips.report.intervals import interval
 
 # multiples of a thousandth, so that ties are equal and sums of them are not lost
 NUMBERS = st.integers(0, 20_000).map(lambda n: n / 1000)

@@ -1,22 +1,22 @@
 """Metrics against people: every metric on every judged set, its distances and its figures of agreement."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from damlpips.evaluation.cache import DistanceCache
-from damlpips.evaluation.challenge import Case, Rate, rates, successes
+from damlpips.evaluation.challenge import WITHOUT_ALPHA, Case, Rate, rates, successes
 from damlpips.evaluation.distances import distances
 from damlpips.evaluation.figures import SetFigures, compare, evaluate
 from damlpips.evaluation.judgements import JudgedSet
 from damlpips.evaluation.means import compare_means, mean_figure
 from damlpips.evaluation.named import NamedMetric
-from damlpips.evaluation.views import KeptImages, read_without_alpha
+from damlpips.evaluation.views import View
 from damlpips.report.intervals import Difference, Interval
-from damlpips.scoring.images import ScoringError, read_image
+from damlpips.scoring.images import ScoringError
 
 # called with what is being done, how many steps of it are, and of how many
 Progress = Callable[[str, int, int], None]
@@ -110,7 +110,8 @@ def agree(
         metrics, sets: each name once.
         cases: of `damlpips.evaluation.challenge.load`.
         baseline: the name of the metric that the others are compared with; without it nothing is compared.
-        cache, shorter_side: as for `damlpips.evaluation.distances.distances`.
+        cache: as for `damlpips.evaluation.distances.distances`.
+        shorter_side: as for `damlpips.evaluation.views.View`.
         samples, seed, headline_only: as for `damlpips.evaluation.figures.evaluate`.
         progress: called after every pair of images, and after the figures of every metric and set.
 
@@ -138,21 +139,23 @@ def agree(
     found: dict[tuple[str | None, str], NDArray[np.float64]] = {}
     passed: dict[str, dict[str, Rate]] = {}
     failures: list[Failure] = []
-    viewed: dict[str, Any] = {"cache": cache, "shorter_side": shorter_side}
     # all metrics see the same images: each is read for the first of them
-    read, read_case = KeptImages(read_image), KeptImages(read_without_alpha)
+    view = View(shorter_side=shorter_side).keeping_images()
+    without_alpha = replace(WITHOUT_ALPHA, shorter_side=shorter_side).keeping_images()
+
+    def tell(metric: NamedMetric, name: str) -> Callable[[int, int], None] | None:
+        return None if progress is None else partial(progress, f"{metric.name} on {name}")
+
     for metric in metrics:
         for judged in sets:
-            tell = _tell(progress, metric.name, judged.name)
             try:
-                values = distances(metric, judged, progress=tell, read=read, **viewed)
+                values = distances(metric, judged, view, cache=cache, progress=tell(metric, judged.name))
                 found[metric.name, judged.name] = _finite(values)
             except ScoringError as error:
                 failures.append(Failure(metric.name, judged.name, str(error)))
         if cases:
-            tell = _tell(progress, metric.name, CHALLENGE)
             try:
-                succeeded = successes(metric, cases, progress=tell, read=read_case, **viewed)
+                succeeded = successes(metric, cases, without_alpha, cache=cache, progress=tell(metric, CHALLENGE))
                 passed[metric.name] = rates(cases, succeeded)
             except ScoringError as error:
                 failures.append(Failure(metric.name, CHALLENGE, str(error)))
@@ -178,12 +181,6 @@ def agree(
     )
 
 
-def _tell(progress: Progress | None, metric: str, judged: str) -> Callable[[int, int], None] | None:
-    if progress is None:
-        return None
-    return lambda done, total: progress(f"{metric} on {judged}", done, total)
-
-
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
     bad = values[~np.isfinite(values)]
     if len(bad):
@@ -200,32 +197,35 @@ def _result(
     headline_only: bool,
     drawn: Mapping[str, int],
 ) -> Result:
-    values = found[metric.name, judged.name]
-    others = found.get((baseline, judged.name)) if baseline not in (None, metric.name) else None
+    values, others = found[metric.name, judged.name], found.get((baseline, judged.name))
     return Result(
         metric=metric.name,
         lower_is_closer=metric.lower_is_closer,
         judged_set=judged,
         distances=values,
         figures=evaluate(judged, values, headline_only=headline_only, **drawn),
-        differences={} if others is None else compare(judged, values, others, headline_only=headline_only, **drawn),
+        differences={}
+        if others is None or metric.name == baseline
+        else compare(judged, values, others, headline_only=headline_only, **drawn),
     )
 
 
 def _means(
     metrics: Sequence[str], sets: Sequence[JudgedSet], found: Distances, baseline: str | None, drawn: Mapping[str, int]
 ) -> dict[str, Mean]:
-    # the mean of one set says nothing new
+    if len(sets) < 2:  # the mean of one set says nothing new
+        return {}
     on_all = {
         metric: [found[metric, judged.name] for judged in sets]
         for metric in metrics
-        if len(sets) > 1 and all((metric, judged.name) in found for judged in sets)
+        if all((metric, judged.name) in found for judged in sets)
     }
-    others = {metric: on_all.get(baseline) if baseline not in (None, metric) else None for metric in on_all}
     return {
         metric: Mean(
             mean_figure(sets, values, **drawn),
-            None if (other := others[metric]) is None else compare_means(sets, values, other, **drawn),
+            compare_means(sets, values, on_all[baseline], **drawn)
+            if baseline is not None and baseline in on_all and baseline != metric
+            else None,
         )
         for metric, values in on_all.items()
     }

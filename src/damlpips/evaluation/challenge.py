@@ -1,7 +1,7 @@
-"""Images that people find alike and deep similarity metrics find strange: how often does a metric find them alike?
+"""Images that people find alike and deep similarity metrics do not: how often does a metric find them alike?
 
-The set of arXiv 2207.02512: an image inverted, rotated or moved is still closer to the image than an empty one is; and
-what keeps the object is closer than what keeps the background.
+The set of arXiv 2207.02512: an image that was inverted, rotated or shifted is still closer to itself than an empty one
+is; and an image that keeps the object is closer than one that keeps the background.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from pathlib import Path
 from damlpips.evaluation.cache import DistanceCache
 from damlpips.evaluation.distances import Progress, pair_distances
 from damlpips.evaluation.named import NamedMetric
-from damlpips.evaluation.views import Reader, read_without_alpha
+from damlpips.evaluation.views import View, read_without_alpha
 from damlpips.files import reason
 from damlpips.scoring.images import SUFFIXES, ScoringError
 
-# what stands behind an image's name in the names of its changed versions, by folder
+# what follows an image's name in the names of its changed versions, by folder
 CHANGES = {
     "invert": ("invert",),
     "rotate": ("22", "45", "67", "90", "180"),
@@ -25,6 +25,7 @@ STAIN = "color_stain"
 CLOSER, FARTHER = "stain", "ref"  # the object kept, the background kept
 KINDS = (*CHANGES, STAIN)
 EMPTY = ("black", "blue", "gray", "green", "random", "red", "white")
+WITHOUT_ALPHA = View(read_without_alpha)
 
 
 @dataclass(frozen=True)
@@ -100,34 +101,27 @@ def load(folder: Path) -> list[Case]:
 def successes(
     metric: NamedMetric,
     cases: Sequence[Case],
+    view: View = WITHOUT_ALPHA,
     *,
     cache: DistanceCache | None = None,
-    shorter_side: int | None = None,
     progress: Progress | None = None,
-    read: Reader = read_without_alpha,
 ) -> list[bool]:
     """Return for each case whether a metric d finds the closer image closer::
 
         d(image, closer) <= d(image, f) for every farther f    inverted, rotated, moved
         d(image, closer) <  d(image, farther)                  stained
 
-    Images are read as the study read them, without their alpha channels, unless `read` is another function.
-
-    Args:
-        cache, shorter_side, progress, read: as for `damlpips.evaluation.distances.distances`.
-
-    Raises:
-        ScoringError, CacheError: as `damlpips.evaluation.distances.distances`.
+    Images are read as the study read them, without their alpha channels, unless `view` reads them in another way. The
+    rest and the errors are those of `damlpips.evaluation.distances.distances`.
     """
     pairs = [(case.image, other) for case in cases for other in (case.closer, *case.farther)]
-    values = pair_distances(metric, pairs, cache=cache, shorter_side=shorter_side, progress=progress, read=read)
-    distance = dict(zip(pairs, values, strict=True))
-    return [_succeeds(case, {f: distance[case.image, f] for f in (case.closer, *case.farther)}) for case in cases]
+    distance = dict(zip(pairs, pair_distances(metric, pairs, view, cache=cache, progress=progress), strict=True))
 
+    def succeeds(case: Case) -> bool:
+        closer, nearest = distance[case.image, case.closer], min(distance[case.image, f] for f in case.farther)
+        return closer < nearest or (case.ties_succeed and closer == nearest)
 
-def _succeeds(case: Case, distance: dict[Path, float]) -> bool:
-    closer, nearest = distance[case.closer], min(distance[f] for f in case.farther)
-    return closer < nearest or (case.ties_succeed and closer == nearest)
+    return [succeeds(case) for case in cases]
 
 
 def rates(cases: Sequence[Case], succeeded: Sequence[bool]) -> dict[str, Rate]:

@@ -1,10 +1,12 @@
 """Agreement with opinion scores: correlations of ranks, and of scores along a fitted curve.
 
-A metric's distances are lower, observers' scores higher for what is closer to the reference; every correlation here has
-its sign turned, so that 1 is perfect agreement and -1 perfect disagreement.
+A metric's distances (n,) are lower, observers' scores (n,) higher for what is closer to the reference; every
+correlation here has its sign turned, so that 1 is perfect agreement and -1 perfect disagreement. It is NaN where it is
+not defined: for too few rows, or where all distances or all scores are equal. Columns of unequal lengths, or numbers
+that are not finite, are a ValueError that names the row.
 
-Opinion scores are means over observers, and how well one observer agrees with the others cannot be told from them: sets
-of ratings have no human ceiling here, unlike sets of choices, whose votes say it.
+Opinion scores are means over observers, which do not tell how well one observer agrees with the others: unlike sets of
+choices, sets of ratings have no human ceiling.
 """
 
 import numpy as np
@@ -25,16 +27,6 @@ def srcc(distance: ArrayLike, score: ArrayLike) -> float:
 
     srcc = -pearson(rank(d), rank(s)),    equal values share the mean of their ranks
 
-    Args:
-        distance: the metric's, (n,), lower is closer.
-        score: the observers', (n,), higher is closer.
-
-    Returns:
-        NaN for fewer than three rows, or where all distances or all scores are equal.
-
-    Raises:
-        ValueError: unequal lengths, or numbers that are not finite.
-
     Reference:
         Spearman, "The Proof and Measurement of Association between Two Things", Am. J. Psychology 15(1), 1904.
 
@@ -54,12 +46,7 @@ def srcc_of_samples(distance: ArrayLike, score: ArrayLike, counts: ArrayLike) ->
     rank_i = #{j: d_j < d_i} + (#{j: d_j = d_i} + 1) / 2,    each row j counted as often as the sample has it
 
     Args:
-        distance: the metric's, (n,), lower is closer.
-        score: the observers', (n,), higher is closer.
         counts: how often each sample has each row, (m, n).
-
-    Raises:
-        ValueError: unequal lengths, or numbers that are not finite.
 
     Example:
         >>> srcc_of_samples([0.1, 0.2, 0.3, 0.4], [4.0, 5.0, 2.0, 1.0], [[1, 1, 1, 1], [2, 2, 0, 0]]).round(4)
@@ -67,7 +54,7 @@ def srcc_of_samples(distance: ArrayLike, score: ArrayLike, counts: ArrayLike) ->
     """
     d, s = series(distance=distance, score=score)
     times = np.asarray(counts, dtype=np.float64)
-    sizes = np.maximum(times.sum(1, keepdims=True), 1)  # of an empty sample, too, there is no figure and no warning
+    sizes = np.maximum(times.sum(1, keepdims=True), 1)  # an empty sample has no figure, and gives no warning
     x, y = (ranks - (times * ranks).sum(1, keepdims=True) / sizes for ranks in (_ranks(d, times), _ranks(s, times)))
     squares = (times * x * x).sum(1) * (times * y * y).sum(1)
     told = (squares > 0) & (sizes[:, 0] >= FEWEST_RANKS)
@@ -76,7 +63,7 @@ def srcc_of_samples(distance: ArrayLike, score: ArrayLike, counts: ArrayLike) ->
 
 
 def _ranks(values: Floats, times: Floats) -> Floats:
-    """Return the rank of each value in each sample (m, n), of those that are not in it one that nothing is made of."""
+    """Return the rank of each value in each sample, (m, n); those of rows that a sample lacks mean nothing."""
     _, group = np.unique(values, return_inverse=True)
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
@@ -91,16 +78,6 @@ def krcc(distance: ArrayLike, score: ArrayLike) -> float:
 
     C counts the pairs of rows in which the closer image has the higher score, D those in which it has the lower one,
     T_d those with equal distances only, T_s those with equal scores only.
-
-    Args:
-        distance: the metric's, (n,), lower is closer.
-        score: the observers', (n,), higher is closer.
-
-    Returns:
-        NaN for fewer than three rows, or where all distances or all scores are equal.
-
-    Raises:
-        ValueError: unequal lengths, or numbers that are not finite.
 
     Reference:
         Kendall, "The Treatment of Ties in Ranking Problems", Biometrika 33(3), 1945.
@@ -122,16 +99,6 @@ def plcc(distance: ArrayLike, score: ArrayLike) -> float:
 
     A fitted curve never correlates negatively with what it was fitted to: the sign tells agreement from disagreement.
     Near none at all the figure is the chance fit of four parameters, of either sign, and not zero.
-
-    Args:
-        distance: the metric's, (n,), lower is closer.
-        score: the observers', (n,), higher is closer.
-
-    Returns:
-        NaN for fewer than five rows, or where all distances or all scores are equal.
-
-    Raises:
-        ValueError: unequal lengths, or numbers that are not finite.
 
     Reference:
         `damlpips.evaluation.logistic.logistic_fit` has the curve and where it comes from.

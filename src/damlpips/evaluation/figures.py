@@ -1,12 +1,15 @@
 """All figures of agreement of a judged set: with intervals for the whole, without for its kinds and contents.
 
-Which figures a set has is a matter of what its observers were asked:
+Which figures a set has depends on what its observers were asked:
 
     ratings         SRCC, KRCC, PLCC    (no human ceiling: mean scores do not tell how far observers agree)
     choices         2AFC                (ceilings: "human", a single observer; "majority", an oracle)
     same or not     mAP
 
-The first of each is its headline.
+The first of each is its headline. Everywhere here distances are the metric's, in the order of the judgements, lower is
+closer: (n,), or (n, 2) for choices, of a and of b from the reference. A set without judgements, distances of another
+shape or not finite, and opinions that are none are a ValueError that names the set. A figure that is not defined, such
+as the correlation with a constant, is NaN.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,31 +22,8 @@ from numpy.typing import ArrayLike
 
 from damlpips.evaluation.correlation import krcc, plcc, srcc, srcc_of_samples
 from damlpips.evaluation.judgements import Choice, JudgedSet, Judgement, Rating, SameOrNot
-from damlpips.evaluation.logistic import Logistic, logistic_fit
 from damlpips.evaluation.votes import human_2afc, jnd_map, majority_2afc, two_afc
 from damlpips.report.intervals import Counts, Difference, Figure, Floats, Interval, Rows, interval, paired_difference
-
-__all__ = [
-    "Breakdown",
-    "Difference",
-    "Interval",
-    "Logistic",
-    "Part",
-    "SetFigures",
-    "breakdown",
-    "compare",
-    "evaluate",
-    "human_2afc",
-    "interval",
-    "jnd_map",
-    "krcc",
-    "logistic_fit",
-    "majority_2afc",
-    "paired_difference",
-    "plcc",
-    "srcc",
-    "two_afc",
-]
 
 
 @dataclass(frozen=True)
@@ -55,8 +35,8 @@ class _Figures:
         opinions: the fields that hold what observers said.
         figures: functions of the distances and the opinions, columns (n,); the headline is the first.
         ceilings: functions of the opinions.
-        at_once: of some figures, functions that have a third argument, how often samples have each row (m, n), and
-            return the figure of each sample.
+        at_once: for some figures, functions that also take how often each sample has each row (m, n), and return the
+            figure of each sample.
     """
 
     distances: int
@@ -146,8 +126,9 @@ class _Table:
     of: _Figures
     distances: list[Floats]
     opinions: list[Floats]
+    contents: list[str]
 
-    def names(self, headline_only: bool) -> list[str]:
+    def names(self, headline_only: bool = False) -> list[str]:
         return list(self.of.figures)[: 1 if headline_only else None]
 
     def figure(self, name: str) -> Figure:
@@ -155,12 +136,10 @@ class _Table:
         at_once = self.of.at_once.get(name)
         return _Figure(function, columns) if at_once is None else _FigureAtOnce(function, columns, at_once)
 
-    def ceilings(self, rows: Rows) -> dict[str, float]:
+    def part(self, rows: Rows) -> "Part":
         opinions = [column[rows] for column in self.opinions]
-        return {name: function(*opinions) for name, function in self.of.ceilings.items()}
-
-    def part(self, rows: Rows) -> Part:
-        return Part(len(rows), {name: self.figure(name)(rows) for name in self.of.figures}, self.ceilings(rows))
+        figures = {name: self.figure(name)(rows) for name in self.names()}
+        return Part(len(rows), figures, {name: function(*opinions) for name, function in self.of.ceilings.items()})
 
 
 def evaluate(
@@ -170,18 +149,9 @@ def evaluate(
 
     Args:
         judged_set: judgements of one kind.
-        distances: the metric's, in the order of the judgements, lower is closer: (n,), or (n, 2) for choices, of a and
-            of b from the reference.
         samples: bootstrap samples of each interval.
         seed: the same seed draws the same samples.
         headline_only: leave the others out: a thousand curves fitted for the interval of PLCC take seconds.
-
-    Returns:
-        Figures that are not defined, as the correlation with a constant, are NaN.
-
-    Raises:
-        ValueError: a set without judgements, distances of another shape or not finite, or opinions that are none; the
-            message names the set.
 
     Example:
         >>> from pathlib import Path
@@ -191,16 +161,15 @@ def evaluate(
         Interval(value=1.0, low=1.0, high=1.0)
     """
     table = _table(judged_set, distances)
-    contents = [j.content for j in judged_set.judgements]
     return SetFigures(
         name=judged_set.name,
-        judgements=len(contents),
-        contents=len(set(contents)),
+        judgements=len(table.contents),
+        contents=len(set(table.contents)),
         figures={
-            name: interval(contents, table.figure(name), samples=samples, seed=seed)
+            name: interval(table.contents, table.figure(name), samples=samples, seed=seed)
             for name in table.names(headline_only)
         },
-        ceilings=table.ceilings(np.arange(len(contents))),
+        ceilings={name: function(*table.opinions) for name, function in table.of.ceilings.items()},
     )
 
 
@@ -209,13 +178,6 @@ def breakdown(judged_set: JudgedSet, distances: ArrayLike) -> Breakdown:
 
     A metric may be good at ordering the images of each kind and still put the kinds in a wrong order, or the other way
     round: neither follows from the whole set's figure. Parts have no intervals: most are too small for one.
-
-    Args:
-        judged_set: judgements of one kind.
-        distances: as for `evaluate`.
-
-    Raises:
-        ValueError: as `evaluate`.
 
     Example:
         >>> from pathlib import Path
@@ -232,8 +194,7 @@ def breakdown(judged_set: JudgedSet, distances: ArrayLike) -> Breakdown:
         column = np.array(labels)
         return {label: table.part(np.flatnonzero(column == label)) for label in dict.fromkeys(labels)}
 
-    judgements = judged_set.judgements
-    return Breakdown(by([j.kind for j in judgements]), by([j.content for j in judgements]))
+    return Breakdown(by([j.kind for j in judged_set.judgements]), by(table.contents))
 
 
 def compare(
@@ -247,18 +208,7 @@ def compare(
 ) -> dict[str, Difference]:
     """Return how far the figures of a first metric exceed those of a second one on the same set, by name.
 
-    Args:
-        judged_set: judgements of one kind.
-        first, second: the distances of the two metrics, as for `evaluate`.
-        samples: bootstrap samples.
-        seed: the same seed draws the same samples.
-        headline_only: as for `evaluate`.
-
-    Returns:
-        Each figure's difference with its 95 % interval and the p value of `paired_difference`.
-
-    Raises:
-        ValueError: as `evaluate`.
+    Each has its 95 % interval and the p value of `paired_difference`; the options are those of `evaluate`.
 
     Example:
         >>> from pathlib import Path
@@ -268,24 +218,15 @@ def compare(
         >>> round(found["mAP"].value, 3)
         0.342
     """
-    tables = _table(judged_set, first), _table(judged_set, second)
-    contents = [j.content for j in judged_set.judgements]
+    one, other = _table(judged_set, first), _table(judged_set, second)
     return {
-        name: paired_difference(contents, *(table.figure(name) for table in tables), samples=samples, seed=seed)
-        for name in tables[0].names(headline_only)
+        name: paired_difference(one.contents, one.figure(name), other.figure(name), samples=samples, seed=seed)
+        for name in one.names(headline_only)
     }
 
 
 def headline_of(judged_set: JudgedSet, distances: ArrayLike) -> Figure:
-    """Return what gives the figure that stands for a set, for any of its rows, which may repeat.
-
-    Args:
-        judged_set: judgements of one kind.
-        distances: as for `evaluate`.
-
-    Raises:
-        ValueError: as `evaluate`.
-    """
+    """Return what gives the figure that stands for a set, for any of its rows, which may repeat."""
     table = _table(judged_set, distances)
     return table.figure(*table.names(headline_only=True))
 
@@ -303,7 +244,7 @@ def _table(judged_set: JudgedSet, distances: ArrayLike) -> _Table:
         raise ValueError(f"{judged_set.name}: expected distances {shape} for judgements {kind}, got {array.shape}")
     columns = list(array.reshape(len(judgements), of.distances).T)
     opinions = [np.array([get(j) for j in judgements], dtype=np.float64) for get in map(attrgetter, of.opinions)]
-    table = _Table(of, columns, opinions)
+    table = _Table(of, columns, opinions, [j.content for j in judgements])
     try:
         # before any resampling: the error's row is then the judgement's
         table.figure(*table.names(headline_only=True))(np.arange(len(judgements)))

@@ -28,14 +28,13 @@ def mean_figure(
 ) -> Interval:
     """Return the mean of a metric's headline figures over sets, and its 95 % interval.
 
+    The interval is NaN where a set has a single content, or a figure is not defined.
+
     Args:
         sets: at least one.
         distances: the metric's on each set, as for `damlpips.evaluation.figures.evaluate`.
         samples: bootstrap samples of each set.
         seed: the same seed draws the same samples.
-
-    Returns:
-        The interval is NaN where a set has a single content, or a figure is not defined.
 
     Raises:
         ValueError: no sets, or what `evaluate` raises.
@@ -64,16 +63,7 @@ def compare_means(
     p = max(2 T_f(-|difference| / se), 2^(1 - sum_k n_k))
 
     Both metrics are given the same rows of each sample, as in `damlpips.report.intervals.paired_difference`, which
-    says where the least p comes from.
-
-    Args:
-        first, second: the distances of the two metrics on each set; the rest as for `mean_figure`.
-
-    Returns:
-        The interval and p are NaN where a set has a single content, or a figure is not defined.
-
-    Raises:
-        ValueError: as `mean_figure`.
+    says where the least p comes from. Options, errors and NaN are those of `mean_figure`.
     """
     (one, drawn_of_one), (other, drawn_of_other) = (_drawn(sets, d, samples, seed) for d in (first, second))
     drawn = [a - b for a, b in zip(drawn_of_one, drawn_of_other, strict=True)]

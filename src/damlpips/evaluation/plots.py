@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from damlpips.checks import one_of
 from damlpips.evaluation.judgements import Choice, Rating, SameOrNot
 from damlpips.evaluation.logistic import logistic_fit
+from damlpips.evaluation.votes import precision_recall
 from damlpips.report.intervals import Interval
 
 if TYPE_CHECKING:
@@ -266,20 +267,6 @@ def _running_mean(x: NDArray, y: NDArray) -> tuple[list[float], list[float]]:
     """Return the means of both in bins of as many judgements each."""
     bins = [part for part in np.array_split(np.argsort(x, kind="stable"), BINS) if len(part)]
     return [float(x[part].mean()) for part in bins], [float(y[part].mean()) for part in bins]
-
-
-def precision_recall(distance: NDArray, same: NDArray) -> tuple[NDArray, NDArray]:
-    """Return recall and precision of the pairs that look the same, after each distance upwards.
-
-    P_k = S_k / n_k,    R_k = S_k / S
-
-    n_k pairs are at most as far apart as the kth distance; S_k is the sum of their shares of "the same".
-    """
-    order = np.argsort(distance, kind="stable")
-    # pairs of equal distance come together
-    last = np.flatnonzero(np.diff(distance[order], append=np.inf))
-    found = np.cumsum(same[order])[last]
-    return found / same.sum(), found / (last + 1)
 
 
 def _title(result: "Result") -> str:

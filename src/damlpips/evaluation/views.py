@@ -1,8 +1,9 @@
-"""What metrics see of an image file: its pixels, at the viewing scale."""
+"""What metrics see of an image file: how it is read, and at which scale it is viewed."""
 
 import json
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import update_wrapper
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from damlpips.files import identity, open_regular, reason
-from damlpips.scoring.images import ScoringError
+from damlpips.scoring.images import ScoringError, read_image
 from damlpips.version import SCORES
 
 # of a file to uint8 RGB (3, H, W)
@@ -24,14 +25,9 @@ MOST_KEPT = 600_000_000
 
 
 class KeptImages:
-    """A reader that remembers: what it read last, up to `most` bytes of pixels, it does not read again.
+    """A reader that does not read again what it read last, up to `most` bytes of pixels, unless the file has changed.
 
-    It has the name of the function that it reads with, as what it reads is the same. A file that has changed is read
-    again.
-
-    Args:
-        read: from a file to uint8 (3, H, W).
-        most: bytes.
+    It has the name of the function that it reads with, since what it reads is the same.
 
     Raises:
         ScoringError: when called, as `read`.
@@ -69,8 +65,8 @@ class KeptImages:
 def read_without_alpha(path: Path) -> Tensor:
     """Return an image file's pixels as uint8 RGB (3, H, W), whatever its alpha channel says.
 
-    Some of the inverted images of the challenge set have edges that are transparent by a tenth; the study compared the
-    colours there.
+    Some of the inverted images of the challenge set have edges that are transparent by a tenth; the study compared
+    their colours all the same.
 
     Raises:
         ScoringError: the file cannot be read as an image; or Pillow is not installed.
@@ -87,6 +83,41 @@ def read_without_alpha(path: Path) -> Tensor:
         raise ScoringError(f"{path}: {what}") from error
 
 
+@dataclass(frozen=True)
+class View:
+    """How metrics see images.
+
+    Attributes:
+        read: from a file to its pixels: a function of a module, under whose name distances are kept; or `KeptImages`.
+        shorter_side: in pixels; images with a longer one are averaged down to it first: the viewing scale. None leaves
+            every image as it is.
+
+    Raises:
+        ValueError: `shorter_side` is less than 1.
+    """
+
+    read: Reader = read_image
+    shorter_side: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.shorter_side is not None and self.shorter_side < 1:
+            raise ValueError(f"shorter_side: expected at least 1 pixel, got {self.shorter_side}")
+
+    def keeping_images(self) -> "View":
+        """Return this view, by a reader that reads each image once."""
+        return replace(self, read=KeptImages(self.read))
+
+    def of(self, pixels: Tensor, device: torch.device) -> Tensor:
+        """Return what a metric sees of an image's pixels, uint8 (3, H, W): (1, 3, h, w) in [0, 1]."""
+        return scaled_down(pixels[None].to(device).float() / 255, self.shorter_side)
+
+    def described(self) -> str:
+        """Return a text of everything that what metrics see depends on besides the file."""
+        read = f"{self.read.__module__}.{self.read.__qualname__}"
+        how = {"read": read, "pillow": version("pillow"), "scores": SCORES}
+        return json.dumps({**how, "shorter_side": self.shorter_side})
+
+
 def scaled_down(x: Tensor, shorter_side: int | None) -> Tensor:
     """Return images (N, 3, H, W) in [0, 1] averaged down to a shorter side; those without a longer one as they are."""
     if shorter_side is None or min(x.shape[2:]) <= shorter_side:
@@ -97,7 +128,4 @@ def scaled_down(x: Tensor, shorter_side: int | None) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", antialias=True).clamp(0, 1)
 
 
-def described(read: Reader, shorter_side: int | None) -> str:
-    """Return a text of everything that the pixels which metrics see depend on besides the file."""
-    how = {"read": f"{read.__module__}.{read.__qualname__}", "pillow": version("pillow"), "scores": SCORES}
-    return json.dumps({**how, "shorter_side": shorter_side})
+AS_IS = View()
