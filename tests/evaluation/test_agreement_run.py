@@ -15,8 +15,8 @@ from damlpips.evaluation.challenge import Case
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating, SameOrNot
 from damlpips.evaluation.means import compare_means, mean_figure
 from damlpips.evaluation.named import NamedMetric, build
-from damlpips.report.intervals import draws
 from damlpips.evaluation.views import View
+from damlpips.report.intervals import draws
 from damlpips.scoring.images import read_image
 
 KINDS = ("noise", "blur")
