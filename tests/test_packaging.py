@@ -94,7 +94,7 @@ def test_wheel(wheel, tmp_path) -> None:
         modes = {name: archive.getinfo(name).external_attr >> 16 for name in names}
     assert {f"damlpips/_weights/{file}" for file in FILES} <= names
     assert {"page.html", "page.css", "page.js"} <= PAGE
-    assert {f"damlpips/page/templates/{file}" for file in PAGE} <= names
+    assert {f"damlpips/report/page/templates/{file}" for file in PAGE} <= names
     # nothing but the package, its weights and its metadata
     assert {name.split("/")[0].split("-")[0] for name in names} == {"damlpips"}
     assert {name for name in names if "licenses/" in name}

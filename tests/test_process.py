@@ -1,4 +1,4 @@
-"""One shared backbone under threads, forked and spawned processes, DataLoader workers and DataParallel."""
+"""One shared backbone under threads, in forked and spawned processes, and in DataLoader workers."""
 
 import copy
 import multiprocessing
@@ -83,7 +83,8 @@ def test_a_metric_updated_from_several_threads_loses_no_score() -> None:
 FORK = """
 import multiprocessing, sys, threading, warnings
 import torch
-from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric, sharing
+from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric
+from damlpips.nets import shared
 
 torch.set_num_threads(2)
 x, y = torch.rand(4, 3, 256, 256), torch.rand(4, 3, 256, 256)
@@ -188,37 +189,3 @@ def test_locks_are_free_after_a_fork() -> None:
     with lock:
         assert lock._lock.locked()
     assert not lock._lock.locked()
-
-
-# --- DataParallel -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["damlpips", "lpips"])
-def test_a_replica_goes_where_its_images_are(kind: str, random_alex_weights: Path) -> None:
-    """DataParallel's replicas are copies of what is registered, which is nothing; a device without values stands in."""
-    module = DAMLPIPS() if kind == "damlpips" else LPIPS("alex", weights=random_alex_weights)
-    wanted = module(*images())
-    replica = module._replicate_for_data_parallel()
-    x, y = images()
-    scores = replica(x.to("meta"), y.to("meta"))
-    assert scores.device.type == "meta"
-    assert scores.shape == (4,)
-    assert replica.encode(x.to("meta")).features[0].device.type == "meta"
-    assert module.anchor.device.type == "cpu"
-    assert torch.equal(module(x, y), wanted)
-    with pytest.raises(ValueError, match="is on meta, the module on cpu"):
-        module(x.to("meta"), y.to("meta"))
-
-
-def test_data_parallel_without_devices_is_the_module() -> None:
-    x, y = images()
-    assert torch.equal(nn.DataParallel(DAMLPIPS())(x, y), DAMLPIPS()(x, y))
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
-def test_data_parallel_on_two_devices(random_alex_weights: Path) -> None:
-    x, y = (t.cuda() for t in images())
-    for module in (DAMLPIPS(deterministic=True), LPIPS("alex", weights=random_alex_weights, deterministic=True)):
-        scores = module.cuda()(x, y)
-        assert torch.equal(nn.DataParallel(module)(x, y), scores)

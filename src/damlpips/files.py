@@ -1,4 +1,4 @@
-"""Files whose names and contents come from others: a name may be a folder, a pipe or a device, or lead elsewhere."""
+"""Files whose names and contents come from others: a name may be that of a folder, a pipe, a device or another file."""
 
 import errno
 import hashlib
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
-# characters of a field that an error quotes
+# characters that an error quotes
 MOST_SHOWN = 200
 
 
@@ -19,14 +19,14 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file for reading; never wait for a pipe, never touch a device.
 
     Raises:
-        OSError: no such file, no right to read it, or not a regular file; `strerror` says which.
+        OSError: there is no such file, no permission to read it, or it is not a regular file; `strerror` says which.
     """
     try:
-        _check_regular(os.stat(path))  # before it is opened: opening a device may do something
-        # another file may have taken the name since: a pipe would wait for its writer without the flag
+        _check_regular(os.stat(path))  # before it is opened, since opening a device may have effects
+        # non-blocking, since a pipe may have replaced the file in the meantime
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags)
-    except ValueError as error:  # a NUL, or a letter that the file system cannot have
+    except ValueError as error:  # a NUL, or a character that the file system does not allow
         raise OSError(errno.EINVAL, f"not a file name ({error})") from error
     try:
         _check_regular(os.fstat(descriptor))
@@ -44,38 +44,38 @@ def _check_regular(status: os.stat_result) -> None:
 
 
 def reason(error: OSError) -> str:
-    """Return what went wrong, without the path that the caller's message names."""
+    """Return what went wrong, without the path, which the caller's message names."""
     return error.strerror or str(error) or type(error).__name__
 
 
 def shown(text: str, most: int) -> str:
-    """Return a text as an error message quotes it: what a file holds may be very long."""
+    """Return a text as an error message quotes it, shortened: a file may hold very long ones."""
     return repr(text if len(text) <= most else f"{text[:most]}...")
 
 
 def printable(text: str, kept: str = "") -> str:
-    """Return a text without what would steer a terminal or turn the order of letters."""
+    """Return a text without control characters, which could steer a terminal or reverse the order of letters."""
     return "".join(c if c.isprintable() or c in kept else "\ufffd" for c in text)
 
 
 def is_plain_name(name: object) -> bool:
-    """Return whether `name` is the name of a file in a folder, on any system: no separator, drive, `..` or NUL."""
+    """Return whether `name` is a plain file name on every system: without a separator, a drive, `..` or a NUL."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")
 
 
 def natural(path: Path) -> tuple[list[list[tuple[float, str]]], str]:
-    """Return a key that sorts digits by their value, and before letters; a folder's files before the next folder's."""
+    """Return a sort key: numbers by value and before letters, the files of one folder before those of the next."""
     runs = [re.findall(r"[0-9]+|[^0-9]+", part.lower()) for part in path.with_suffix("").parts]
     return [[(int(r), "") if r.isdecimal() else (math.inf, r) for r in part] for part in runs], path.as_posix()
 
 
 def path_within(folder: Path, name: str) -> Path:
-    """Return the path of `name` in a folder, whatever system wrote the name; it may still be, or lead through, a link.
+    """Return the path of `name` in a folder, checked by the rules of every system; it may still contain links.
 
     Raises:
-        ValueError: an absolute path, or one with `..`.
+        ValueError: it is an absolute path, or has a `..`.
     """
-    # as Windows reads it, too: a table means one thing everywhere
+    # by the rules of Windows, too, so that a table means the same everywhere
     as_windows = PureWindowsPath(name)
     if PurePosixPath(name).is_absolute() or as_windows.drive or as_windows.root:
         raise ValueError(f"{shown(name, MOST_SHOWN)} is an absolute path, expected one within {folder}")
@@ -85,10 +85,10 @@ def path_within(folder: Path, name: str) -> Path:
 
 
 def as_text(content: bytes, path: Path) -> str:
-    """Return what a file in UTF-8 holds, without a mark of the order of bytes.
+    """Decode the contents of a file in UTF-8, without a byte order mark.
 
     Raises:
-        ValueError: other bytes, or a NUL; names the file and the line.
+        ValueError: it is not UTF-8, or holds a NUL; names the file and the line.
     """
     if (nul := content.find(0)) >= 0:
         raise ValueError(f"{path}, line {_line(content, nul)}: a NUL byte, not text")
@@ -109,12 +109,12 @@ def size(file: BinaryIO) -> int:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write to, which takes the place of `path` once it is whole: a failure leaves what was there.
+    """Yield the path of a file to write, which replaces `path` when the block ends; after a failure nothing changes.
 
     Raises:
-        OSError: it cannot take the place.
+        OSError: `path` cannot be replaced.
     """
-    # a link is written through; a device or a pipe has no contents to keep, and must not be replaced by a file
+    # the target of a link is replaced; a device or a pipe is written to, since it must not become a regular file
     path = path.resolve()
     if path.exists() and not path.is_file():
         yield path
@@ -151,7 +151,7 @@ def digest(path: str | os.PathLike[str]) -> str:
 
 
 def identity(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file is written to or replaced."""
+    """Return numbers that change when a file is written to or replaced."""
     status = path.stat()
-    # the time of modification can be set back; the time of the change of status cannot
+    # the modification time can be set back, the status change time cannot
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

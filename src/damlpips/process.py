@@ -1,4 +1,4 @@
-"""What belongs to the process as a whole: locks and threads after a fork, and memory that the C library keeps."""
+"""What concerns the whole process: locks and threads after a fork, and the memory that the C library keeps."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ def _after_fork() -> None:
 
 
 class Lock:
-    """A lock that is free in a forked process, whoever held it in the parent."""
+    """A lock that is free in a forked process, even if another thread of the parent held it."""
 
     def __init__(self) -> None:
         self._renew()
@@ -34,15 +34,16 @@ class Lock:
 
 
 def _in_child(function: Callable[[], None]) -> None:
-    if hasattr(os, "register_at_fork"):  # there are no forks on Windows
+    if hasattr(os, "register_at_fork"):  # Windows has no forks
         os.register_at_fork(after_in_child=function)
 
 
 def limit_threads_after_fork() -> None:
-    """Go on with one thread in a forked process, once: OpenMP would wait for threads that stayed with the parent.
+    """Limit a forked process to one thread, the first time this is called: OpenMP would wait forever for the others.
 
-    The pool is lost wherever the parent has run anything in several threads, which cannot be told from here. DataLoader
-    workers have one thread from the start. A number of threads that is set after the first score stays.
+    OpenMP's threads do not survive a fork, and whether the parent had started any cannot be told from here. DataLoader
+    workers have one thread from the start. A number of threads that is set after the first call is kept. To be called
+    just before a score is computed, when nothing can be refused any more.
     """
     global _forked
     if not _forked:
@@ -61,23 +62,22 @@ def limit_threads_after_fork() -> None:
 _in_child(_after_fork)
 
 
-# Bytes: the most that glibc learns from is 32 MiB, its book-keeping included.
-LESSON = 31 << 20
+# Bytes. A freed block raises glibc's threshold if it is at most 32 MiB, with glibc's own header.
+LARGEST_BLOCK = 31 << 20
 
-
-_done = False
+_raised = False
 
 
 def raise_malloc_threshold() -> None:
-    """Let glibc hand freed memory out again, once in a process.
+    """Let glibc reuse the memory that is freed between scores; once per process.
 
-    What a program frees above a threshold, 128 KiB at first, goes back to the system, and the next call gets it anew,
-    page by page: for small images that takes longer than the network. The threshold grows to the largest block that was
-    freed. One of 31 MiB is asked for here, never touched, and freed: from then on up to twice as much stays at hand, as
-    in any program that has scored a large batch. Where the thresholds were set by the environment
-    (`MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_`) or memory is another allocator's, nothing changes.
+    At first, glibc returns blocks above 128 KiB to the system when they are freed, and the next call gets them back
+    page by page. For small images that takes longer than the network. But the threshold grows to the size of the
+    largest block that was freed: here 31 MiB, which are allocated, never touched, and freed. From then on glibc keeps
+    up to twice as much, as in any program that has scored a large batch. Nothing changes where the environment sets the
+    thresholds (`MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_`) or another allocator is in use.
     """
-    global _done
-    if not _done:
-        _done = True
-        torch.empty(LESSON, dtype=torch.uint8, device="cpu")
+    global _raised
+    if not _raised:
+        _raised = True
+        torch.empty(LARGEST_BLOCK, dtype=torch.uint8, device="cpu")

@@ -32,11 +32,13 @@ def marked(test):
 
 @pytest.fixture(autouse=True)
 def _by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let tensors on the CPU, too, go through kernels where these are interpreted."""
+    """Send tensors on the CPU through the kernels, too, where these are interpreted."""
     if INTERPRETED:
         from damlpips.ops import triton_kernels
 
-        monkeypatch.setattr(fused, "_passes", lambda a, b: triton_kernels if triton_kernels.fit(a, b) else blockwise)
+        monkeypatch.setattr(
+            fused, "_implementation", lambda a, b: triton_kernels if triton_kernels.fit(a, b) else blockwise
+        )
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,15 +173,15 @@ CUDA_FEATURES = SimpleNamespace(device=torch.device("cuda"))
 def test_kernels_are_taken_on_cuda_where_they_run_and_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = CUDA_FEATURES, CUDA_FEATURES
     monkeypatch.setattr(fused, "_kernels", lambda device: None)
-    assert fused._passes(*pair) is blockwise
+    assert fused._implementation(*pair) is blockwise
     for fits in (True, False):
         kernels = SimpleNamespace(fit=lambda a, b, fits=fits: fits)
         monkeypatch.setattr(fused, "_kernels", lambda device, kernels=kernels: kernels)
-        assert fused._passes(*pair) is (kernels if fits else blockwise)
-        assert fused._passes(torch.rand(1), torch.rand(1)) is blockwise
+        assert fused._implementation(*pair) is (kernels if fits else blockwise)
+        assert fused._implementation(torch.rand(1), torch.rand(1)) is blockwise
     monkeypatch.setattr(fused, "_kernels", lambda device: SimpleNamespace(fit=lambda a, b: True))
     monkeypatch.setenv("DAMLPIPS_KERNELS", "off")
-    assert fused._passes(*pair) is blockwise
+    assert fused._implementation(*pair) is blockwise
 
 
 def test_what_fits() -> None:

@@ -1,4 +1,4 @@
-"""Images in, feature maps out: the one core module that every score of this package runs through."""
+"""Images in, feature maps out: every score of this package goes through this module."""
 
 import copy
 import hashlib
@@ -20,7 +20,7 @@ MEMORY_FORMAT = torch.channels_last
 
 
 class _Steps(nn.Module):
-    """Run a sequence of named modules up to the last tap and collect the maps at the taps."""
+    """Run a sequence of named modules up to the last tap, and collect the outputs of the taps."""
 
     def __init__(self, sequence: nn.Sequential, taps: Sequence[str]) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _Steps(nn.Module):
 
 
 class _Graph(nn.Module):
-    """Collect the maps at any named nodes of a network, through torchvision's graph extractor."""
+    """Collect the outputs of any named nodes of a network, with torchvision's feature extractor."""
 
     def __init__(self, network: nn.Module, taps: Sequence[str]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def _tapped(network: nn.Module, taps: Sequence[str]) -> nn.Module:
         return _Steps(network, taps)
     try:
         return _Graph(network, taps)
-    except Exception as error:  # symbolic tracing fails in many ways
+    except Exception as error:  # symbolic tracing raises errors of many types
         if isinstance(error, ValueError) and not isinstance(error, TraceError):
             raise ValueError(f"taps: {list(taps)} not found in {type(network).__name__}: {error}") from error
         raise ValueError(
@@ -83,18 +83,18 @@ class Backbone(nn.Module):
 
     phi_1(x), ..., phi_L(x) = taps(network((x - mean) / std)), x scaled to [0, 1] first.
 
-    The network is copied, frozen and set to eval for good: training the original, calling `.train()` on a module that
-    holds the backbone, or `requires_grad_()` changes no score. Gradients flow to the images only.
+    The network is copied, frozen and kept in eval mode: scores do not change when the original is trained, or when
+    `.train()` or `requires_grad_()` is called on a module that holds the backbone. Gradients flow to the images only.
 
     Args:
-        network: a module from images (N, 3, H, W) to feature maps. With `taps` it may be any network whose named
-            modules (`nn.Sequential`) or traced nodes (torchvision's `get_graph_node_names` lists them) are to be read;
-            without, its `forward` must return the feature maps (N, C_l, H_l, W_l) itself, as a list, a tuple or a dict.
+        network: a module from images (N, 3, H, W) to feature maps. With `taps`, any network whose named modules (of an
+            `nn.Sequential`) or traced nodes (torchvision's `get_graph_node_names` lists them) can be read; without,
+            its `forward` must return the feature maps (N, C_l, H_l, W_l) as a list, a tuple or a dict.
         taps: names of the layers to read, from fine to coarse.
-        mean, std: what the network expects of images in [0, 1]; ImageNet's by default.
-        preprocess: instead of `mean` and `std`, a function of images in [0, 1], differentiable.
-        min_size: the least number of pixels of a side.
-        name: what errors call it.
+        mean, std: with which the network expects images in [0, 1] to be normalised; ImageNet's by default.
+        preprocess: a differentiable function of images in [0, 1], in place of `mean` and `std`.
+        min_size: the least number of pixels on each side.
+        name: how errors refer to it.
 
     Raises:
         TypeError: `network` is not a module.
@@ -132,7 +132,7 @@ class Backbone(nn.Module):
             raise ValueError(f"mean, std: expected three numbers each, std positive, got {mean!r} and {std!r}")
         network = copy.deepcopy(network).eval()
         for module in network.modules():
-            # an in-place activation behind a tap would overwrite the map that was read there
+            # an in-place activation after a tap would overwrite the map that was read there
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]
         self._set_up(
@@ -150,7 +150,7 @@ class Backbone(nn.Module):
     ) -> None:
         self.training = False
         self.network = network.eval().requires_grad_(False)
-        self._home: Tensor = torch.empty(0) if home is None else home  # where a network without any tensor runs
+        self._home: Tensor = torch.empty(0) if home is None else home  # the device of a network without tensors
         self.scaling = scaling
         self.min_size = min_size
         self.name = name
@@ -159,15 +159,15 @@ class Backbone(nn.Module):
         self._place_constants()
 
     def _place_constants(self) -> None:
-        """Put the scaling's numbers on the device once: made in `forward`, they would stall a CUDA stream."""
-        self._dtype = self.dtype  # looked for once, not in every pass
+        """Copy the constants of the scaling to the device once: in `forward`, that would stall a CUDA stream."""
+        self._dtype = self.dtype  # looked up once, not in every pass
         layout: torch.memory_format = getattr(self.network, "memory_format", torch.preserve_format)
-        # in float32 and above CUDA's kernels are made for the other one
+        # in float32 and above, CUDA's kernels are faster with channels first
         on_cuda = self.device.type == "cuda" and self._dtype in (torch.float32, torch.float64)
         self._memory_format = torch.preserve_format if on_cuda else layout
-        # kernels then have nothing to bring into order in each call
+        # weights in the layout of the images need no conversion in each call
         self.network.to(memory_format=torch.contiguous_format if on_cuda else layout)
-        # the scaling is done in float32 at least: in half precision it would round neighbouring pixel values together
+        # scaled in half precision, neighbouring pixel values would be rounded to the same number
         self._exact = exact_dtype(self._dtype)
         self._constants = {
             scaling: tuple(
@@ -212,7 +212,7 @@ class Backbone(nn.Module):
         yield from self.network.buffers()
 
     def replica(self, device: torch.device, dtype: torch.dtype) -> "Backbone":
-        """Return this backbone on `device` and in `dtype`: itself where it is there already, else one shared copy."""
+        """Return this backbone on `device` and in `dtype`: itself if it already is, else a copy that is made once."""
         if (self.device, self.dtype) == (device, dtype):
             return self
         if (device, dtype) not in self._replicas:
@@ -227,7 +227,7 @@ class Backbone(nn.Module):
         return self._replicas[device, dtype]
 
     def fingerprint(self) -> str:
-        """Return a digest of the network's structure and weights, the same in every process."""
+        """Return a digest of the network's structure and weights that is the same in every process."""
         digest = hashlib.sha256(repr((self.network, self.scaling, _described(self.preprocess))).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
@@ -235,7 +235,7 @@ class Backbone(nn.Module):
         return digest.hexdigest()
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Stay in eval mode, whatever a parent module asks for."""
+        """Stay in eval mode, whatever mode a parent module sets."""
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> "Backbone":
@@ -243,7 +243,7 @@ class Backbone(nn.Module):
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Backbone":
-        return self  # frozen: one instance serves every copy of a module
+        return self  # it is frozen: every copy of a module can use the same instance
 
     def forward(
         self,
@@ -256,7 +256,7 @@ class Backbone(nn.Module):
 
         Args:
             images: (N, 3, H, W), floats in `value_range` or uint8 in 0..255.
-            scaling: in place of the backbone's own (LPIPS v0.0 needs it).
+            scaling: replaces the backbone's own, as LPIPS v0.0 needs.
         """
         low, high = (0.0, 255.0) if images.dtype == torch.uint8 else value_range
         images = images.to(self._exact)
@@ -268,7 +268,7 @@ class Backbone(nn.Module):
             # ((x - low) / width - mean) / std in one pass
             factor = 1 / (std * width)
             images = torch.addcmul(-(mean * width + low) * factor, images, factor)
-        # to the same name: what came before need not be kept
+        # the same name again, so that the memory of the previous tensor is freed
         images = images.to(self._dtype, memory_format=self._memory_format)
         return self._listed(self.network(images))
 
@@ -287,7 +287,7 @@ class Backbone(nn.Module):
 
 
 def _described(function: Callable | None) -> str:
-    """Return what tells one function from another, the same in every process: a name, code and plain constants."""
+    """Return a text that distinguishes functions and is the same in every process: name, code and plain constants."""
     if function is None or isinstance(function, nn.Module):
         return repr(function)
     code = getattr(function, "__code__", None)

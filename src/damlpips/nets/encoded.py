@@ -16,12 +16,11 @@ class Encoded:
     Attributes:
         features: one (N, C_l, H_l, W_l) a layer.
         size: height and width of the images, in pixels.
-        origin: what made it; only a module with the same backbone, weights and scaling can use it.
-        seen: the images as the network saw them (N, 3, h, w), scaled down where they were large; in `value_range`, or
-            uint8.
-        value_range: of the images where they are floats.
-        adapted: whether `seen` holds the images in the adapted colours that DAMLPIPS compares, which it keeps of a
-            reference so that they are computed once.
+        origin: identifies what made it; only a module with the same backbone, weights and scaling can use it.
+        seen: the images that the network saw, (N, 3, h, w): scaled down if they were large, in `value_range` or uint8.
+        value_range: of the images if they are floats.
+        adapted: whether `seen` holds the adapted colours that DAMLPIPS compares; of a reference it keeps these, so that
+            they are computed once.
     """
 
     features: tuple[Tensor, ...]
@@ -32,7 +31,7 @@ class Encoded:
     adapted: bool = False
 
     def pixels(self, dtype: torch.dtype, part: slice = slice(None)) -> Tensor:
-        """Return the images, or some of them, as the network saw them, in [0, 1]."""
+        """Return the images that the network saw, or some of them, in [0, 1]."""
         low, high = (0.0, 255.0) if self.seen.dtype == torch.uint8 else self.value_range
         pixels = self.seen[part].to(dtype)
         return pixels if (low, high) == (0, 1) else (pixels - low) / (high - low)
@@ -49,20 +48,20 @@ class Encoded:
             raise TypeError(f"Encoded: expected a slice, as in encoded[2:3], got {type(index).__name__}")
         return self._each(lambda t: t[index])
 
-    def take(self, places: Tensor) -> "Encoded":
-        """Return the images at `places`, (K,) whole numbers, in this order; an image may be taken more than once."""
+    def take(self, indices: Tensor) -> "Encoded":
+        """Return the images with the indices (K,), in this order; an image may occur more than once."""
 
         def taken(t: Tensor) -> Tensor:
             if t.is_contiguous():
-                return t.index_select(0, places)
-            # kept as they lie in memory, channels last: it decides the order of sums, and so their last bits
-            return t.permute(0, 2, 3, 1).index_select(0, places).permute(0, 3, 1, 2)
+                return t.index_select(0, indices)
+            # stays channels last: the layout decides the order of sums, and so their last bits
+            return t.permute(0, 2, 3, 1).index_select(0, indices).permute(0, 3, 1, 2)
 
         return self._each(taken)
 
     @staticmethod
     def joined(parts: "Sequence[Encoded]") -> "Encoded":
-        """Return one batch of several, all of one module and one size."""
+        """Concatenate batches of one module and one size."""
         first = parts[0]
         if len(parts) == 1:
             return first
@@ -73,11 +72,11 @@ class Encoded:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a copy takes: of the feature maps and of the images as the network saw them."""
+        """The bytes of a copy: of the feature maps and of the images that the network saw."""
         return sum(t.numel() * t.element_size() for t in (*self.features, self.seen))
 
     def expand(self, n: int) -> "Encoded":
-        """Return one image standing in for `n` of it, without copying its maps."""
+        """Return one image repeated `n` times, without copying its maps."""
         if len(self) != 1:
             raise ValueError(f"Encoded: only one image can be expanded, got {len(self)}")
         return self._each(lambda t: t.expand(n, -1, -1, -1))
@@ -88,11 +87,11 @@ class Encoded:
         return self.features[0].device
 
     def copy(self) -> "Encoded":
-        """Return the same in memory of its own."""
+        """Return a copy that shares no memory with this one."""
         return self._each(Tensor.clone)
 
     def detach(self) -> "Encoded":
-        """Return the same without the graph."""
+        """Return the same, detached from the graph."""
         return self._each(Tensor.detach)
 
     def to(self, device: torch.device | str) -> "Encoded":

@@ -1,11 +1,11 @@
-"""The geometry of a network, found by watching what it does to an image: no table of strides and paddings to keep.
+"""The geometry of a network, found by watching it process an image, so that no table of strides has to be kept.
 
-Known are convolutions, poolings, and what works place by place. Anything else may look farther than a tile reaches, and
-is refused by name.
+Convolutions, poolings and steps that work place by place are known. Any other step may look beyond a tile, and is
+refused by name.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,11 +16,11 @@ from damlpips.nets.backbone import Backbone
 from damlpips.nets.table import BACKBONES
 from damlpips.ops.tiling import Axis, Step, Tiling, Window
 
-# The least sides of the image that a network is watched with. Unequal, so that rows are not taken for columns; and so
-# large that deep maps still have several places: one alone could be taken for a constant.
+# The least size of the image that a network is watched with. The sides differ, so that rows and columns cannot be
+# confused, and are long enough for several places in deep maps: a single one could be mistaken for a constant.
 PROBE = (96, 128)
 
-# Works on one number of each input at a time.
+# These functions compute each number from the numbers at the same place of their inputs.
 POINTWISE = frozenset(
     {"relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "celu", "gelu", "silu", "mish"}
     | {"sigmoid", "sigmoid_", "logsigmoid", "tanh", "tanh_", "softplus", "softsign", "hardtanh", "hardtanh_"}
@@ -33,29 +33,29 @@ POINTWISE = frozenset(
 )
 
 Windows = tuple[Window, Window]
-# Dimensions of a tensor that are its rows and its columns.
+# The dimensions of a tensor that are its rows and its columns.
 Places = tuple[int, int]
 
 
 class _Call(NamedTuple):
-    """What a step was given: its arguments, and where rows and columns are in those that come from the image."""
+    """The arguments of a step, and the dimensions of rows and columns in those that come from the image."""
 
     args: Sequence[Any]
     kwargs: dict[str, Any]
     places: Places
 
     def named(self, *names: str) -> dict[str, Any]:
-        """Return the arguments by name."""
+        """Return the arguments by their names."""
         return {**dict(zip(names, self.args, strict=False)), **self.kwargs}
 
 
 class _Farther(Exception):
-    """A step may see more than a window around each place."""
+    """A step may depend on more than a window around each place."""
 
 
 def _convolution(call: _Call) -> Windows:
     given = call.named("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    kernel, padding = tuple(given["weight"].shape[2:]), given.get("padding", 0)
+    kernel, padding = given["weight"].shape[2:], given.get("padding", 0)
     strides, dilations = _pair(given.get("stride", 1)), _pair(given.get("dilation", 1))
 
     def along(axis: int) -> Window:
@@ -69,17 +69,8 @@ def _convolution(call: _Call) -> Windows:
     return along(0), along(1)
 
 
-def _largest(call: _Call) -> Windows:
-    return _pooling(
-        call.named("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
-    )
-
-
-def _average(call: _Call) -> Windows:
-    return _pooling(call.named("input", "kernel_size", "stride", "padding", "ceil_mode"))
-
-
-def _pooling(given: dict[str, Any]) -> Windows:
+def _pooling(names: Sequence[str], call: _Call) -> Windows:
+    given = call.named(*names)
     kernel = _pair(given["kernel_size"])
     stride = _pair(given.get("stride") or kernel)
     padding, dilation = _pair(given.get("padding", 0)), _pair(given.get("dilation", 1))
@@ -95,7 +86,7 @@ def _padding(call: _Call) -> Windows:
     given = call.named("input", "pad", "mode", "value")
     pad = [*given["pad"], 0, 0, 0, 0]
     if given.get("mode", "constant") != "constant" or any(given["pad"][4:]):
-        raise _Farther  # mirrored and repeated pixels come from elsewhere
+        raise _Farther  # mirrored and repeated pixels come from farther away
     return Window(before=pad[2], after=pad[3]), Window(before=pad[0], after=pad[1])
 
 
@@ -110,14 +101,14 @@ def _joined(call: _Call) -> None:
 
 
 def _over_channels(call: _Call) -> None:
-    """A step over the last dimension, which must hold channels."""
+    """Check a step over the last dimension, which must be that of channels."""
     shape = call.named("input", "normalized_shape").get("normalized_shape", (0,))
     if call.args[0].ndim - 1 in call.places or (isinstance(shape, (list, tuple)) and len(shape) > 1):
         raise _Farther
 
 
 def _frozen(call: _Call) -> None:
-    """A step that is one for each number only where nothing is learned."""
+    """Check a step that works place by place except in training."""
     names = ("input", "running_mean", "running_var", "weight", "bias", "training")
     if call.named(*names).get("training", False):
         raise _Farther
@@ -127,11 +118,11 @@ def _nothing(call: _Call) -> None:
     pass
 
 
-# What a step's name says of it: its windows, or None where it works place by place.
+# From the name of a step to a function that returns its windows, or None if it works place by place.
 RULES: dict[str, Callable[[_Call], Windows | None]] = {
     "conv2d": _convolution,
-    "max_pool2d": _largest,
-    "avg_pool2d": _average,
+    "max_pool2d": partial(_pooling, ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")),
+    "avg_pool2d": partial(_pooling, ("input", "kernel_size", "stride", "padding", "ceil_mode")),
     "pad": _padding,
     "cat": _joined,
     "concat": _joined,
@@ -142,20 +133,20 @@ RULES: dict[str, Callable[[_Call], Windows | None]] = {
     "permute": _nothing,
     **dict.fromkeys(POINTWISE, _nothing),
 }
-# Of these every input has places of its own; others take weights.
-SHARED_PLACES = POINTWISE | {"cat", "concat"}
+# All tensors among the inputs of these are maps; the inputs of the others are a map and weights.
+JOINING = POINTWISE | {"cat", "concat"}
 
 
 class _Known(NamedTuple):
-    """A tensor that comes from the image: the step that made it, and where its rows and columns are."""
+    """A tensor that comes from the image: the step that made it, and the dimensions of its rows and columns."""
 
-    tensor: Tensor  # kept: the identity of one that is gone would be given to another
+    tensor: Tensor  # kept alive, since another tensor could get the id of one that was freed
     step: int
     places: Places
 
 
 class _Watch(TorchFunctionMode):
-    """Follow an image through a network and write down each step's windows, down and across."""
+    """Follow an image through a network, and record the windows of each step, down and across."""
 
     def __init__(self, image: Tensor) -> None:
         super().__init__()
@@ -168,14 +159,14 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         tensors = [value for value in _flat((args, kwargs.values())) if isinstance(value, Tensor)]
         sources = [self.known[id(t)] for t in tensors if id(t) in self.known]
-        # before the step: it may change its input in place
+        # before the step, which may change its input in place
         constants = [tuple(t.shape) for t in tensors if id(t) not in self.known]
         result = func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
-        # sizes, types and devices are no maps
+        # a step that returns only sizes, types or devices makes no map
         if sources and (name == "__setitem__" or any(isinstance(value, Tensor) for value in _flat((result,)))):
             try:
-                self._write_down(name, _Call(args, kwargs, sources[0].places), sources, constants, result)
+                self._record(name, _Call(args, kwargs, sources[0].places), sources, constants, result)
             except _Farther:
                 raise ValueError(
                     f"its step {name!r} is not known to see only a window around each place, as convolutions and"
@@ -183,7 +174,7 @@ class _Watch(TorchFunctionMode):
                 ) from None
         return result
 
-    def _write_down(
+    def _record(
         self, name: str, call: _Call, sources: list[_Known], constants: list[tuple[int, ...]], result: Any
     ) -> None:
         steps = tuple(dict.fromkeys(source.step for source in sources))
@@ -192,10 +183,10 @@ class _Watch(TorchFunctionMode):
             raise _Farther
         windows = rule(call)
         places = call.places
-        if windows is not None and (places != (2, 3) or len(sources) > 1):  # a kernel that comes from the image
+        if windows is not None and (places != (2, 3) or len(sources) > 1):  # the kernel, too, comes from the image
             raise _Farther
-        if name in SHARED_PLACES and any(_has_places(shape, places, result.ndim) for shape in constants):
-            raise _Farther  # what is added differs from place to place
+        if name in JOINING and any(_has_places(shape, places, result.ndim) for shape in constants):
+            raise _Farther  # a constant that differs between places
         if name == "permute":
             order = [dim % result.ndim for dim in _flat((call.args[1:], call.kwargs.values()))]
             places = (order.index(places[0]), order.index(places[1]))
@@ -206,7 +197,7 @@ class _Watch(TorchFunctionMode):
 
 
 def _flat(values: Any) -> Iterator[Any]:
-    """Yield values and those of the collections among them."""
+    """Yield the values, and those inside of lists, tuples and dicts' values."""
     for value in values:
         if isinstance(value, (list, tuple, type({}.values()))):
             yield from _flat(value)
@@ -215,17 +206,17 @@ def _flat(values: Any) -> Iterator[Any]:
 
 
 def _has_places(shape: tuple[int, ...], places: Places, ndim: int) -> bool:
-    """Return whether a tensor that is broadcast to `ndim` dimensions has more than one row or column."""
+    """Return whether a tensor, broadcast to `ndim` dimensions, has more than one row or column."""
     padded = (1,) * (ndim - len(shape)) + shape
     return any(padded[dim] != 1 for dim in places)
 
 
 def geometry(backbone: Backbone) -> tuple[Axis, Axis]:
-    """Return what a backbone's feature maps see of an image, down and across.
+    """Return which pixels the feature maps of a backbone depend on, down and across.
 
     Raises:
-        ValueError: it has a step that is not known to be local, joins maps of unequal strides, or returns a map that
-            was made outside of torch.
+        ValueError: it has a step that is not known to be local, combines maps of different strides, or returns a map
+            that was computed outside of torch.
     """
     height, width = (max(backbone.min_size, side) for side in PROBE)
     image = torch.zeros(1, 3, height, width, device=backbone.device)
@@ -251,22 +242,22 @@ def geometry(backbone: Backbone) -> tuple[Axis, Axis]:
 
 @lru_cache(maxsize=32)
 def named_geometry(name: str) -> tuple[Axis, Axis]:
-    """Return the geometry of a backbone of the table, which needs none of its weights.
+    """Return the geometry of a backbone of the table, for which its weights are not needed.
 
     Raises:
         ValueError: as `geometry`.
     """
-    # One zero for each tensor. On the device "meta" torch would first load what takes a second and 150 MB.
+    # Each tensor is one zero, expanded. With the device "meta", torch would first import what takes 1 s and 150 MB.
     state = {key: torch.zeros(()).expand(shape) for key, shape in BACKBONES[name].expected_keys().items()}
     return geometry(Backbone.from_table(name, state))
 
 
 def tiling_of(backbone: str | Backbone, tile: int, *, least: int) -> Tiling:
-    """Return how images are cut for a backbone, by name or as an object.
+    """Return how images are cut for a backbone, given by name or as an object.
 
     Args:
-        tile: about how many pixels of its own a tile has a side.
-        least: the fewest pixels a side that the network takes.
+        tile: about how many pixels of its own a tile has on each side.
+        least: the fewest pixels on each side that the network accepts.
 
     Raises:
         ValueError: the tile is smaller than its halo would be; or as `geometry`.

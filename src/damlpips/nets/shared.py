@@ -1,7 +1,7 @@
-"""One instance of every backbone in the process, whoever asks for it.
+"""One instance of each backbone per process.
 
-Modules and metrics that name the same backbone, weights, device and dtype hold the same object. It is freed with the
-last of them, and comes back from its name, not by value, when it is pickled or copied.
+Modules and metrics with the same backbone, weights, device and dtype hold the same object, which is freed with the last
+of them. It is pickled by its source, not by value.
 """
 
 import os
@@ -16,7 +16,7 @@ import torch
 from damlpips.checks import one_of
 from damlpips.nets import weights as weight_files
 from damlpips.nets.backbone import Backbone
-from damlpips.nets.table import BACKBONES
+from damlpips.nets.table import BACKBONES, BackboneSpec
 from damlpips.process import Lock
 
 _instances: WeakValueDictionary[Hashable, Backbone] = WeakValueDictionary()
@@ -24,7 +24,7 @@ _lock = Lock()
 
 
 class SharedBackbone(Backbone):
-    """A backbone of the table that others use too: it cannot be moved, and is pickled by its source."""
+    """A backbone of the table, which several modules may use: it cannot be moved, and is pickled by its source."""
 
     source: "Source"
 
@@ -39,7 +39,7 @@ class SharedBackbone(Backbone):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a module's backbone comes from: a row of the table with a weights file, or a user's own `Backbone`.
+    """Where a module's backbone comes from: a row of the table and perhaps a weights file, or a user's own `Backbone`.
 
     Raises:
         ValueError: a name that is not in the table.
@@ -52,7 +52,7 @@ class Source:
 
     @classmethod
     def of(cls, backbone: str | Backbone, weights: str | os.PathLike[str] | None) -> "Source":
-        """Check and name the source of a backbone."""
+        """Check the options `backbone` and `weights` of a module, and return the source that they name."""
         if isinstance(backbone, SharedBackbone):
             source: Source = backbone.source
             backbone, weights = source.backbone, weights or source.weights
@@ -74,32 +74,36 @@ class Source:
 
     @property
     def min_size(self) -> int:
-        """The least side in pixels."""
-        return (BACKBONES[self.backbone] if isinstance(self.backbone, str) else self.backbone).min_size
+        """The shortest side in pixels that the network accepts."""
+        return self._spec.min_size
 
     @property
     def pass_values(self) -> int:
-        """How many values of images a pass through the network on a CPU takes best."""
-        return (BACKBONES[self.backbone] if isinstance(self.backbone, str) else self.backbone).pass_values
+        """With how many image values a pass through the network on a CPU is fastest."""
+        return self._spec.pass_values
+
+    @property
+    def _spec(self) -> BackboneSpec | Backbone:
+        return BACKBONES[self.backbone] if isinstance(self.backbone, str) else self.backbone
 
     @property
     def is_here(self) -> bool:
-        """Whether the backbone can be had without a download."""
+        """Whether the backbone can be loaded without a download."""
         if isinstance(self.backbone, Backbone):
             return True
         return weight_files.find_backbone(self.backbone, self.weights) is not None
 
     def identity(self) -> str:
-        """Return a text that tells this source from others, the same in every process."""
+        """Return a text that identifies this source, the same in every process."""
         if isinstance(self.backbone, Backbone):
             return f"custom:{self.backbone.fingerprint()}"
         if self.weights is not None:
             return f"{self.backbone}:{weight_files.sha256(Path(self.weights))}"
-        # another release may carry other weights of this project's own; torchvision's stay what they are
+        # a later release may have other weights for nano; torchvision's never change
         return f"{self.backbone}:{weight_files.backbone_card(self.backbone).get('sha256', 'default')}"
 
     def get(self, device: torch.device, dtype: torch.dtype) -> Backbone:
-        """Return the one instance for this source, `device` and `dtype`, loaded if nobody holds it yet."""
+        """Return the one instance for this source, `device` and `dtype`; loaded if no module holds it yet."""
         if isinstance(self.backbone, Backbone):
             return self.backbone.replica(device, dtype)
         key = (self, device, dtype)

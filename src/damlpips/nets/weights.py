@@ -1,7 +1,7 @@
 """Find, verify and load weights: backbones from a folder, a cache or a download; LPIPS heads from `weights/`.
 
-Nothing here runs code from a file, or trusts it: see `checkpoints.py` for how files are read. Files of a known name are
-read only if they bear the known contents.
+No file is trusted, and none of its code runs: `checkpoints.py` reads it. A file with a published name must have the
+published contents.
 """
 
 import os
@@ -32,7 +32,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def weights_dir() -> Path:
-    """Return the folder with the cards and the heads: inside an installed package, or at the top of a checkout."""
+    """Return the folder with the cards and the heads: inside the installed package, or at the top of a checkout."""
     here = Path(__file__).resolve().parents[1]
     for folder in (here / "_weights", here.parents[1] / "weights"):
         if (folder / "cards.toml").is_file():
@@ -42,7 +42,7 @@ def weights_dir() -> Path:
 
 @lru_cache(maxsize=1)
 def cards() -> dict[str, Any]:
-    """Return `weights/cards.toml`: what is known about every weights file."""
+    """Return `weights/cards.toml`: what is known about each weights file."""
     return tomllib.loads((weights_dir() / "cards.toml").read_text(encoding="utf-8"))
 
 
@@ -53,7 +53,7 @@ def _file_name(card: Mapping[str, Any], field: str = "file") -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a value as an error message shows it: what a file holds may be very long."""
+    """Return a value as an error message quotes it, shortened: a file may hold very long ones."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 200
     short.maxtuple = 8
@@ -61,7 +61,7 @@ def _shown(value: object) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits; of a file that looks unchanged, from memory.
+    """Return the SHA-256 of a file as hexadecimal digits; computed once while the file looks unchanged.
 
     Raises:
         WeightsError: the file cannot be read.
@@ -78,10 +78,11 @@ def _sha256(path: str, _identity: tuple[int, ...]) -> str:
 
 
 def existing_file(path: str | os.PathLike[str], *, option: str) -> Path:
-    """Return `path` if it is a file of a kind that can be loaded.
+    """Return the resolved path of a file that can be loaded.
 
     Raises:
-        WeightsError: no such file, not a regular one, or neither `.safetensors` nor `.pth`.
+        WeightsError: there is no such file, it is not a regular file, or its suffix is neither `.safetensors` nor
+            `.pth`.
     """
     shown = f"{option}={str(path)!r}"
     try:
@@ -91,7 +92,7 @@ def existing_file(path: str | os.PathLike[str], *, option: str) -> Path:
         raise WeightsError(f"{shown}: no such file") from error
     except OSError as error:
         raise WeightsError(f"{shown}: {reason(error)}") from error
-    except (ValueError, RuntimeError) as error:  # a NUL; a home that is nobody's
+    except (ValueError, RuntimeError) as error:  # a NUL character, or the home of an unknown user
         raise WeightsError(f"{shown}: not a file name ({error})") from error
     if not stat.S_ISREG(mode):
         raise WeightsError(f"{shown}: is a folder, a pipe or a device, expected a .safetensors or .pth file")
@@ -107,11 +108,13 @@ def select_strictly(
     path: Path,
     ignored_prefixes: Iterable[str] = (),
 ) -> dict[str, Tensor]:
-    """Return the tensors of `state` that `expected` (name -> shape) asks for.
+    """Return the tensors of `state` that `expected` (name -> shape) lists.
+
+    Args:
+        ignored_prefixes: what the keys that are skipped begin with, such as those of a classifier on the features.
 
     Raises:
-        WeightsError: names the first key that is missing, unexpected, of another shape or not finite. Keys that begin
-            with one of `ignored_prefixes` (a classifier on top of the features) are passed over.
+        WeightsError: a key is missing, unexpected, of another shape or not finite; names the first one.
     """
     for name, shape in expected.items():
         if name not in state:
@@ -124,7 +127,7 @@ def select_strictly(
             raise WeightsError(f"{path}: unexpected key {_shown(name)}")
     for name in expected:
         _check_values(name, state[name], path)
-    # copies: the readers map the file, and tensors must not change with it
+    # copies, since the readers may map the file, and tensors must not change with it
     return {name: state[name].detach().clone(memory_format=torch.contiguous_format) for name in expected}
 
 
@@ -139,7 +142,7 @@ def _check_values(name: str, tensor: Tensor, path: Path) -> None:
 
 
 def _known_digests() -> dict[str, str]:
-    """Return the SHA-256, or the beginning of it, of every file of the cards that has one, by the file's name."""
+    """Return the SHA-256, or its first digits, of each file in the cards, by the file's name; empty if unknown."""
     heads = (card for versions in cards()["head"].values() for card in versions.values())
     digests = {_file_name(card): card["sha256"] for card in heads}
     for card in cards()["backbone"].values():
@@ -150,7 +153,7 @@ def _known_digests() -> dict[str, str]:
 
 
 def known_digest(path: Path) -> str:
-    """Return the SHA-256, or the beginning of it, that belongs to a file of this name; empty where none is known."""
+    """Return the published SHA-256, or the first digits of it, of a file with this name; empty if there is none."""
     return _known_digests().get(path.name, "")
 
 
@@ -162,7 +165,7 @@ def _verify(path: Path) -> bool:
     """
     if not (expected := known_digest(path)):
         return False
-    # hashed each time: what was once the right file may be another by now
+    # hashed each time, since the file may have been replaced
     if not (found := digest(path)).startswith(expected):
         raise WeightsError(
             f"{path}: SHA-256 is {found}, expected {expected}{'...' if len(expected) < 64 else ''} for a file of this"
@@ -174,7 +177,7 @@ def _verify(path: Path) -> bool:
 def _load(
     path: Path, expected: Mapping[str, tuple[int, ...]], ignored_prefixes: Iterable[str] = ()
 ) -> dict[str, Tensor]:
-    """Verify a file, then read it, then check what it holds."""
+    """Verify a file, then read it, then check its contents."""
     try:
         before = identity(path)
         tensors = read_tensors(path, known=_verify(path))
@@ -191,14 +194,14 @@ def _torch_hub_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _places(card: Mapping[str, Any]) -> list[Path]:
-    """Return the files that may hold a backbone's weights, in the order in which they are looked for."""
+def _candidates(card: Mapping[str, Any]) -> list[Path]:
+    """Return the files that may hold a backbone's weights, in the order in which they are tried."""
     if _is_embedded(card):
         return [weights_dir() / _file_name(card)]
-    places = []
+    found = []
     if folder := os.environ.get(ENVIRONMENT_VARIABLE):
-        places += [Path(folder).expanduser() / _file_name(card, field) for field in ("features_file", "file")]
-    return [*places, _torch_hub_folder() / _file_name(card)]
+        found += [Path(folder).expanduser() / _file_name(card, field) for field in ("features_file", "file")]
+    return [*found, _torch_hub_folder() / _file_name(card)]
 
 
 def _is_embedded(card: Mapping[str, Any]) -> bool:
@@ -212,24 +215,24 @@ def backbone_card(name: str) -> dict[str, Any]:
 
 
 def find_backbone(name: str, weights: str | os.PathLike[str] | None = None) -> Path | None:
-    """Return the file with a backbone's weights, or None where it would have to be downloaded.
+    """Return the file with a backbone's weights, or None if it would have to be downloaded.
 
-    Looked for in this order: `weights`, the folder `DAMLPIPS_WEIGHTS_DIR`, torch hub's cache; an embedded backbone's
-    in the package alone.
+    The first that exists of `weights`, the files in the folder `DAMLPIPS_WEIGHTS_DIR`, and torch hub's cache. The
+    weights of an embedded backbone are in the package.
     """
     if weights is not None:
         return existing_file(weights, option="weights")
-    return next((place for place in _places(backbone_card(name)) if _is_there(place)), None)
+    return next((path for path in _candidates(backbone_card(name)) if _exists(path)), None)
 
 
-def _is_there(place: Path) -> bool:
-    """Return whether anything is in a place: what is no readable file is an error later, not passed over."""
+def _exists(path: Path) -> bool:
+    """Return whether a path exists in any form: one that is not a readable file is an error later, never skipped."""
     try:
-        place.stat()
+        path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise WeightsError(f"{place}: {reason(error)}") from error
+        raise WeightsError(f"{path}: {reason(error)}") from error
     return True
 
 
@@ -239,10 +242,11 @@ def load_backbone(
     expected: Mapping[str, tuple[int, ...]],
     ignored_prefixes: Iterable[str] = (),
 ) -> dict[str, Tensor]:
-    """Return a backbone's state dict from the first place that has it; download it as a last resort.
+    """Return a backbone's state dict from the file that `find_backbone` finds, or from a download.
 
     Raises:
-        WeightsError: not found and not downloadable (says where it looked and what to do), damaged, or with other keys.
+        WeightsError: it is damaged, has other keys, or is neither found nor downloadable (says where it was looked for
+            and what to do).
     """
     card = backbone_card(name)
     path = find_backbone(name, weights) or _download(name, card)
@@ -252,12 +256,12 @@ def load_backbone(
 def _download(name: str, card: Mapping[str, Any]) -> Path:
     target = _torch_hub_folder() / _file_name(card)
     if _is_embedded(card):
-        raise WeightsError(f"{_places(card)[0]} is missing: install damlpips again")
+        raise WeightsError(f"{_candidates(card)[0]} is missing: install damlpips again")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(card["url"], str(target), hash_prefix=card["sha256_prefix"])
     except (URLError, OSError, RuntimeError) as error:
-        looked = "\n".join(f"  {place}" for place in _places(card))
+        looked = "\n".join(f"  {path}" for path in _candidates(card))
         unset = "" if os.environ.get(ENVIRONMENT_VARIABLE) else f" ({ENVIRONMENT_VARIABLE} is not set)"
         raise WeightsError(
             f"no weights for backbone {name!r} ({card['title']}). Looked for{unset}:\n{looked}\n"
@@ -272,17 +276,17 @@ def _download(name: str, card: Mapping[str, Any]) -> Path:
 
 
 def head_names() -> list[str]:
-    """Return the versions of LPIPS heads that this package carries, the newest first."""
+    """Return the versions of LPIPS heads in this package, the newest first."""
     return list(cards()["head"])
 
 
 def load_heads(heads: str, backbone: str, channels: tuple[int, ...]) -> list[Tensor]:
-    """Return the head of each layer, shape (C_l,), by version (`"v0.1"`, `"v0.0"`) or from a file in `lpips`'s layout.
+    """Return the head of each layer, (C_l,), of a version (`"v0.1"`, `"v0.0"`) or from a file in the format of `lpips`.
 
     Raises:
-        WeightsError: no such file, a damaged file, or other keys than `lin0.model.1.weight`, ... of the backbone's
-            channels.
-        ValueError: neither a version nor a path, or the version has no heads for this backbone.
+        WeightsError: the file is missing, damaged, or has other keys than `lin0.model.1.weight`, ... with the channels
+            of the backbone.
+        ValueError: `heads` is neither a version nor a path, or the version has no heads for this backbone.
     """
     if heads in cards()["head"]:
         version = cards()["head"][heads]

@@ -1,4 +1,4 @@
-"""Pure tensor functions: distances, colours, exact sums, and how they are computed fast. No network, no options.
+"""Pure functions: distances, colours, exact sums, tiles, and how to compute them fast. No networks, no options.
 
-Imports `checks` and `process` only. A new way to compare feature maps goes into `distance`, its fast form into `fused`.
+Imports `checks` alone. A new way to compare feature maps goes into `distance`, its fast form into `fused`.
 """

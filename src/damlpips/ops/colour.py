@@ -1,4 +1,4 @@
-"""The image itself as a layer to compare: perceptually even colours, adapted to the light."""
+"""The image itself as a layer to compare: perceptually uniform colours, adapted to the light."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ from torch import Tensor
 from damlpips.checks import is_optimised
 from damlpips.ops.execution import blocks, on_cpu
 
-# Linear sRGB to cone responses, and their roots to lightness, green-red and blue-yellow (B. Ottosson, "A perceptual
-# color space for image processing", 2020; public domain).
+# From linear sRGB to the responses of cones, and from their cube roots to lightness, green-red and blue-yellow
+# (B. Ottosson, "A perceptual color space for image processing", 2020; public domain).
 CONES = (
     (0.4122214708, 0.5363325363, 0.0514459929),
     (0.2119034982, 0.6806995451, 0.1073969566),
@@ -22,18 +22,18 @@ OPPONENTS = (
     (1.9779984951, -2.4285922050, 0.4505937099),
     (0.0259040371, 0.7827717662, -0.8086757660),
 )
-# Below it the cube root goes on as a straight line, as in CIELAB: its slope at black would be infinite.
+# Below it the cube root is continued as a straight line, as in CIELAB, since its slope at black would be infinite.
 TOE = (6 / 29) ** 3
-# sRGB is a straight line below it: where the line meets the curve. The standard rounds it to 0.04045, a step of 2e-9.
+# Below it sRGB is a straight line. The line meets the curve exactly here; the standard's 0.04045 leaves a step of 2e-9.
 DARK = 0.0404482362771082
-# How much of an even tint the eye takes for the light and forgives.
+# How much of a uniform tint the eye attributes to the light, and discounts.
 ADAPTATION = 0.75
-# The colours' mean squared deviation from their mean in photographs (0.039 in the mean over 494 of them).
+# The mean squared deviation of colours from their mean in photographs (0.039 on average over 494 of them).
 PHOTOGRAPH_ENERGY = 0.04
 
 
 class _Curve(NamedTuple):
-    """(x + shift)^exponent, from its value at the knee downwards a straight line."""
+    """(x + shift)^exponent above the knee, continued below it as a straight line."""
 
     knee: float
     shift: float
@@ -41,7 +41,7 @@ class _Curve(NamedTuple):
     slope: float
 
 
-# The curve of sRGB less its constant factor, which is left to the cones: LINEAR_FACTOR times it is linear sRGB.
+# The curve of sRGB without its constant factor, LINEAR_FACTOR, which is part of TO_CONES instead.
 LINEAR_FACTOR = (1 / 1.055) ** 2.4
 LINEAR = _Curve(DARK, 0.055, 2.4, slope=1 / 12.92 / LINEAR_FACTOR)
 ROOT = _Curve(TOE, 0.0, 1 / 3, slope=1 / (3 * TOE ** (2 / 3)))
@@ -49,24 +49,24 @@ TO_CONES = tuple(tuple(LINEAR_FACTOR * weight for weight in row) for row in CONE
 
 
 def oklab(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Bring sRGB images in [0, 1] to Oklab: lightness 0..1, green-red and blue-yellow within -0.4..0.4.
+    """Convert sRGB images in [0, 1] to Oklab: lightness 0..1, green-red and blue-yellow within -0.4..0.4.
 
-    Finite with finite slopes everywhere, also for values outside of [0, 1]. A graph keeps the images alone.
+    Finite with finite slopes everywhere, also outside of [0, 1]. A graph keeps nothing but the images.
     """
     return _Oklab.apply(x) if is_optimised(x) else _by_blocks(_oklab, x)
 
 
 def adapted_colours(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Return `adapted(oklab(x))`; without a graph in the memory of the result and little more."""
+    """Return `adapted(oklab(x))`; without a graph, this takes little more memory than the result."""
     colours = oklab(x)
     if is_optimised(x) or not on_cpu(x):
         return adapted(colours)
-    # the operations of `adapted`: a score of equal images is zero to the bit also where one of them has a graph
+    # the operations of `adapted`, so that equal images score exactly zero even where only one of them has a graph
     return colours.sub_(colours.mean((2, 3), keepdim=True), alpha=ADAPTATION)
 
 
 class _Oklab(torch.autograd.Function):
-    """`oklab`, whose backward pass takes its steps again: to keep them takes ten times the images' memory."""
+    """`oklab`, recomputed in the backward pass: its intermediate results take ten times the memory of the images."""
 
     generate_vmap_rule = True
 
@@ -95,7 +95,7 @@ def _by_blocks(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
 
 def _oklab(x: Tensor, out: Tensor | None = None) -> Tensor:
     cones = _mixed(_value(x, LINEAR), TO_CONES)
-    return _mixed(_value(cones, ROOT, spent=True), OPPONENTS, out)
+    return _mixed(_value(cones, ROOT, overwrite=True), OPPONENTS, out)
 
 
 def _oklab_backward(x: Tensor, gradient: Tensor, out: Tensor | None = None) -> Tensor:
@@ -105,12 +105,12 @@ def _oklab_backward(x: Tensor, gradient: Tensor, out: Tensor | None = None) -> T
     return torch.mul(of_linear, _slope(x, LINEAR), out=out)
 
 
-def _value(x: Tensor, curve: _Curve, *, spent: bool = False) -> Tensor:
-    """Return the curve's values; what is spent is nobody's any more, and gives its memory to the result."""
+def _value(x: Tensor, curve: _Curve, *, overwrite: bool = False) -> Tensor:
+    """Return the curve's values; with `overwrite`, the memory of x may be reused for them."""
     line = x.clamp(max=curve.knee).sub_(curve.knee)
     if is_optimised(x) or not on_cpu(x):
         return torch.add(_power(x, curve, curve.exponent), line, alpha=curve.slope)
-    power = _power(x, curve, curve.exponent, out=x if spent else None)
+    power = _power(x, curve, curve.exponent, out=x if overwrite else None)
     return power.add_(line, alpha=curve.slope)
 
 
@@ -118,23 +118,23 @@ def _slope(x: Tensor, curve: _Curve) -> Tensor:
     slope = _power(x, curve, curve.exponent - 1)
     if is_optimised(x) or not on_cpu(x):
         return torch.where(x > curve.knee, slope * curve.exponent, curve.slope)
-    # on a CPU a choice by booleans takes ten times as long
+    # on a CPU, `torch.where` takes ten times as long
     on_line = torch.le(x, curve.knee, out=torch.empty_like(x))
     at_knee = curve.exponent * (curve.knee + curve.shift) ** (curve.exponent - 1)
     return slope.mul_(curve.exponent).add_(on_line, alpha=curve.slope - at_knee)
 
 
 def _power(x: Tensor, curve: _Curve, exponent: float, out: Tensor | None = None) -> Tensor:
-    """Return (x + shift)^exponent above the knee, and its value there below."""
+    """Return (x + shift)^exponent above the knee, and below it the value at the knee."""
     x = x.clamp(min=curve.knee) if out is None else torch.clamp(x, min=curve.knee, out=out)
-    # on a CPU in half the time of log and exp, and in a quarter of that of `**`
-    if is_optimised(x):  # second derivatives
+    # on a CPU, log2 and exp2 take half the time of log and exp, and a quarter of the time of `**`
+    if is_optimised(x):  # for second derivatives
         return ((x + curve.shift).log2() * exponent).exp2()
     return x.add_(curve.shift).log2_().mul_(exponent).exp2_()
 
 
 def _mixed(x: Tensor, matrix: Sequence[Sequence[float]], out: Tensor | None = None) -> Tensor:
-    """Return a matrix times the colours; spelled out: autocast would run a matrix product in half precision."""
+    """Return a matrix times the colours, written out, since autocast would run a matrix product in half precision."""
     first, second, third = x.unbind(1)
     if is_optimised(x) or not on_cpu(x):
         rows = [torch.add(torch.add(first * a, second, alpha=b), third, alpha=c) for a, b, c in matrix]
@@ -146,10 +146,10 @@ def _mixed(x: Tensor, matrix: Sequence[Sequence[float]], out: Tensor | None = No
 
 
 def adapted(x: Float[Tensor, "n 3 h w"], tint: Float[Tensor, "n 3"] | None = None) -> Float[Tensor, "n 3 h w"]:
-    """Take three quarters of each image's mean colour off: an even tint counts little, an uneven one in full.
+    """Subtract three quarters of each image's mean colour: a uniform tint counts little, any other in full.
 
     Args:
-        tint: the mean colour, where `x` is a part of the image.
+        tint: the mean colour of the image, if `x` is only a part of it.
     """
     tint = x.mean((2, 3), keepdim=True) if tint is None else tint[:, :, None, None]
     return torch.sub(x, tint, alpha=ADAPTATION)

@@ -1,7 +1,7 @@
-"""Pure functions on feature maps: normalise, weigh, compare, pool, fuse.
+"""Pure functions on feature maps (N, C, H, W): normalise, weigh, compare, pool, fuse.
 
-Feature maps come in whatever precision the backbone ran in; every function works in float32 or above, so that the sum
-of squares of half-precision features cannot overflow.
+A place p is a row and a column of a map. Whatever precision the backbone ran in, every function computes in float32 or
+above, so that the sum of squares of half-precision features cannot overflow.
 """
 
 import math
@@ -13,23 +13,23 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-# Published LPIPS scores depend on it: added to the norm, outside the root.
+# Added to the norm, outside the root, as in published LPIPS scores.
 NORM_EPS = 1e-10
-# DAMLPIPS: keeps a layer without energy at weight one instead of 0/0. Features of a visible pattern have energies
-# many orders above it.
+# DAMLPIPS: gives a layer without energy weights of one instead of 0/0. The features of any visible pattern have
+# energies many orders of magnitude above it.
 ENERGY_EPS = 1e-10
-# DAMLPIPS: the weight of a channel grows as its energy falls, down to a thousandth of the layer's mean.
+# DAMLPIPS: the weight of a channel grows as its energy falls, but no further below a thousandth of the layer's mean.
 CHANNEL_FLOOR = 1e-3
-# DAMLPIPS: where the fusion turns from linear to logarithmic, d = 1/20.
+# DAMLPIPS: the fusion turns from linear to logarithmic near d = 1/20.
 FUSION_GAIN = 20.0
-# DAMLPIPS: between 1, the mean of a map, and infinity, its maximum. Of squared differences: the exponent 4 of
-# differences that vision is modelled with (Watson, SPIE 1913, 1993).
+# DAMLPIPS: 1 would be the mean of a map, infinity its maximum. Applied to squared differences, 2 is the exponent 4 of
+# models of vision (Watson, SPIE 1913, 1993).
 PEAK_POWER = 2.0
-# DAMLPIPS: how much the statistics of a layer count beside its places.
+# DAMLPIPS: the weight of a layer's statistics; the rest is that of its places.
 TEXTURE_SHARE = 0.2
-# DAMLPIPS: how much the image itself counts beside the network.
+# DAMLPIPS: the weight of the image itself; the rest is the network's.
 IMAGE_SHARE = 0.5
-# DAMLPIPS: the least variance of a channel, as a share of its power; float32 rounds at a tenth of it.
+# DAMLPIPS: the least variance of a channel, relative to its power: ten times the rounding error of float32.
 SPREAD_FLOOR = 1e-6
 
 
@@ -41,40 +41,40 @@ def working(a: Tensor) -> Tensor:
 def unit(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """Divide the features at each place by their norm over channels: a / (|a| + 1e-10).
 
-    Where all channels are zero the result is zero, and so is its gradient's influence: the denominator is replaced by
-    one there, since the root has no derivative at zero and 1/eps = 1e10 would be one in name only.
+    Where all channels are zero, the result is zero and the divisor is one: the root has no derivative at zero, and a
+    factor of 1 / 1e-10 would make gradients useless.
     """
     a = working(a)
     return a / divisor(a.square().sum(1, keepdim=True))
 
 
 def divisor(energy: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Return what `unit` divides the features of a place by, from the sum of their squares."""
+    """Return the number by which `unit` divides the features at each place, from the sum of their squares."""
     dead = energy == 0
     norm = torch.where(dead, 1.0, energy).sqrt()
     return torch.where(dead, 1.0, norm + NORM_EPS)
 
 
 def in_place(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Return the features as they are: place is compared with place."""
+    """Return the features as they are: each place is compared with the same place."""
     return a
 
 
 def averaged(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 1 1"]:
-    """Average each channel over places."""
+    """Average each channel over places: mean is compared with mean."""
     return working(a).mean((2, 3), keepdim=True)
 
 
 def ranked(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c p 1"]:
-    """Sort each channel over places, the lowest first, so that rank is compared with rank."""
-    # stable: which of equal features, such as a rectifier's zeros, gets a rank's gradient is the same on every device
-    # in float32: not every device sorts half precision
+    """Sort each channel over places, the lowest first: rank is compared with rank."""
+    # stable, so that equal features, such as a rectifier's zeros, get the same gradients on every device;
+    # in float32, since not every device sorts half precision
     return working(a).flatten(2).sort(dim=2, stable=True).values[..., None]
 
 
 Arrangement = Callable[[Tensor], Tensor]
 
-# What is compared, by the names of arXiv 2207.02512. Each part is a distance of its own; the parts are added.
+# What is compared, by the names of arXiv 2207.02512. The distances of several arrangements are added.
 COMPARISONS: dict[str, tuple[Arrangement, ...]] = {
     "spatial": (in_place,),
     "mean": (averaged,),
@@ -94,7 +94,7 @@ def lpips_map(
 ) -> Float[Tensor, "n 1 p q"]:
     """Compare two feature maps place by place: sum_c w_c (a^_c - b^_c)^2, with w = 1 where `head` is None.
 
-    a^ = unit(arrange(a)), or arrange(a) without `channel_norm`: what is averaged or sorted are raw activations.
+    a^ = unit(arrange(a)), or arrange(a) without `channel_norm`: normalisation follows averaging or sorting.
     """
     scale = unit if channel_norm else working
     difference = (scale(arrange(a)) - scale(arrange(b))).square()
@@ -109,16 +109,16 @@ def pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
 
 
 def upsample(d: Float[Tensor, "n 1 h w"], size: tuple[int, int]) -> Float[Tensor, "n 1 H W"]:
-    """Bring a map to the size of the image, bilinearly, corners not aligned."""
+    """Resize a map to the size of the image, bilinearly, corners not aligned."""
     return F.interpolate(d, size=size, mode="bilinear", align_corners=False)
 
 
 class Statistics(NamedTuple):
-    """What is asked of a feature map more than once: squares computed once cost half in training.
+    """Sums over a feature map that several functions need; sharing its squares halves their cost in training.
 
     Attributes:
-        energy: the sum of squares over channels, (N, 1, H, W).
-        mean, power: of each channel, the mean and the mean square over places, (N, C).
+        energy: the sum of squares over channels at each place, (N, 1, H, W).
+        mean, power: the mean and the mean square over places of each channel, (N, C).
     """
 
     energy: Tensor
@@ -127,7 +127,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(a: Float[Tensor, "n c h w"]) -> Statistics:
-    """Return the energy of each place, and the mean and the power of each channel."""
+    """Return the energy at each place, and the mean and the power of each channel."""
     a = working(a)
     square = a.square()
     return Statistics(square.sum(1, keepdim=True), a.mean((2, 3)), square.mean((2, 3)))
@@ -136,14 +136,14 @@ def statistics(a: Float[Tensor, "n c h w"]) -> Statistics:
 def adaptive_weights(
     a: Statistics, b: Statistics, rho: float, gamma: float
 ) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c"]]:
-    """Return DAMLPIPS's weights of each place and of each channel.
+    """Return the weights that DAMLPIPS gives to each place and to each channel.
 
     With q = (a^2 + b^2) / 2, e_p its sum over channels, E the mean of e over places, E_c the mean of q_c over places
     and m the mean of E_c over channels:
 
-    place: 1 / (rho e_p + (1 - rho) E + eps). `rho` is the share of the place itself in its normalisation pool, the rest
-    is the whole image.
-    channel: (m / (E_c + 0.001 m))^gamma. A channel that fires for everything counts less.
+    place: 1 / (rho e_p + (1 - rho) E + eps): normalised by the energy at the place itself, with the share `rho`, and by
+    that of the whole image.
+    channel: (m / (E_c + 0.001 m))^gamma. A channel that responds to everything counts less.
     """
     by_place, by_channel = (a.energy + b.energy) / 2, (a.power + b.power) / 2
     everywhere = by_channel.sum(1)[:, None, None, None]
@@ -154,7 +154,7 @@ def adaptive_weights(
 
 
 def fixed_weights(a: Statistics, energy: float) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c"]]:
-    """Return the same weights of every place and channel: 1 / energy, and 1."""
+    """Return the weights 1 / energy for every place and 1 for every channel."""
     one = torch.ones((), device=a.mean.device, dtype=a.mean.dtype)
     return (one / energy).expand(a.energy.shape), one.expand(a.mean.shape)
 
@@ -165,7 +165,7 @@ def adaptive_map(
     place: Float[Tensor, "n 1 h w"],
     channel: Float[Tensor, "n c"] | None,
 ) -> Float[Tensor, "n 1 h w"]:
-    """Compare two feature maps with weights of place and channel: s_p sum_c g_c (a_c - b_c)^2; g = 1 where None."""
+    """Compare two feature maps, s_p sum_c g_c (a_c - b_c)^2, with weights s of places and g of channels (None: 1)."""
     difference = (working(a) - working(b)).square()
     if channel is not None:
         difference = difference * channel[:, :, None, None]
@@ -173,25 +173,25 @@ def adaptive_map(
 
 
 def peak_map(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Return d^2 in units of the map's maximum: each place's share in `peak_pool`; zero where the map is zero."""
+    """Return (d / max d)^2: what each place contributes to `peak_pool`; zero where the whole map is zero."""
     return _shares(d, _highest(d))
 
 
 def peak_pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
-    """Pool a map over its places with Minkowski's mean, (mean_p d_p^2)^(1/2): a strong spot counts more.
+    """Pool a map over its places with Minkowski's mean, (mean_p d_p^2)^(1/2), in which strong differences count more.
 
     It lies between the mean and the maximum. Where the map is zero everywhere, so are its value and its gradient.
     """
     highest = _highest(d)
-    # the root has no derivative at 0; one place of many at the maximum is far above the least positive number
+    # the root has no derivative at 0; the clamp changes no other mean, since one place has the value 1
     mean = pool(_shares(d, highest)).clamp(min=_least(d))
     return highest.flatten() * mean.pow(1 / PEAK_POWER)
 
 
 def peak_weight(d: Float[Tensor, "n 1 h w"], pooled: Float[Tensor, " n"]) -> Float[Tensor, "n 1 h w"]:
-    """Return w with mean_p w_p d_p = pooled = peak_pool(d): d_p / pooled, and 1 where the map is zero everywhere.
+    """Return w with mean_p w_p d_p = pooled = peak_pool(d): d_p / pooled, or 1 where the map is zero everywhere.
 
-    A places-th of it is the derivative of `peak_pool`.
+    Divided by the number of places, it is the derivative of `peak_pool`.
     """
     pooled = pooled[:, None, None, None]
     safe = torch.where(pooled > 0, pooled, 1.0)
@@ -203,25 +203,25 @@ def _shares(d: Float[Tensor, "n 1 h w"], highest: Float[Tensor, "n 1 1 1"]) -> F
 
 
 def _highest(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 1 1"]:
-    """Return the maximum of each map, never zero; as a unit, so that powers of faint maps do not underflow."""
+    """Return the maximum of each map, never zero: relative to it, powers of small numbers do not underflow."""
     return d.detach().amax((1, 2, 3), keepdim=True).clamp(min=_least(d))
 
 
 def _least(d: Tensor) -> float:
-    """Return the least positive number of full precision; the product with the root of another is zero."""
+    """Return the least positive number of full precision."""
     return torch.finfo(d.dtype).tiny
 
 
 def texture_distance(
     a: Statistics, b: Statistics, place: Float[Tensor, "n 1 h w"], channel: Float[Tensor, "n c"]
 ) -> Float[Tensor, " n"]:
-    """Compare what is left of two feature maps when places are forgotten, the mean and spread of each channel.
+    """Compare the mean and the spread of each channel over places, wherever in the image its features are.
 
     ::
 
         s sum_c g_c [ (mean_p a_c - mean_p b_c)^2 + (std_p a_c - std_p b_c)^2 ],   1 / s = mean_p 1 / s_p
 
-    The bracket is the squared 2-Wasserstein distance of two normal distributions with these means and spreads.
+    The bracket is the squared 2-Wasserstein distance between two normal distributions with these means and spreads.
     """
     return (texture_differences(a, b) * channel).sum(1) / place.reciprocal().mean((1, 2, 3))
 
@@ -234,13 +234,13 @@ def texture_differences(a: Statistics, b: Statistics) -> Float[Tensor, "n c"]:
 
 
 def spread(mean: Float[Tensor, "*n c"], power: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
-    """Return the standard deviation of each channel over places, a thousandth of its root mean square at the least."""
-    # the root has no derivative at 0; and below a millionth of the power the difference of the two is rounding
+    """Return the standard deviation of each channel over places, at least a thousandth of its root mean square."""
+    # the root has no derivative at 0, and a difference below a millionth of the power is mostly rounding error
     return ((power - mean.square()).clamp(min=0) + SPREAD_FLOOR * power + ENERGY_EPS**2).sqrt()
 
 
 class Adaptive(NamedTuple):
-    """Weights that a pair gives itself, see `adaptive_weights`."""
+    """Weights that depend on the pair, see `adaptive_weights`."""
 
     rho: float
     gamma: float
@@ -251,7 +251,7 @@ class Adaptive(NamedTuple):
 
 
 class Fixed(NamedTuple):
-    """Weights that every pair has, see `fixed_weights`."""
+    """Weights that are the same for every pair, see `fixed_weights`."""
 
     energy: float
 
@@ -261,7 +261,7 @@ class Fixed(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """How two feature maps of one layer compare: weights, the map of distances, and both distances pooled from it."""
+    """The comparison of two feature maps of one layer: weights, the map of distances, and the two pooled distances."""
 
     place: Tensor
     channel: Tensor
@@ -279,7 +279,7 @@ def compare(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], weighing: 
 
 
 def share(d: Tensor) -> Tensor:
-    """Return log(1 + 20 d) / log(21): 1 where d = 1, compressed above, so that nothing shouts."""
+    """Return log(1 + 20 d) / log(21): 1 where d = 1, compressed above, so that no layer drowns out the others."""
     return torch.log1p(FUSION_GAIN * d) / math.log1p(FUSION_GAIN)
 
 
@@ -297,8 +297,8 @@ def fuse(structure: Float[Tensor, "n l"], texture: Float[Tensor, "n l"]) -> Floa
 
 
 def fusion_weight(structure: Float[Tensor, "n l"], added: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
-    """Return added / structure, the weight that fusion gave to each layer's distance; near 0 its limit there."""
-    tiny = structure < 1e-8  # below it log(1 + 20 d) / d is 20 to float32's precision
+    """Return added / structure, the weight that fusion gave to each layer's distance, or its limit near 0."""
+    tiny = structure < 1e-8  # where log(1 + 20 d) / d is 20 in float32
     slope = fuse(torch.full_like(structure, 1e-8), torch.zeros_like(structure)) / 1e-8
     return torch.where(tiny, slope, added / torch.where(tiny, 1.0, structure))
 

@@ -1,4 +1,4 @@
-"""How a computation is carried out: in blocks that a CPU cache holds, or with one order of every sum."""
+"""How a computation is carried out: in blocks that fit a CPU's caches, or with every sum in one fixed order."""
 
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
@@ -6,15 +6,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-# Values of a block for each thread, a mebibyte in float32: a core's caches hold two or three, and a call to a block
-# takes longer than the calling.
+# Values per thread in a block: 1 MiB in float32, so that a core's caches hold two or three such blocks, and working on
+# one takes much longer than calling the functions that do it.
 BLOCK = 1 << 18
 
+# Images, channels and rows of feature maps (N, C, H, W).
+Block = tuple[slice, slice, slice]
 
-Place = tuple[slice, slice, slice]
-
-
-EVERYWHERE: Place = (slice(None), slice(None), slice(None))
+WHOLE: Block = (slice(None), slice(None), slice(None))
 
 
 def exact_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -22,12 +21,12 @@ def exact_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def blocks(a: Tensor) -> Iterator[Place]:
-    """Yield where the blocks of maps (N, C, H, W) are: whole images, or rows of one; elsewhere than on a CPU all."""
+def blocks(a: Tensor) -> Iterator[Block]:
+    """Yield the blocks of maps (N, C, H, W): whole images, or rows of one image; off the CPU a single block of all."""
     n, c, h, w = a.shape
     most = BLOCK * torch.get_num_threads()
     if not on_cpu(a) or a.numel() <= most:
-        yield EVERYWHERE
+        yield WHOLE
     elif images_of(a) > 0:
         yield from ((part, slice(None), slice(None)) for part in batches(a, images_of(a)))
     else:
@@ -36,26 +35,27 @@ def blocks(a: Tensor) -> Iterator[Place]:
 
 
 def images_of(a: Tensor) -> int:
-    """Return how many images' maps make a block, 0 if not even one's."""
+    """Return how many images' maps make a block: 0 if those of one image are larger."""
     return BLOCK * torch.get_num_threads() // a[0].numel()
 
 
 def batches(a: Sized, count: int) -> Iterator[slice]:
-    """Yield where `count` images after the other lie in a batch."""
+    """Yield slices that cut a batch into parts of `count` images; the last may be shorter."""
     yield from (slice(k, k + count) for k in range(0, len(a), count))
 
 
 def on_cpu(a: Tensor) -> bool:
-    """Whether a CPU computes with a tensor now, step by step."""
+    """Return whether a tensor is on the CPU and its operations run now, rather than being compiled or traced."""
     return a.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 @contextmanager
 def deterministic_sums(device: torch.device) -> Iterator[None]:
-    """Run what is inside with one order of every sum: one thread on the CPU, cuDNN's deterministic kernels on CUDA.
+    """Compute every sum in one fixed order: with one thread on the CPU, with cuDNN's deterministic kernels on CUDA.
 
-    Sums are split among threads, and cuDNN's choice by benchmark depends on what else runs. The number of threads is
-    that of the calling thread alone, and comes back afterwards, as do cuDNN's settings.
+    Otherwise the order depends on how a sum is split among threads, and on the kernel that cuDNN's benchmark picks,
+    which depends on what else is running. Both settings are restored afterwards; the number of threads is set for the
+    calling thread alone.
     """
     if device.type == "cpu":
         threads = torch.get_num_threads()

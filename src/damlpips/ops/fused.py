@@ -1,8 +1,8 @@
-"""What a layer adds to a score, in few passes over its features; the graph keeps the features, hardly anything else.
+"""The distance of one layer, with few reads of its features and little memory: the graph keeps hardly more than them.
 
-The equations are those of `distance`, whose plain functions keep a chain of maps as large as the features. Here the
-gradients are worked out by hand, and so not from what was kept. The plain functions remain where somebody looks into
-them: the compiler, which joins their steps itself, forward mode, `torch.func`, and gradients of gradients.
+The equations are those of `distance`. Differentiated by autograd, its plain functions would keep several tensors as
+large as the features; the gradients here are derived by hand instead. The plain functions are used where each operation
+must be seen: by the compiler, which fuses them itself, in forward mode, in `torch.func`, and for second derivatives.
 """
 
 import os
@@ -21,7 +21,7 @@ from damlpips.ops import blockwise, distance
 from damlpips.ops.blockwise import Gradients
 from damlpips.ops.distance import Adaptive, Fixed
 
-# An environment variable: "off" keeps Triton's kernels out, on CUDA devices too, where one wants to compare.
+# An environment variable: "off" computes without Triton's kernels, for comparison.
 SWITCH = "DAMLPIPS_KERNELS"
 
 
@@ -39,31 +39,31 @@ def lpips_head(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
 
     Args:
         a, b: feature maps, (N, C, H, W).
-        head: the weights w of the channels (C,), which get no gradient here; None for 1.
+        head: the weights w of the channels (C,); None for 1.
 
     Returns:
-        (N,), float32, or float64 where features are.
+        (N,), float64 if the features are, else float32.
     """
-    if _looked_into(a, b) or (head is not None and head.requires_grad):
+    if _must_be_plain(a, b) or (head is not None and head.requires_grad):
         return _plain_lpips(a, b, head)
     head = None if head is None else head.to(torch.promote_types(a.dtype, torch.float32))
     return _Lpips.apply(*_kept(a, b), head) if any(map(is_optimised, (a, b))) else _Lpips.forward(a, b, head)
 
 
 def adaptive_head(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Distances:
-    """Return the distances of structure and of texture of a layer of DAMLPIPS.
+    """Return the distances in structure and in texture of a layer of DAMLPIPS.
 
-    Equal to those of `distance.compare(a, b, weighing)`. Two passes over the features: the weights need sums over all
-    places before the first can be compared; and two for the gradients.
+    Equal to those of `distance.compare(a, b, weighing)`. The features are read twice, since the weights need sums over
+    all places before the first can be compared, and twice again for the gradients.
 
     Args:
         a, b: feature maps, (N, C, H, W).
         weighing: where the weights of places and channels come from.
 
     Returns:
-        structure and texture, (N,) each, float32, or float64 where features are.
+        structure and texture, (N,) each, float64 if the features are, else float32.
     """
-    if _looked_into(a, b):
+    if _must_be_plain(a, b):
         return Distances(*_plain_distances(a, b, weighing))
     found = (
         _Distances.apply(*_kept(a, b), weighing)
@@ -73,18 +73,18 @@ def adaptive_head(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Distances
     return Distances(*found[:2])
 
 
-def _looked_into(*features: Tensor) -> bool:
-    """Whether operations are recorded one by one, so that they should be the plain ones."""
+def _must_be_plain(*features: Tensor) -> bool:
+    """Return whether something follows each operation: a compiler, a tracer, `torch.func` or forward mode."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined]
-        or any(_is_mapped(x) or forward_ad.unpack_dual(x).tangent is not None for x in features)
+        or any(_is_transformed(x) or forward_ad.unpack_dual(x).tangent is not None for x in features)
     )
 
 
-def _is_mapped(x: Tensor) -> bool:
-    """Whether a tensor is one of many that are computed with at once, or else within a transform of `torch.func`."""
-    try:  # what stands for them has no memory of its own
+def _is_transformed(x: Tensor) -> bool:
+    """Return whether a tensor is inside a transform of `torch.func`, such as `vmap`."""
+    try:  # the wrapper that stands for it there has no memory of its own
         x.untyped_storage()
     except (RuntimeError, NotImplementedError):
         return True
@@ -92,12 +92,12 @@ def _is_mapped(x: Tensor) -> bool:
 
 
 def _kept(*features: Tensor) -> Sequence[Tensor]:
-    """Return features that a graph can keep: those that were made in inference mode are copied."""
+    """Return the features, with copies of those made in inference mode, which a graph cannot keep."""
     return [x.clone() if x.is_inference() else x for x in features]
 
 
-def _passes(a: Tensor, b: Tensor) -> ModuleType:
-    """Return the module whose passes suit a pair of feature maps: `triton_kernels` or `blockwise`."""
+def _implementation(a: Tensor, b: Tensor) -> ModuleType:
+    """Return the module that computes with a pair of feature maps: `triton_kernels` or `blockwise`."""
     if a.device.type != "cuda" or os.environ.get(SWITCH) == "off":
         return blockwise
     kernels = _kernels(a.device)
@@ -106,14 +106,14 @@ def _passes(a: Tensor, b: Tensor) -> ModuleType:
 
 @cache
 def _kernels(device: torch.device) -> ModuleType | None:
-    """Return `damlpips.ops.triton_kernels` where Triton is installed and runs, which is tried out once."""
+    """Return `damlpips.ops.triton_kernels` if Triton is installed and works on the device; tried once per device."""
     try:
         from damlpips.ops import triton_kernels
 
         triton_kernels.probe(device)
     except ImportError:
         return None
-    except Exception as error:  # a compiler, a driver or a device that Triton cannot do with
+    except Exception as error:  # Triton cannot use the compiler, the driver or the device
         warnings.warn(
             f"Triton cannot run its kernels on {device} ({type(error).__name__}: {error}): scores are computed without"
             f" them, which takes more time and memory; {SWITCH}=off does so without this warning",
@@ -136,23 +136,23 @@ def _plain_distances(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> tuple[
 def _plain_gradients(
     function: Callable[..., Any], a: Tensor, b: Tensor, gradients: tuple[Tensor, ...], needed: Sequence[bool]
 ) -> Sequence[Tensor]:
-    """Differentiate a plain function so that the gradients can be differentiated, too."""
+    """Return gradients of a plain function that can be differentiated again."""
     with torch.enable_grad():
-        # where one was made from the other, the way through it is not this function's
+        # views: where b was computed from a, the gradient of a must not include the path through b
         features = [x.view_as(x) for x in (a, b)]
         wanted = [x for x, want in zip(features, needed, strict=True) if want]
         return torch.autograd.grad(function(*features), wanted, gradients, create_graph=True)
 
 
-def _is_plain(gradient: Tensor) -> bool:
-    """Whether gradients should come from the plain functions: they are to be differentiated, or one of many at once."""
-    return torch.is_grad_enabled() or _is_mapped(gradient)
+def _needs_plain_gradients(gradient: Tensor) -> bool:
+    """Return whether the gradients will be differentiated again, or are inside a transform of `torch.func`."""
+    return torch.is_grad_enabled() or _is_transformed(gradient)
 
 
 class _Lpips(torch.autograd.Function):
     @staticmethod
     def forward(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
-        return _passes(a, b).lpips(a, b, head)
+        return _implementation(a, b).lpips(a, b, head)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -164,17 +164,17 @@ class _Lpips(torch.autograd.Function):
         a, b = ctx.saved_tensors
         head = ctx.head
         needed = ctx.needs_input_grad[:2]
-        if _is_plain(gradient):
+        if _needs_plain_gradients(gradient):
             found = _plain_gradients(partial(_plain_lpips, head=head), a, b, (gradient,), needed)
         else:
-            found = _passes(a, b).lpips_gradients(a, b, head, gradient, needed)
+            found = _implementation(a, b).lpips_gradients(a, b, head, gradient, needed)
         return *_in_place_of(found, needed), None
 
 
 class _Distances(torch.autograd.Function):
     @staticmethod
     def forward(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> tuple[Tensor, ...]:
-        run = _passes(a, b)
+        run = _implementation(a, b)
         of_a, of_b = run.statistics(a, b)
         place, channel = weighing.weights(of_a, of_b)
         d = run.differences(a, b, channel if isinstance(weighing, Adaptive) else None).mul_(place)
@@ -188,7 +188,7 @@ class _Distances(torch.autograd.Function):
         structure, _, d, place, channels = output
         ctx.mark_non_differentiable(d, place, channels)
         ctx.set_materialize_grads(False)
-        # beside the features a C-th of them, and what does not grow with the image
+        # beside the features: one C-th as much, and what does not grow with the image
         ctx.save_for_backward(a, b, structure, d, place, channels)
 
     @staticmethod
@@ -197,7 +197,7 @@ class _Distances(torch.autograd.Function):
         none = kept[0].new_zeros(len(a))
         gradients = (none if by_structure is None else by_structure, none if by_texture is None else by_texture)
         needed, weighing = ctx.needs_input_grad[:2], ctx.weighing
-        if any(map(_is_plain, gradients)):
+        if any(map(_needs_plain_gradients, gradients)):
             found = _plain_gradients(partial(_plain_distances, weighing=weighing), a, b, gradients, needed)
         else:
             found = _gradients_of_distances(a, b, _Kept(*kept), gradients, weighing, needed)
@@ -205,7 +205,7 @@ class _Distances(torch.autograd.Function):
 
 
 def _in_place_of(found: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
-    """Return one gradient for each that is needed, and None for the others."""
+    """Return the gradients in the places of the inputs that need one, and None in the others."""
     left = iter(found)
     return [next(left) if want else None for want in needed]
 
@@ -230,17 +230,17 @@ def _gradients_of_distances(
     weighing: Adaptive | Fixed,
     needed: Sequence[bool],
 ) -> list[Tensor]:
-    """Return the gradients for what needs them, of a loss L with the given gradients by structure and texture.
+    """Return the gradients of a loss L with respect to a and b, those that are needed.
 
-    With S the structure, u_p = sum_c g_c (a_cp - b_cp)^2, s_p = 1 / place_p, d_p = u_p / s_p, and the texture
-    T = sum_c g_c t_c / mean_p s_p::
+    `gradients` are dL / dS and dL / dT. With S the structure, u_p = sum_c g_c (a_cp - b_cp)^2, s_p = 1 / place_p,
+    d_p = u_p / s_p, and the texture T = sum_c g_c t_c / mean_p s_p::
 
         dL / du_p = dL / dS * d_p / (S s_p places),    dL / ds_p = - d_p dL / du_p - dL / dT * T / sum_p s_p
         dL / dg_c = sum_p dL / du_p (a_cp - b_cp)^2 + dL / dT * t_c / mean_p s_p
 
     and from there through the weights to energies, means and powers.
     """
-    run = _passes(a, b)
+    run = _implementation(a, b)
     places = kept.d[0].numel()
     means, powers, channel = kept.channels[:, :2], kept.channels[:, 2:4], kept.channels[:, 4:]
     by_structure, by_texture = (g[:, None, None] for g in gradients)
@@ -258,20 +258,20 @@ def _gradients_of_distances(
         by_all = by_all - by_texture * (apart * channel).sum(2, keepdim=True) / pool
         by_channel = by_texture * apart + run.channel_differences(a, b, by_difference)[:, None]
         by_power = by_all + _through_channel(powers.mean(1, keepdim=True), channel, by_channel, weighing.gamma)
-        # weights see the mean of both powers
+        # the weights depend on the mean of the two powers
         by_powers = by_powers + by_power / 2
-    slopes = Gradients(
+    by = Gradients(
         by_difference,
         channel[:, 0] if isinstance(weighing, Adaptive) else None,
         by_energy,
         # a mean is a places-th of a sum, a power twice a places-th of half a sum of squares
         torch.cat([by_means / places, by_powers * (2 / places)], 1),
     )
-    return run.gradients(a, b, slopes, needed)
+    return run.gradients(a, b, by, needed)
 
 
 def _through_texture(means: Tensor, powers: Tensor, by_difference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `distance.texture_differences` (N, 1, C), and what comes through them to means and powers (N, 2, C)."""
+    """Return `distance.texture_differences` (N, 1, C), and the derivatives by means and by powers (N, 2, C each)."""
     spreads = distance.spread(means, powers)
     # a - b for a, b - a for b
     mean_apart, spread_apart = (x - x.flip(1) for x in (means, spreads))

@@ -1,6 +1,6 @@
-"""Which pixels a place of a feature map sees, and how an image is cut so that each tile's places see all of theirs.
+"""Which pixels a place of a feature map depends on, and how to cut an image into tiles that contain all of them.
 
-One axis at a time: rows and columns are cut alike. Whole numbers in, whole numbers out; no tensor, no network.
+Rows and columns are treated alike, one axis at a time. Integers in, integers out; no tensors, no networks.
 """
 
 import math
@@ -13,17 +13,17 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Window:
-    """What a convolution or a pooling does along one axis.
+    """What a convolution or a pooling reads along one axis.
 
-    Place j of its output reads places j stride - before + k dilation of its input, k = 0 to kernel - 1; those outside
-    of the input are padding.
+    Place j of its output reads the places j stride - before + k dilation of its input, k = 0 to kernel - 1; those
+    outside of the input are padding.
 
     Attributes:
         kernel: how many places it reads.
-        stride: the step from one output place to the next, in places of the input.
-        before, after: padding on either side.
-        dilation: the step between the places that it reads.
-        ceil: whether a last window that the input ends in counts (`ceil_mode`).
+        stride: the distance between the windows of two neighbouring places of the output.
+        before, after: the padding on either side.
+        dilation: the distance between two places that it reads.
+        ceil: whether a last window that is only partly inside the input counts (`ceil_mode`).
     """
 
     kernel: int = 1
@@ -35,23 +35,23 @@ class Window:
 
     @property
     def reach(self) -> int:
-        """The distance from the first to the last place that it reads."""
+        """The distance between the first and the last place that it reads."""
         return self.dilation * (self.kernel - 1)
 
     def size(self, size: int) -> int:
-        """Return how many places come of `size` places; none where the window does not fit."""
+        """Return the size of the output for an input of `size` places: 0 if the window does not fit."""
         room = size + self.before + self.after - self.reach - 1
         if not self.ceil:
             return max(0, room // self.stride + 1)
         count = math.ceil(room / self.stride) + 1
-        # a window has to begin in the input, or in the padding before it
+        # a window must begin in the input, or in the padding before it
         return max(0, count - 1 if (count - 1) * self.stride >= size + self.before else count)
 
 
 class Step(NamedTuple):
-    """A step of a network: what it reads, by number, the image being 0; and through which window, None: place by place.
+    """A step of a network: the numbers of the steps that it reads, 0 being the image, and its window.
 
-    A step with several sources joins maps of one size.
+    Without a window it works place by place. A step with several sources combines maps of the same size.
     """
 
     sources: tuple[int, ...]
@@ -59,7 +59,7 @@ class Step(NamedTuple):
 
 
 class Field(NamedTuple):
-    """The receptive field: place j of a map sees pixels j stride + first to j stride + last; padding has no pixels."""
+    """A receptive field: place j of a map depends on the pixels j stride + first to j stride + last of the image."""
 
     stride: int
     first: int
@@ -74,7 +74,7 @@ class Span(NamedTuple):
 
     @property
     def length(self) -> int:
-        """How many there are."""
+        """The number of places."""
         return self.stop - self.start
 
     def within(self, other: "Span") -> "Span":
@@ -87,9 +87,9 @@ class Cut(NamedTuple):
 
     Attributes:
         own: the pixels that belong to no other tile.
-        seen: the pixels that the network sees: `own` and a halo, which ends at the image's border.
-        kept: of each feature map that the network makes of `seen`, the places that belong to no other tile. Over all
-            tiles they are every place of the map once.
+        seen: the pixels that the network gets: `own` and a halo, which ends at the border of the image.
+        kept: the places that belong to no other tile, in each feature map of `seen`. Together, the tiles keep every
+            place of the image's map exactly once.
     """
 
     own: Span
@@ -99,10 +99,10 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True)
 class Axis:
-    """The geometry of a network along one axis: its steps, and which of them are the feature maps.
+    """The geometry of a network along one axis: its steps, and the numbers of those that are feature maps.
 
     Raises:
-        ValueError: steps that join maps of unequal strides.
+        ValueError: a step combines maps of different strides.
     """
 
     steps: tuple[Step, ...]
@@ -118,7 +118,7 @@ class Axis:
         return sizes
 
     def sizes(self, size: int) -> tuple[int, ...]:
-        """Return how many places each feature map of an image of `size` pixels has."""
+        """Return the size of each feature map of an image of `size` pixels."""
         every = self._each([size])
         return tuple(every[m] for m in self.maps)
 
@@ -148,22 +148,21 @@ class Axis:
 
     @cached_property
     def alignment(self) -> int:
-        """A tile starts at a multiple of it: then each step's windows lie where they lie in the whole image."""
+        """Tiles start at its multiples, so that the windows of every step are where they are in the whole image."""
         return math.lcm(*(field.stride for field in self._all_fields))
 
     @cached_property
     def halo(self) -> int:
-        """How far beyond the pixels of its own a tile has to see, on the side where it is more."""
+        """How many pixels a tile needs beyond its own, on the side where it needs more."""
         return max(max(-f.first, f.last - (f.stride - 1)) for f in (Field(1, 0, 0), *self.fields))
 
     def cuts(self, size: int, tile: int, least: int = 1) -> tuple[Cut, ...]:
-        """Return the tiles of an image of `size` pixels, each with about `tile` of its own.
+        """Return the tiles of an image of `size` pixels: about equal ones, each with about `tile` pixels of its own.
 
-        The tiles are about equal. They begin at multiples of `alignment`, which makes one longer than `tile` by that
-        much at most.
+        They start at multiples of `alignment`, so that some may exceed `tile` by up to that much.
 
         Args:
-            least: the fewest pixels that the network takes.
+            least: the fewest pixels that the network accepts.
         """
         count = math.ceil(size / tile)
         unit = self.alignment
@@ -172,7 +171,7 @@ class Axis:
         return tuple(self._cut(Span(*pair), size, least) for pair in pairwise(bounds))
 
     def _cut(self, own: Span, size: int, least: int) -> Cut:
-        # `own.start` is a multiple of each stride; at the image's end the last tile has what is left
+        # `own.start` is a multiple of every stride; the last tile gets the rest of the image
         places = [
             Span(min(own.start // f.stride, n), n if own.stop == size else min(own.stop // f.stride, n))
             for f, n in zip(self.fields, self.sizes(size), strict=True)
@@ -204,9 +203,9 @@ class Tiling:
     """How images of any size are cut for one network.
 
     Attributes:
-        rows, columns: the network's geometry down and across.
-        tile: about how many pixels of its own a tile has a side.
-        least: the fewest pixels a side that the network takes.
+        rows, columns: the geometry of the network down and across.
+        tile: about how many pixels of its own a tile has on each side.
+        least: the fewest pixels on each side that the network accepts.
     """
 
     rows: Axis
@@ -219,7 +218,7 @@ class Tiling:
         return max(size) <= self.tile
 
     def grid(self, size: tuple[int, int]) -> Iterator[tuple[Cut, tuple[Cut, ...]]]:
-        """Return each row of tiles of an image: its cut down, and its tiles' cuts across."""
+        """Yield each row of tiles of an image: its cut down, and the cuts across of its tiles."""
         across = self.columns.cuts(size[1], self.tile, self.least)
         for down in self.rows.cuts(size[0], self.tile, self.least):
             yield down, across

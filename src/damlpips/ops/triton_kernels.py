@@ -1,13 +1,13 @@
-"""The passes of `damlpips.ops.blockwise` as Triton kernels, for features in half precision or float32 on a CUDA device.
+"""The functions of `damlpips.ops.blockwise` as Triton kernels, for float16, bfloat16 and float32 on a CUDA device.
 
-Imported only there: it needs triton, which comes with torch for CUDA. Everything is computed in float32, and nothing
-waits for the device. A program takes some places of one image with all their channels, tile by tile. What is summed
-over places goes through partial sums that are added afterwards, not through atomic additions, whose order is open: a
-score is that of its pair, to the bit, whatever the rest of the batch.
+Imported only there: it needs triton, which comes with torch for CUDA. Everything is computed in float32, without
+synchronising with the device. A program handles some places of one image with all their channels, tile by tile. Sums
+over places are partial sums, added afterwards in a fixed order; atomic additions have none. So a score depends on its
+pair alone, to the bit, not on the rest of the batch.
 
-DAMLPIPS's weights need sums over the whole image before the first place can be compared, so it takes two passes over
-the features (`statistics`, then `differences`) where LPIPS takes one; backward, too (`channel_differences`, then
-`gradients`). The second look of one program at its own tile comes from the cache.
+DAMLPIPS's weights need sums over the whole image before the first place can be compared. So DAMLPIPS reads the features
+twice (`statistics`, then `differences`), where LPIPS reads them once, and twice again for the gradients
+(`channel_differences`, then `gradients`). Where a program reads its own tile a second time, it comes from the cache.
 """
 
 from collections.abc import Sequence
@@ -22,38 +22,38 @@ from torch import Tensor
 from damlpips.ops.blockwise import Gradients
 from damlpips.ops.distance import NORM_EPS, Statistics
 
-# A tile: channels times places. Neighbours in memory, whichever of both they are, fill lines of a GPU's cache.
+# A tile is CHANNELS x PLACES: enough of either to fill a GPU's cache lines, whichever is contiguous in memory.
 CHANNELS, PLACES = 32, 64
 LEAST = 16
-# Programs that are wanted at the least, about two for each multiprocessor of a large GPU: else tiles are made smaller.
+# With fewer programs than this, about two for each multiprocessor of a large GPU, tiles are made smaller.
 PROGRAMS = 256
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-# offsets within an image are 32 bits wide
+# offsets within an image have 32 bits
 LARGEST = 2**31
-# the most that the second dimension of a grid may have
+# CUDA's limit for the second dimension of a grid
 IMAGES = 2**16 - 1
 
 
 def fit(a: Tensor, b: Tensor) -> bool:
-    """Whether the kernels can take a pair of feature maps."""
-    # a stride may be larger than the image: a slice of channels, say
+    """Return whether the kernels can process a pair of feature maps."""
+    # strides may reach beyond the image, for instance in a slice of channels
     return len(a) <= IMAGES and all(x.dtype in DTYPES and x.numel() > 0 and _reach(x) < LARGEST for x in (a, b))
 
 
 def probe(device: torch.device) -> None:
-    """Compile and run a kernel on one feature; raises what keeps Triton from it, such as a missing C compiler."""
+    """Compile and run a kernel on one feature; raises whatever prevents it, such as a missing C compiler."""
     a = torch.zeros(1, 1, 1, 1, device=device)
     lpips(a, a, None)
 
 
 def _reach(a: Tensor) -> int:
-    """Return how far apart in memory the features of one image lie, and of a contiguous copy."""
+    """Return the largest offset in memory within one image, in the features as they are or in a contiguous copy."""
     spread = sum((size - 1) * stride for size, stride in zip(a.shape[1:], a.stride()[1:], strict=True))
     return max(spread, a[0].numel())
 
 
 def _flat(a: Tensor) -> tuple[Tensor, int, int, int]:
-    """Return features and the strides of image, channel and place; copied where places have no common stride."""
+    """Return features and their strides for image, channel and place; a copy where no one stride serves all places."""
     _, _, h, w = a.shape
     n_stride, c_stride, h_stride, w_stride = a.stride()
     if w == 1:
@@ -64,7 +64,7 @@ def _flat(a: Tensor) -> tuple[Tensor, int, int, int]:
 
 
 class _Launch:
-    """How a pass over a pair is cut into programs, and the arguments that all kernels begin with."""
+    """The grid of programs for a pair, and the arguments that every kernel begins with."""
 
     def __init__(self, a: Tensor, b: Tensor) -> None:
         n, c, h, w = a.shape
@@ -85,9 +85,9 @@ class _Launch:
         return self.new(n, 1, h, w)
 
     def __call__(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
-        # blocks first: that dimension of a grid may be the longest
+        # blocks first: this dimension of a grid has the highest limit
         grid = (self.blocks, self.shape[0])
-        # fused, x y - z w would leave a rest where both products are equal
+        # with fused multiply-add, x y - z w would not be zero where the two products are equal
         options = {**constants, **self.tile, "enable_fp_fusion": False}
         # Triton launches on the current device
         with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
@@ -96,7 +96,7 @@ class _Launch:
 
 @triton.jit
 def _here(C, P, start, CHANNELS: tl.constexpr, PLACES: tl.constexpr):
-    """Return the channels and places of a tile, and which of them there are."""
+    """Return the channels and the places of a tile, and a mask of those that exist."""
     c = start + tl.arange(0, CHANNELS)[:, None]
     p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)[None, :]
     return c, p, (c < C) & (p < P)
@@ -109,7 +109,7 @@ def _features(a, stride_c, stride_p, c, p, there):
 
 @triton.jit
 def _divisor(energy, EPS):
-    """Return what features are divided by, and that in units of their norm, 0 where there is none."""
+    """Return the divisor of the features at a place, and its ratio to their norm: 0 where the norm is 0."""
     norm = tl.sqrt_rn(energy)
     dead = norm == 0.0
     divisor = tl.where(dead, 1.0, norm + EPS)
@@ -137,7 +137,7 @@ def _lpips_kernel(
     a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, head, sums, EPS, HEAD: tl.constexpr,
     CHANNELS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
-    """Write the sum over the places of a block of sum_c w_c (a^_c - b^_c)^2."""
+    """Write sum_p sum_c w_c (a^_c - b^_c)^2 over the places of a block."""
     n = tl.program_id(1).to(tl.int64)
     a += n * a_n
     b += n * b_n
@@ -162,7 +162,7 @@ def _lpips_gradients_kernel(
     for_a, for_a_n, for_a_c, for_a_p, for_b, for_b_n, for_b_c, for_b_p,
     HEAD: tl.constexpr, FOR_A: tl.constexpr, FOR_B: tl.constexpr, CHANNELS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
-    """Write (G - a^ <G, a^> n / |a|) / n for a, and for b the same of b^ and -G; G = 2 w (a^ - b^) gradient / P."""
+    """Write (G - a^ <G, a^> n / |a|) / n for a, and the same with b^ and -G for b; G = 2 w (a^ - b^) gradient / P."""
     n = tl.program_id(1).to(tl.int64)
     a += n * a_n
     b += n * b_n
@@ -214,7 +214,7 @@ def lpips(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
 def lpips_gradients(
     a: Tensor, b: Tensor, head: Tensor | None, gradient: Tensor, needed: Sequence[bool]
 ) -> list[Tensor]:
-    """Return the gradients of `lpips` for a and for b, where they are needed."""
+    """Return the gradients of `lpips` with respect to a and b, those that are needed."""
     launch = _Launch(a, b)
     gradient = gradient.contiguous()
     found, targets, wanted = _targets(a, b, needed)
@@ -228,13 +228,13 @@ def lpips_gradients(
 
 
 def _targets(a: Tensor, b: Tensor, needed: Sequence[bool]) -> tuple[list[Tensor], list[Any], dict[str, bool]]:
-    """Return new gradients, the arguments of a kernel that writes them, and which it writes."""
+    """Return uninitialised gradients, the arguments of the kernel that writes them, and which of them it writes."""
     found: list[Tensor] = []
     arguments: list[Any] = []
     for x, want in zip((a, b), needed, strict=True):
         part = x
         if want:
-            # laid out like the features where places have a common stride in them
+            # in the features' own memory format where one stride serves all places
             found.append(part := torch.empty_like(_flat(x)[0]))
         arguments += _flat(part)
     return found, arguments, {"FOR_A": needed[0], "FOR_B": needed[1]}
@@ -248,9 +248,9 @@ def _statistics_kernel(
     a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, energies_a, energies_b, sums,
     CHANNELS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
-    """Write the sums of squares of each place, and of each channel over a block's places the sums and those of squares.
+    """Write the sum of squares at each place, and each channel's sums of values and of squares over a block's places.
 
-    `sums` is (N, blocks, 4, C): of a and of b, their squares'.
+    `sums` is (N, blocks, 4, C): the sums of a, b, a^2 and b^2.
     """
     n = tl.program_id(1).to(tl.int64)
     a += n * a_n
@@ -279,7 +279,7 @@ def _differences_kernel(
     a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, channel, to, CHANNEL: tl.constexpr,
     CHANNELS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
-    """Write sum_c g_c (a_c - b_c)^2 of each place."""
+    """Write sum_c g_c (a_c - b_c)^2 at each place."""
     n = tl.program_id(1).to(tl.int64)
     a += n * a_n
     b += n * b_n
@@ -299,7 +299,7 @@ def _differences_kernel(
 def _channel_differences_kernel(
     a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, weight, sums, CHANNELS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
-    """Write sum_p w_p (a_cp - b_cp)^2 of each channel over a block's places; `sums` is (N, blocks, C)."""
+    """Write sum_p w_p (a_cp - b_cp)^2 over a block's places for each channel; `sums` is (N, blocks, C)."""
     n = tl.program_id(1).to(tl.int64)
     a += n * a_n
     b += n * b_n
@@ -320,10 +320,7 @@ def _gradients_kernel(
     CHANNEL: tl.constexpr, ENERGY: tl.constexpr, FOR_A: tl.constexpr, FOR_B: tl.constexpr,
     CHANNELS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
-    """Write 2 g_c (a_cp - b_cp) difference_p + a_cp (energy_p + by square) + by sum, and for b with b - a.
-
-    `by_sums` is (N, 4, C): by the sums of a and of b, by half their squares' sums.
-    """
+    """Write the gradients of a and b, see `damlpips.ops.blockwise.gradients` and `Gradients` there."""
     n = tl.program_id(1).to(tl.int64)
     a += n * a_n
     b += n * b_n
@@ -363,7 +360,7 @@ def statistics(a: Tensor, b: Tensor) -> tuple[Statistics, Statistics]:
 
 
 def differences(a: Tensor, b: Tensor, channel: Tensor | None) -> Tensor:
-    """Return sum_c g_c (a_c - b_c)^2 of each place, (N, 1, H, W); g = 1 where None."""
+    """Return sum_c g_c (a_c - b_c)^2 at each place, (N, 1, H, W), with the weights g of `channel` (N, C) or 1."""
     launch = _Launch(a, b)
     found = launch.map()
     launch(
@@ -382,19 +379,19 @@ def channel_differences(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     return sums.sum(1)
 
 
-def gradients(a: Tensor, b: Tensor, slopes: Gradients, needed: Sequence[bool]) -> list[Tensor]:
-    """Return the gradients for a and for b, where they are needed, see `damlpips.ops.blockwise.gradients`."""
+def gradients(a: Tensor, b: Tensor, by: Gradients, needed: Sequence[bool]) -> list[Tensor]:
+    """Return the gradients with respect to a and b, those that are needed, see `damlpips.ops.blockwise.gradients`."""
     launch = _Launch(a, b)
     found, targets, wanted = _targets(a, b, needed)
-    difference = slopes.difference.contiguous()
-    # a place holder where a kernel reads nothing
-    channel = difference if slopes.channel is None else slopes.channel.contiguous()
-    energy = difference if slopes.energy is None else slopes.energy.contiguous()
+    difference = by.difference.contiguous()
+    # any pointer will do where the kernel reads nothing
+    channel = difference if by.channel is None else by.channel.contiguous()
+    energy = difference if by.energy is None else by.energy.contiguous()
     launch(
         _gradients_kernel,
-        *(difference, channel, energy, slopes.sums.contiguous(), *targets),
-        CHANNEL=slopes.channel is not None,
-        ENERGY=slopes.energy is not None,
+        *(difference, channel, energy, by.sums.contiguous(), *targets),
+        CHANNEL=by.channel is not None,
+        ENERGY=by.energy is not None,
         **wanted,
     )
     return found
