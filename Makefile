@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SHARED ?= ../shared
 JOBS ?= 2
 
-.PHONY: setup demo test fuzz lint docs bench bench-quick agree agree-full agree-256 agree-challenge train-nano train-nano-smoke clean
+.PHONY: setup demo test test-oldest fuzz lint docs bench bench-quick agree agree-full agree-256 agree-challenge train-nano train-nano-smoke clean
 
 setup: $(READY)
 
@@ -30,6 +30,17 @@ demo: $(READY)
 # A file's tests stay in one process: they share real processes that they have started.
 test: lint
 	$(BIN)/pytest -n $(JOBS) --dist loadfile
+	$(MAKE) test-oldest
+
+# The metrics on the oldest torchmetrics that pyproject.toml allows; skipped where it cannot be downloaded.
+OLDEST := $(shell sed -n 's/.*"torchmetrics>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+AT := build/torchmetrics-$(OLDEST)
+test-oldest: $(READY)
+	@test -d $(AT) || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(AT) torchmetrics==$(OLDEST) \
+		|| echo "torchmetrics $(OLDEST) cannot be installed: its tests are skipped" >&2
+	@test ! -d $(AT) || PYTHONPATH=$(AT) TORCHMETRICS=$(OLDEST) $(BIN)/pytest -n $(JOBS) --dist loadfile \
+		tests/adapters/torchmetrics tests/properties/test_rank_patterns.py tests/distributed/test_ranks.py \
+		-k "not thousands_of_updates"
 
 # Thousands of new examples for each test of tests/fuzz: some fifteen minutes.
 fuzz: $(READY)

@@ -70,7 +70,7 @@ def test_one_process_goes_on_with_what_two_have_saved(outcome: list[dict[str, An
     # without indices: the images that were missing, and no other
     model = Restorer()
     model.load_state_dict(torch.load(folder / "with.ckpt")["state_dict"])
-    assert sorted(model.indexed._kept()[1].tolist()) == list(range(N - 1))
+    assert sorted(model.indexed.store.kept()[1].tolist()) == list(range(N - 1))
     x, y = images(N)
     model.plain.update(model.network(x[N - 1 :]).sigmoid(), y[N - 1 :])
     assert torch.equal(model.plain.compute(), expected("plain"))

@@ -6,32 +6,14 @@ import pickle
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
 
 import pytest
 import torch
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 from torchmetrics.wrappers import Running
 
-from damlpips import DAMLPIPSMetric, LPIPSMetric
 from damlpips.adapters.torchmetrics.accumulate import PerceptualMetric
-from tests.support import reference
-
-Make = Callable[..., PerceptualMetric]
-
-KINDS: dict[str, Make] = {
-    "lpips": lambda **options: LPIPSMetric("nano", heads="uniform", **options),
-    "damlpips": lambda **options: DAMLPIPSMetric(**options),
-}
-
-
-@pytest.fixture(params=KINDS)
-def make(request: pytest.FixtureRequest) -> Make:
-    return KINDS[request.param]
-
-
-def images(n: int, seed: int = 0, size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
-    return reference.noise(n, size, size, seed)
+from tests.support.metrics import Make, images
 
 
 def held(metric: PerceptualMetric) -> tuple[int, int]:
@@ -46,10 +28,11 @@ def held(metric: PerceptualMetric) -> tuple[int, int]:
 def test_bytes_a_score(make: Make, reduction: str, indexed: bool, a_score: int) -> None:
     metric = make(reduction=reduction)
     empty, _ = held(metric)
+    assert empty == 15 * 8
     n = 0
     for seed in range(40):
         batch = 1 + seed % 5
-        metric.update(*images(batch, seed), index=range(n, n + batch) if indexed else None)
+        metric.update(*images(batch, seed=seed), index=range(n, n + batch) if indexed else None)
         n += batch
         size, tensors = held(metric)
         assert size == empty + a_score * n
@@ -203,8 +186,9 @@ def test_a_loaded_state_goes_on_where_it_was(make: Make, reduction: str, indexed
         metric.update(x[begin:end], y[begin:end], index=range(begin, end) if indexed else None)
 
     metric = make(reduction=reduction)
-    metric.persistent(True)
     update(metric, 0, 3)
+    assert metric.state_dict() == {}
+    metric.persistent(True)
     torch.save(metric.state_dict(), tmp_path / "state.pt")
     update(metric, 3, 6)
     resumed = make(reduction=reduction)
