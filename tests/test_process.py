@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric, functional, process
-from damlpips.adapters.torchmetrics import shared_pass, state
+from damlpips.adapters.torchmetrics import shared_pass, store_metric
 from damlpips.nets import shared
 from tests.support import reference
 
@@ -181,7 +181,7 @@ def test_data_loader_workers_score(method: str) -> None:
 
 
 def test_locks_are_free_after_a_fork() -> None:
-    for lock in (shared._lock, shared_pass._users_lock, state._adding):
+    for lock in (shared._lock, shared_pass._users_lock, store_metric._adding):
         assert isinstance(lock, process.Lock)
     lock = process.Lock()
     lock._lock.acquire()
