@@ -246,7 +246,7 @@ class TestFigures:
     def test_samples_are_the_same_in_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sums = np.random.default_rng(0).random((2, 7))
         whole = means_of_samples(sums, np.ones((2, 7)), samples=50, seed=3)
-        monkeypatch.setattr("damlpips.report.page.figures.BLOCK", 21)
+        monkeypatch.setattr("damlpips.report.intervals.BLOCK", 21)
         assert (means_of_samples(sums, np.ones((2, 7)), samples=50, seed=3) == whole).all()
         assert whole.shape == (2, 50)
 

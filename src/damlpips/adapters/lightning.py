@@ -29,7 +29,7 @@ def _callback() -> Any:
             return import_module(f"{package}.callbacks").Callback
         except ModuleNotFoundError as error:
             if error.name is None or not package.startswith(error.name):
-                raise  # it is there, and something that it needs is not
+                raise  # it is installed, and something that it needs is not
     raise ImportError("neither lightning nor pytorch_lightning is installed: pip install 'damlpips[lightning]'")
 
 
@@ -58,11 +58,11 @@ class PerceptualMapLogger(_Callback):
     - loggers that have `log_image(key, images, step, caption=[...])`, as that of Weights & Biases.
 
     Where no logger takes images, there is one warning and nothing else. Sanity checks are not logged. Of several
-    processes the first logs the worst of its own share, and the others do nothing: no process waits for another.
+    processes only the first logs, the worst of its own share: no process waits for another.
 
-    Only k pairs a loader are kept, on the CPU, however long the epoch. Nothing changes for training: no gradients, no
-    random numbers, no state in checkpoints. Each batch is scored once more and its scores are read, for which a GPU is
-    waited for; a network that the step's metric shares is in memory once.
+    Only k pairs a loader are kept, on the CPU, however long the epoch. Training is unaffected: no gradients, no random
+    numbers, no state in checkpoints. Each batch is scored once more and its scores are read back, which waits for the
+    GPU; a network shared with the step's metric is in memory once.
 
     Args:
         model: a module or a metric of this package; of images, not videos. It is moved to the device of training.
@@ -116,7 +116,7 @@ class PerceptualMapLogger(_Callback):
         self._order = itertools.count(0, -1)
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin anew, on the first process and where there is a logger to take images."""
+        """Start over, on the first process and if a logger takes images."""
         self._forget()
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
@@ -137,7 +137,7 @@ class PerceptualMapLogger(_Callback):
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Score a batch, and keep of it what is among the k worst so far."""
+        """Score a batch, and keep those of its pairs that are among the k worst so far."""
         if not self._sinks:
             return
         heap = self._worst.setdefault(dataloader_idx, [])
@@ -215,7 +215,7 @@ def _sink(logger: Any) -> _Sink | None:
     if callable(log_image := getattr(logger, "log_image", None)):
 
         def log(name: str, shown: Tensor, caption: str, step: int) -> None:
-            # bytes with channels last: what every library for images takes as it is
+            # bytes with channels last, which every image library takes
             pixels = (shown * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
             log_image(key=name, images=[pixels], step=step, caption=[caption])
 

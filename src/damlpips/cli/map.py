@@ -84,7 +84,7 @@ def _save(measured: "Measured", out: Path, *, distorted: Path, reference: Path, 
 
     names = {"distorted_name": printable(distorted.name), "reference_name": printable(reference.name)}
     with warnings.catch_warnings():
-        # letters that the font has not are drawn as boxes
+        # letters that the font lacks are drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure = draw(measured, **names, limit=limit)
         try:

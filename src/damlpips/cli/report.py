@@ -105,7 +105,7 @@ def _is_same(out: Path, rows: Path) -> bool:
 
 @contextmanager
 def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """Yield what moves a bar on stderr."""
+    """Yield a function that moves a progress bar on stderr."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
@@ -114,5 +114,5 @@ def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
 
 
 def _spelled(count: int) -> str:
-    """Return a number of bytes."""
+    """Return a number of bytes as text."""
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"

@@ -50,7 +50,7 @@ class Measured:
 # not inference_mode: a backbone that is loaded now may later serve a module that needs gradients
 @torch.no_grad()
 def measure(model: PerceptualDistance, distorted: Tensor, reference: Tensor) -> Measured:
-    """Compare a pair of images and return what there is to draw; arguments and errors are those of `plot_map`."""
+    """Compare a pair of images and return what is drawn of it; arguments and errors are those of `plot_map`."""
     if not isinstance(model, PerceptualDistance):
         raise TypeError(f"model: expected an LPIPS or a DAMLPIPS (of a metric its .model), got {type(model).__name__}")
     x, y = model.checked(_batch(distorted, what="distorted"), _batch(reference, what="reference"))
@@ -83,24 +83,24 @@ def plot_map(
 ) -> "Figure":
     """Draw a pair of images, where they differ, and what each layer adds to their distance.
 
-    The heat map is `model.spatial_map` over the distorted image in grey, in colours that grow with its root; the
-    brightest stands for all values from `limit` up. The bars are `model.per_layer`, whose sum is the score.
+    The heat map is `model.spatial_map` over the distorted image in grey; its colours follow the root of the value, and
+    the brightest stands for all values from `limit` up. The bars are `model.per_layer`, whose sum is the score.
 
     Args:
         model: an `LPIPS` or a `DAMLPIPS`. With `resize` the images are drawn as they were compared.
         distorted, reference: (3, H, W) or (1, 3, H, W), uint8 or floats in the model's `value_range`, on its device.
         title: instead of the metric's name and the score.
         distorted_name, reference_name: what to call the images, a file's name for one.
-        limit: the end of the colour bar, above 0. None: what a hundredth of the places exceeds. Pictures with one
-            limit compare.
+        limit: the end of the colour bar, above 0. None: the value that 1 % of the pixels exceed. Pictures with the
+            same limit can be compared.
 
     Returns:
-        A figure that knows no `pyplot`: save it with `figure.savefig(path)`, or let a notebook show it.
+        A figure outside `pyplot`: save it with `figure.savefig(path)`, or let a notebook show it.
 
     Raises:
         ImportError: matplotlib is not installed.
-        TypeError, ValueError: images that the model refuses, more than one pair, a limit that is no number above 0, a
-            score that is not finite.
+        TypeError, ValueError: images that the model refuses, more than one pair, a limit that is not a number above
+            0, a score that is not finite.
 
     Example:
         >>> import torch
@@ -147,7 +147,7 @@ def draw(
 
 
 def render(figure: "Figure", suffix: str = "png", *, dpi: int = DOTS_PER_INCH) -> bytes:
-    """Return the contents of a file with a figure: `png`, `svg` or `pdf`; equal figures give equal files.
+    """Return a figure as the contents of a `png`, `svg` or `pdf` file; equal figures give equal files.
 
     Raises:
         ValueError: another suffix.
@@ -157,7 +157,7 @@ def render(figure: "Figure", suffix: str = "png", *, dpi: int = DOTS_PER_INCH) -
 
     undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
     file = BytesIO()
-    # text stays text
+    # text stays text, and the ids of an SVG do not change
     with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "damlpips"}):
         figure.savefig(file, format=suffix, dpi=dpi, metadata=undated[suffix])
     return file.getvalue()

@@ -16,10 +16,10 @@ BAR_COLOUR = "#7B3F8C"
 TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 12.0, 10.0, 8.5
 # Inches: a letter of LABEL_SIZE is about this wide, a line of bars at least this high.
 LETTER, LINE = 0.085, 0.2
-# What goes between and beside the panels; below one with a scale; left of the bars, where their names are.
+# Space around panels, for a heading, for the headline, below a panel with a scale, and for the names of the bars.
 PAD, HEADING, HEADLINE, SCALE, NAMES = 0.08, 0.24, 0.4, 0.5, 0.7
 LEAST_WIDTH, PANEL_AREA = 2.2, 10.5
-# The bar of colours: how far below its panel, and how high.
+# The colour bar: how far below its panel, and how high.
 STRIP_GAP, STRIP = 0.08, 0.13
 # Images wider than this many times their height are panoramas.
 WIDE = 2.6
@@ -36,14 +36,14 @@ class Grid:
 
     @property
     def cell(self) -> float:
-        """The width of what holds an image."""
+        """The width of an image's panel."""
         return _cell(self.width)
 
 
 def grid(aspect: float, bars: int) -> Grid:
-    """Return a figure with three panels for images of an aspect, width over height, and one for so many bars.
+    """Return a figure with three panels for images of an aspect (width over height), and one for the bars.
 
-    Panoramas come below each other, towers side by side.
+    Wide images are stacked, tall ones stand side by side.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -69,7 +69,7 @@ def grid(aspect: float, bars: int) -> Grid:
 
 
 def _cell(width: float) -> float:
-    """Return the width of what holds an image: narrow ones stand in the middle, for the sake of their headings."""
+    """Return the width of an image's panel: a narrow image is centred in one that has room for its heading."""
     return max(width, LEAST_WIDTH)
 
 
@@ -79,7 +79,7 @@ def headline(grid: Grid, text: str) -> None:
 
 
 def picture(grid: Grid, index: int, image: "NDArray", what: str, name: str) -> None:
-    """Draw an image (H, W, 3), uint8, below what it is and its name."""
+    """Draw an image (H, W, 3), uint8, under what it is and its name."""
     _show(grid.panels[index], image)
     _write(grid.panels[index].set_title, f"{what}: {name}" if name else what, LABEL_SIZE, grid.cell)
 
@@ -95,7 +95,7 @@ def heat_map(grid: Grid, index: int, values: "NDArray", image: "NDArray", limit:
     _show(panel, values, cmap=heat.COLOURS, norm=scale, alpha=heat.cover(scale(values).filled(1.0)))
     _write(panel.set_title, "where they differ", LABEL_SIZE)
 
-    # narrow images have a wider one; in colours as they are where they hide the image
+    # wider than a narrow image; the colours are those that hide the image entirely
     across = grid.cell / grid.width
     strip = panel.inset_axes(((1 - across) / 2, -(STRIP_GAP + STRIP) / grid.height, across, STRIP / grid.height))
     bar = grid.figure.colorbar(
@@ -118,7 +118,7 @@ def _ticks(end: float, count: int) -> list[float]:
     for k in range(1, count + 1):
         value = end * (k / count) ** (1 / heat.EXPONENT)
         step = 10.0 ** (floor(log10(value)) - 1)
-        # the millionth is for what rounding took from a whole number
+        # 1e-6 makes up for rounding just below a whole number
         ticks.append(min(floor(value / step + 1e-6) * step, end))
     return ticks
 
@@ -141,14 +141,14 @@ def bars(grid: Grid, index: int, layers: dict[str, float]) -> None:
 
 
 def _show(panel: "Axes", values: "NDArray", **options: Any) -> None:
-    # said here, since a style may say otherwise
+    # explicit, since a style may have other defaults
     panel.imshow(values, origin="upper", aspect="equal", **options)
     panel.set_axis_off()
     panel.set_anchor("N")
 
 
 def _write(write: Callable[..., Any], text: str, size: float, room: float | None = None, **options: Any) -> None:
-    """Write a text as it is, without formulas, shortened in its middle where it is wider than its room in inches."""
+    """Write a text literally, never as a formula, and shorten it in the middle if it is wider than `room` inches."""
     letters = len(text) if room is None else max(12, int(room / (LETTER * size / LABEL_SIZE)))
     if len(text) > letters:
         text = f"{text[: (letters - 1) // 2]}…{text[-(letters // 2) :]}"

@@ -1,4 +1,4 @@
-"""Where things stand in the charts of a page, in percent of their width: they fit a phone as they fit a screen."""
+"""Positions in the charts of a page, in percent of their width, so that they fit a phone as well as a desktop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from damlpips.report.page.figures import Figures
 
-# up to this many scores are drawn one by one
+# up to this many scores are drawn as dots
 MOST_DOTS = 60
 BINS = 64
 # pixels above the line that histograms and dots stand on
@@ -26,14 +26,14 @@ class Tick:
 
 @dataclass(frozen=True)
 class Axis:
-    """A line of numbers that all methods of a section share."""
+    """The axis that all methods of a section share."""
 
     low: float
     high: float
     ticks: tuple[Tick, ...]
 
     def place(self, value: float) -> float:
-        """Return where a value stands, in percent."""
+        """Return the position of a value, in percent."""
         return round(_share(value, self.low, self.high), 3)
 
 
@@ -106,7 +106,7 @@ def _histogram(scores: np.ndarray, axis: Axis) -> tuple[Bar, ...]:
     counts, edges = np.histogram(scores, BINS, (axis.low, axis.high))
     heights = HEIGHT * counts / max(counts.max(), 1)
     width = (100 - 2 * MARGIN) / BINS
-    # a single score among many thousands is still to be seen
+    # a single score among many thousands remains visible
     return tuple(
         Bar(axis.place(float(edge)), round(width, 3), round(HEIGHT - max(h, 1.0), 2), round(max(h, 1.0), 2))
         for edge, h in zip(edges[:-1].tolist(), heights.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""What a report remembers of its rows, however many there are: numbers of each pair, the names of few."""
+"""What a report keeps of its rows, however many there are: the numbers of every pair, the names of a few."""
 
 import heapq
 from array import array
@@ -12,7 +12,7 @@ from damlpips.scoring.images import ScoringError
 # failed pairs of a section that are listed
 MOST_FAILURES = 50
 
-# a pair that is kept, with what orders it: of equal scores the first row counts as farther out
+# a pair that is kept, and what it is ordered by: of equal scores the earlier row counts as more extreme
 Ranked = tuple[float, int, ScoredPair]
 
 
@@ -92,7 +92,7 @@ class Collection:
 
     def add(self, row: ScoredPair, where: str) -> None:
         """Add a row that has a method; errors begin with `where`."""
-        # a text a row would take several times the memory
+        # a hash, since the names of every row would take several times the memory
         if (key := hash((row.settings, row.method, row.reference, row.distorted))) in self._seen:
             raise ScoringError(f"{where}: {row.distorted} of method {row.method!r} comes a second time")
         self._seen.add(key)
@@ -104,7 +104,7 @@ class Collection:
             if len(section.failures) < MOST_FAILURES:
                 section.failures.append(row)
             return
-        # by contents: one image under two names is one content
+        # by its digest: one image under two names is one content
         content = section.contents.setdefault(row.reference_sha256 or row.reference, len(section.contents))
         method.scores.append(row.score)
         method.contents.append(content)

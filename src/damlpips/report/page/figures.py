@@ -7,14 +7,10 @@ from math import fsum
 import numpy as np
 from numpy.typing import NDArray
 
-from damlpips.report.intervals import Interval, ends
+from damlpips.report.intervals import Floats, Interval, drawn_counts, ends
 from damlpips.report.page.collecting import Method, Section
 
-Floats = NDArray[np.float64]
-
 SAMPLES = 1000
-# numbers in the counts of the samples that are worked on at once: 8 MB, and as many in between
-BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -27,7 +23,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Figures:
-    """What is told of a method's scores.
+    """What the page says of a method's scores.
 
     Attributes:
         mean: with its 95 % interval; the ends are NaN with one reference.
@@ -35,7 +31,7 @@ class Figures:
         lowest, highest: of its scores.
         contents: how many references they have.
         shares: of each layer in the mean score; none where it is 0 or the rows have no layers.
-        difference: to the method of the lowest mean; None for that method, or with no reference in common.
+        difference: to the method of the lowest mean; None for that method, and with no reference in common.
     """
 
     method: Method
@@ -51,8 +47,8 @@ class Figures:
 def figures(section: Section, *, samples: int = SAMPLES, seed: int = 0) -> list[Figures]:
     """Return the figures of the methods that have scores, the lowest mean first.
 
-    Intervals resample references, not pairs: those of one reference are much alike. See `evaluation.bootstrap` for how
-    their ends are told, and what they are worth with few references.
+    Intervals resample references, not pairs, since pairs of one reference are much alike. `report.intervals` says how
+    their ends are found, and what they are worth with few references.
     """
     methods = [method for method in section.methods.values() if method.scores]
     if not methods:
@@ -95,7 +91,7 @@ def _by_content(method: Method, contents: int) -> tuple[Floats, Floats]:
 def _intervals(
     tables: Sequence[tuple[Floats, Floats]], means: Sequence[float], samples: int, seed: int
 ) -> list[Interval]:
-    # methods on the same references are given the same samples, which are drawn once
+    # methods on the same references share their samples, which are drawn once
     alike: dict[bytes, list[int]] = {}
     for k, (_, counts) in enumerate(tables):
         alike.setdefault((counts > 0).tobytes(), []).append(k)
@@ -133,7 +129,7 @@ def _stacked(tables: Sequence[tuple[Floats, Floats]], has: NDArray[np.bool_]) ->
 def means_of_samples(sums: Floats, counts: Floats, *, samples: int, seed: int) -> Floats:
     """Return the mean of each method over bootstrap samples of the references, (methods, samples).
 
-    As `evaluation.bootstrap.drawn_figures` of the mean, in memory that does not grow with samples times references.
+    In memory that does not grow with samples times references.
 
     Args:
         sums, counts: of each method's scores by reference, (methods, references); no count is 0.
@@ -141,11 +137,6 @@ def means_of_samples(sums: Floats, counts: Floats, *, samples: int, seed: int) -
         seed: the same seed draws the same samples.
     """
     k = sums.shape[1]
-    samples = samples if k > 1 else 0
-    generator, at_once = np.random.default_rng(seed), max(1, BLOCK // k)
-    parts = [np.empty((len(sums), 0))]
-    for start in range(0, samples, at_once):
-        drawn = generator.integers(k, size=(min(at_once, samples - start), k))
-        times = np.stack([np.bincount(row, minlength=k) for row in drawn]).astype(np.float64)
-        parts.append((times @ sums.T / (times @ counts.T)).T)
-    return np.concatenate(parts, 1)
+    blocks = drawn_counts(k, samples, seed, rows=k)
+    parts = (times.astype(np.float64) for times in blocks)
+    return np.concatenate([np.empty((len(sums), 0)), *((t @ sums.T / (t @ counts.T)).T for t in parts)], 1)

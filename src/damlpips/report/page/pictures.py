@@ -1,4 +1,4 @@
-"""The pictures of a pair as a page holds them: small, as data URIs, and only of files that are what was scored."""
+"""The pictures of a pair as the page holds them: small, as data URIs, and only of the very files that were scored."""
 
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ from damlpips.report.page.rebuilding import Rebuilt
 from damlpips.scoring.images import ScoringError, read_image
 
 SIDE = 480
-# JPEG with its colours in full: halved ones, as WebP's, would hide coloured noise. Heat maps need no such care.
+# JPEG without chroma subsampling, which hides coloured noise; WebP always has it. A heat map can do with it.
 PHOTO = {"format": "JPEG", "quality": 90, "subsampling": 0}
 HEAT = {"format": "JPEG", "quality": 80}
 # Another device or batch changes the last digits. A larger difference means that something else was scored.
@@ -128,7 +128,7 @@ class ImageRenderer:
         return (found[0], found[1]) if len(found) == 2 else None
 
     def _image(self, path: Path, expected: str) -> Tensor:
-        """Return the pixels of a file, if it is the one that was scored: nothing else of a disk gets on a page."""
+        """Return the pixels of a file, if it is the one that was scored: no other file gets onto the page."""
         if digest(path) != expected:
             raise ScoringError("the file has changed since it was scored")
         return read_image(path, alpha=self._rebuilt.alpha, deep=True)
@@ -170,10 +170,10 @@ def _picture(image: Tensor) -> PIL.Image.Image:
 
 
 def _uri(image: PIL.Image.Image, size: tuple[int, int], options: Mapping[str, Any]) -> str:
-    """Return an image as a data URI. Everything but its pixels, as where a photograph was taken, is left behind."""
+    """Return an image as a data URI. Metadata, such as where a photograph was taken, are dropped."""
     if image.size != size:
         image = image.resize(size, resample=PIL.Image.Resampling.LANCZOS, reducing_gap=3.0)
     content = BytesIO()
-    # not optimised: for that Pillow wants all of a picture in a buffer, whose size it guesses too low for noise
+    # without `optimize`, for which Pillow needs the whole picture in one buffer and guesses its size too low for noise
     image.save(content, **options)
     return f"data:image/jpeg;base64,{b64encode(content.getvalue()).decode()}"

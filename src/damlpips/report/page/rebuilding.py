@@ -1,4 +1,4 @@
-"""Build the metric that rows were scored with, from what they say of it: that one or none."""
+"""Rebuild the metric that rows were scored with from what they say of it: exactly that one, or none."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from damlpips.scoring.images import ALPHA
 
 
 class _Different(Exception):
-    """The metric of the rows cannot be had here; the message says why."""
+    """The metric of the rows cannot be rebuilt here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """The metric of a section's rows, or why there is none; and what became of transparent pixels."""
+    """The metric of a section's rows, or why there is none, and how transparent pixels were treated."""
 
     model: PerceptualDistance | None
     reason: str = ""
@@ -41,9 +41,9 @@ def rebuild(
 
     Args:
         settings: of the rows.
-        weights, heads: files that were given to `damlpips score`, any of which may be the one.
+        weights, heads: files that may be those that `damlpips score` was given.
         device: where it computes.
-        wanted: whether the metric is; what becomes of transparent pixels is told anyway.
+        wanted: whether the metric is; how to treat transparent pixels is returned anyway.
     """
     alpha = "error"
     try:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 PAIRS = 6
-# what has been done, and of how much
+# called with how many pairs are drawn, and of how many
 Progress = Callable[[int, int], None]
 
 
@@ -42,11 +42,11 @@ def render_report(
 ) -> str:
     """Return the HTML page of what `damlpips score` wrote: figures, charts, the best and worst pairs with heat maps.
 
-    Rows of each metric, backbone and set of options are a section of their own. The page does not grow with the rows,
-    memory by some hundred bytes a row. The same rows and images give the same page.
+    Rows of each metric, backbone and set of options are a section of their own. The page does not grow with the rows;
+    memory grows by a few hundred bytes a row. The same rows and images give the same page.
 
-    An image is shown only if its SHA-256 is that of its row, a heat map only if the metric of the rows can be had here
-    with the very same weights; what is missing, and why, is said on the page.
+    An image is shown only if its SHA-256 is that of its row, a heat map only if the metric of the rows can be rebuilt
+    here with the very same weights; the page says what is missing, and why.
 
     Args:
         rows: CSV, JSON Lines or Parquet files with a row a pair.
@@ -157,7 +157,7 @@ def _page(
         cut=[printable(path.name) for path in found.cut],
         samples=samples,
         typical=TYPICAL,
-        # this project's own text, not anybody's input
+        # this project's own text, not a user's
         style=Markup(style),
         script=Markup(script),
         style_hash=_hash(style),

@@ -1,4 +1,4 @@
-"""What a template is given: names that are plain text, numbers, places in charts, and pictures."""
+"""What the templates are given: names as plain text, numbers, positions in charts, and pictures."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -159,7 +159,7 @@ def _methods(
     found: Sequence[Figures], key: str, layers: Sequence[str], axis: Axis, renderer: ImageRenderer, pairs: int
 ) -> Iterator[MethodView]:
     chosen = [_chosen(f, pairs) for f in found]
-    # the pictures of all first: their heat maps share one scale
+    # all pictures first, since their heat maps share one scale
     rendered = iter(renderer.render(shown for lists in chosen for _, shown in lists))
     for k, (f, lists) in enumerate(zip(found, chosen, strict=True)):
         shown = []
@@ -178,7 +178,7 @@ def _methods(
 
 
 def _chosen(found: Figures, count: int) -> list[tuple[str, list[ScoredPair]]]:
-    """Return the pairs of a method that are shown; of few pairs all."""
+    """Return the pairs of a method that are shown: all if there are few."""
     method = found.method
     worst, best = method.worst(), method.best()
     if not count:
@@ -217,7 +217,7 @@ def _metric_name(metric: str) -> str:
 
 
 def _layer_colours(count: int) -> list[str]:
-    # lightness grows from fine to coarse, for eyes of every kind; neither end is lost on white or black
+    # lighter from fine to coarse, for every kind of colour vision; visible on white and on black
     return heat.palette(count, "viridis", 0.28, 0.92)
 
 
