@@ -4,11 +4,11 @@ import hashlib
 import math
 import re
 from array import array
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby, islice, zip_longest
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from damlpips.files import digest, natural, reason
 from damlpips.scoring import images, videos
 from damlpips.scoring.images import ScoringError, read_image
+from damlpips.scoring.reader import Reader
 from damlpips.scoring.videos import Frame
 
 Layers = Sequence[float]
@@ -25,7 +26,7 @@ Compare = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[tuple[Layers, 
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """Return the images of a folder, not those of folders within it, as a reader would sort them: `2` before `10`.
+    """Return the images directly in a folder, sorted as a reader would: `2` before `10`.
 
     Raises:
         OSError: the folder cannot be read.
@@ -55,7 +56,7 @@ def digest_of(path: Path) -> str:
 
 
 def digest_if_readable(path: Path) -> str:
-    """Return `digest_of`; empty where something cannot be read, and reading it says what is wrong."""
+    """Return `digest_of`, or nothing if a file cannot be read: reading its pixels will say why."""
     try:
         return digest_of(path)
     except OSError:
@@ -63,11 +64,11 @@ def digest_if_readable(path: Path) -> str:
 
 
 def iter_frames(path: Path, *, alpha: str = "error", workers: int = 0) -> Generator[Frame, None, None]:
-    """Yield the frames of a video file or of a folder of frames; few of them are in memory at a time.
+    """Yield the frames of a video file or of a folder of frames; only a few are in memory at a time.
 
     Args:
         path: the file, or the folder.
-        alpha: what becomes of transparent pixels, as for `read_image`.
+        alpha: what to do with transparent pixels, as for `read_image`.
         workers: threads that decode a file, or read the images of a folder ahead.
 
     Raises:
@@ -82,32 +83,16 @@ def iter_frames(path: Path, *, alpha: str = "error", workers: int = 0) -> Genera
         raise ScoringError(f"{path}: {reason(error)}") from error
     if not files:
         raise ScoringError(f"{path}: no images in this folder")
-    for pixels in _read_ahead(files, alpha, workers):
-        yield Frame(pixels, math.nan)
-
-
-def _read_ahead(files: Sequence[Path], alpha: str, workers: int) -> Iterator[Tensor]:
-    if not workers:
-        yield from (read_image(file, alpha=alpha, deep=True) for file in files)
-        return
-    pool = ThreadPoolExecutor(workers)
-    try:
-        waiting: deque[Future[Tensor]] = deque()
-        for file in files:
-            waiting.append(pool.submit(read_image, file, alpha=alpha, deep=True))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with Reader(partial(read_image, alpha=alpha, deep=True), workers) as reader:
+        for pixels in reader.each(files):
+            yield Frame(pixels, math.nan)
 
 
 def check_frames(reference: Path, distorted: Path) -> None:
-    """Raise unless the frames of two folders belong to each other; nothing can be told of files before they are read.
+    """Check that the frames of two folders match; video files can only be checked while they are read.
 
     Raises:
-        ScoringError: unequal numbers of frames, or a frame that is missing from one alone by its number.
+        ScoringError: the numbers of frames differ, or by the numbers in the names one folder lacks a frame.
     """
     if not (reference.is_dir() and distorted.is_dir()):
         return
@@ -117,21 +102,15 @@ def check_frames(reference: Path, distorted: Path) -> None:
         raise ScoringError(f"{error.filename}: {reason(error)}") from error
     if len(frames[0]) != len(frames[1]):
         raise ScoringError(f"{distorted}: {len(frames[1])} frames, {reference} has {len(frames[0])}")
-    numbers = [[_number(path) for path in files] for files in frames]
-    for k, (one, other) in enumerate(zip(*numbers, strict=True)):
-        first, second = numbers[0][0], numbers[1][0]
-        if one is None or other is None or first is None or second is None:
+    offset: int | None = None
+    for one, other in zip(*frames, strict=True):
+        # the last number in each name
+        numbers = [int(found[-1]) for path in (one, other) if (found := re.findall(r"[0-9]+", path.stem))]
+        if len(numbers) < 2:
             continue
-        if one - first != other - second:
-            raise ScoringError(
-                f"{frames[1][k]}: stands beside {frames[0][k]}: a frame is missing before it, or before the other"
-            )
-
-
-def _number(frame: Path) -> int | None:
-    """Return the last number in a frame's name."""
-    found = re.findall(r"[0-9]+", frame.stem)
-    return int(found[-1]) if found else None
+        offset = numbers[1] - numbers[0] if offset is None else offset
+        if numbers[1] - numbers[0] != offset:
+            raise ScoringError(f"{other}: stands beside {one}: a frame is missing before it, or before the other")
 
 
 def _batches(frames: Iterator[Frame], size: int, *, ahead: bool) -> Generator[list[Frame], None, None]:
@@ -153,12 +132,12 @@ def _floats() -> "array[float]":
 
 @dataclass(frozen=True)
 class FrameScores:
-    """What the frames of a video scored: numbers only, 8 bytes each, since videos may be long.
+    """What the frames of a video scored: only numbers, 8 bytes each, since videos may be long.
 
     Attributes:
         scores: of each frame.
-        layers: what each layer adds to them, frame after frame.
-        times: of each frame of the distorted video, in seconds; NaN where it is not known.
+        layers: what each layer adds to them, one frame after the other.
+        times: when each frame of the distorted video is shown, in seconds; NaN if unknown.
     """
 
     scores: "array[float]" = field(default_factory=_floats)
@@ -175,13 +154,13 @@ class FrameScores:
         self.times.append(time)
 
     def __iter__(self) -> Iterator[tuple[Layers, float, float]]:
-        """Yield of each frame its layers, its score and its time."""
+        """Yield each frame's layers, score and time."""
         width = len(self.layers) // max(1, len(self))
         for k, (score, time) in enumerate(zip(self.scores, self.times, strict=True)):
             yield self.layers[k * width : (k + 1) * width].tolist(), score, time
 
     def mean(self) -> tuple[list[float], float]:
-        """Return the mean over frames of what each layer adds, and of the score; sums are rounded once."""
+        """Return the means over all frames of what each layer adds and of the score; each sum is rounded once."""
         width = len(self.layers) // len(self)
         means = [math.fsum(self.layers[k::width]) / len(self) for k in range(width)]
         return means, math.fsum(self.scores) / len(self)
@@ -200,19 +179,19 @@ def score_frames(
 ) -> tuple[FrameScores, tuple[int, int]]:
     """Return what each frame of a distorted video scores, and the frames' height and width.
 
-    At most four batches of frames are in memory: two, or four where `workers` read the next ones.
+    Two batches of frames are in memory, four if `workers` read ahead.
 
     Args:
-        compare: what scores a batch of frames.
+        compare: scores a batch of frames.
         reference, distorted: video files, or folders of frames.
-        batch_size: the most frames a batch.
+        batch_size: the most frames in a batch.
         alpha, workers: see `iter_frames`.
         resizes: whether `compare` takes frames of two sizes.
         watch: told how many frames are scored, after each batch.
 
     Raises:
-        ScoringError: a video that cannot be read, whose frames change their size, or that has not as many frames as
-            the other or, without `resizes`, others in size; a frame that cannot be scored.
+        ScoringError: a video cannot be read, its frames change their size, the two differ in their number of frames
+            or, without `resizes`, in their size, or a frame cannot be scored.
     """
     check_frames(reference, distorted)
     found = FrameScores()
@@ -241,7 +220,7 @@ def score_frames(
                         raise ScoringError(
                             f"{path}: frame {k} has {_shown(_size(frame))} pixels, those before it {_shown(size)}"
                         )
-            # 8 bits a channel, or more, on each side
+            # runs of one type on each side: 8 bits, or more
             for _, pairs in groupby(zip(part, other, strict=True), lambda pair: [frame.pixels.dtype for frame in pair]):
                 a, b = zip(*pairs, strict=True)
                 rows = compare([frame.pixels for frame in a], [frame.pixels for frame in b])

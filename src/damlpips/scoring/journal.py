@@ -15,33 +15,32 @@ from damlpips.files import open_regular, reason, write_whole
 from damlpips.scoring.frames import digest_if_readable
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.pairs import Pair
-from damlpips.scoring.reader import is_chunk_start
 from damlpips.scoring.rows import OVERWRITE, Csv, JsonLines, PairRows, Row, Scored
+from damlpips.scoring.scorer import is_chunk_start
 
-# what is wrong with the row of a pair
+# tells what is wrong with the row of a pair
 Check = Callable[[Row, Pair], str | None]
-# a lock file tells who holds it in fewer characters
+# no lock file says more than this of its holder
 MOST_TOLD = 300
-# seconds: a lock file may be removed by its last holder while it is locked, and has to be made again
+# seconds: the last holder may remove the lock file just when it is locked, and it has to be made again
 PATIENCE = 0.1
-# of file systems without locks
+# errors of file systems without locks
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class InUseError(ScoringError):
-    """A file that another process writes; the message names the file and the process."""
+    """Another process writes the file; the message names both."""
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Be the only process that writes `path`, which need not exist.
 
-    The lock is on a file beside it, since the file itself may be replaced. A process that was killed leaves that file,
-    but no lock. Where there are no locks, on some network file systems and in folders without the right to write,
-    nothing is locked.
+    The lock is on a file beside it, since the file itself may be replaced. A killed process leaves that file behind,
+    but no lock. Nothing is locked on file systems without locks and in folders without write permission.
 
     Raises:
-        InUseError: another process has it, or this one already.
+        InUseError: another process has the lock, or this one has it already.
 
     Example:
         >>> with locked(Path("scores.csv")):
@@ -57,29 +56,29 @@ def locked(path: Path) -> Iterator[None]:
         with suppress(OSError):
             holder = place.read_text("utf-8", "replace")[:MOST_TOLD]
         raise InUseError(f"{path}: is being written by another run{holder and f' ({holder})'}") from error
-    except OSError as error:  # who may not write here writes no rows either, and is told so there
+    except OSError as error:  # without write permission no rows can be written either, and that is reported there
         if error.errno in NO_LOCKS:
             place.unlink(missing_ok=True)
     try:
         if lock.is_locked:
-            with suppress(OSError):  # Windows lets nobody write to a file that is locked
+            with suppress(OSError):  # Windows allows no writing to a locked file
                 place.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
         yield
     finally:
         if lock.is_locked:
             with suppress(OSError):
-                place.unlink()  # before it is let go: afterwards it may be somebody else's
+                place.unlink()  # before the release: afterwards it may be another process's
             lock.release()
 
 
 def lock_of(path: Path) -> Path:
-    """Return the file that stands beside `path` while it is written.
+    """Return the file that is locked while `path` is written.
 
     Example:
         >>> lock_of(Path("scores.csv")).name
         'scores.csv.lock'
     """
-    path = path.resolve()  # a file is one file by whatever name
+    path = path.resolve()  # one lock, whatever the name by which the file is reached
     return path.with_name(f"{path.name}.lock")
 
 
@@ -89,11 +88,11 @@ class RowFile:
     Args:
         path: the file.
         form: how its rows are written.
-        overwrite: whether what is there goes, whatever it is.
-        option: what the user named it by, for errors.
+        overwrite: whether to replace what is there, whatever it is.
+        option: the option that named it, for errors.
 
     Raises:
-        ScoringError: there is a file without rows of `form`.
+        ScoringError: there is a file, but not with rows of `form`.
         OSError: it cannot be read.
     """
 
@@ -109,10 +108,10 @@ class RowFile:
         self.count = 0 if self._anew else sum(1 for _ in self._pairs())
 
     def _pairs(self, pairs: Sequence[Pair] = ()) -> Iterator[tuple[Row, int]]:
-        """Yield a row for each pair all of whose rows are there, and where its rows end.
+        """Yield a row for each complete pair, and where its rows end.
 
         Raises:
-            ScoringError: a row is not of its pair, among `pairs`, or of another run; says what differs.
+            ScoringError: a row is not that of its pair among `pairs`, or of another run; says what differs.
         """
         table, together, before = self.form.table, PairRows(self.form.table), 0
         with open_regular(self.path) as file:
@@ -131,7 +130,7 @@ class RowFile:
         """Yield what the file holds of the first `count` pairs; later writing cuts off the others.
 
         Raises:
-            ScoringError: a row, kept or not, is not of its pair, or of another run; says what differs.
+            ScoringError: a row, kept or not, is not that of its pair, or of another run; says what differs.
         """
         if self.count > len(pairs):
             raise ScoringError(f"{self.path}: holds {self.count} rows, this run has {len(pairs)} pairs; {OVERWRITE}")
@@ -146,7 +145,7 @@ class RowFile:
                 yield Scored(pair, row)
 
     def write(self, scored: Scored) -> None:
-        """Add the rows of a pair, and hand them to the system: they outlive this process.
+        """Add the rows of a pair and hand them to the system, so that they outlive this process.
 
         Raises:
             OSError: the file cannot be written.
@@ -159,7 +158,7 @@ class RowFile:
         """Return the file, opened at the end of what is kept."""
         if self._file is None:
             if self._anew:
-                # whole or not at all: a header is never cut off
+                # whole or not at all, so that the header is never cut off
                 write_whole(self.path, self.form.header())
             self._file = open(self.path, "r+b")  # noqa: SIM115
             self._file.truncate(self._end)
@@ -167,7 +166,7 @@ class RowFile:
         return self._file
 
     def finish(self) -> None:
-        """Leave no rows that are not kept, and close the file."""
+        """Cut off what is not kept, and close the file."""
         if self._file is None and not self._anew and self.path.stat().st_size != self._end:
             self.opened()
         self.close()
@@ -179,11 +178,11 @@ class RowFile:
 
 
 class RowStream:
-    """Rows for a pipe or a device: written, never read.
+    """Rows that go to a pipe or a device: written, never read.
 
     Args:
         form: how rows are written.
-        put: takes bytes.
+        put: writes bytes.
     """
 
     def __init__(self, form: Csv | JsonLines, put: Callable[[bytes], object], *, name: str = "") -> None:
@@ -193,24 +192,24 @@ class RowStream:
         self._header = form.header().encode()
 
     def write(self, scored: Scored) -> None:
-        """Hand on rows, the first ones behind the header."""
+        """Write the rows of a pair, after the header if they are the first."""
         self._put(self._header + b"".join(encoded(self.form, scored)))
         self._header = b""
 
 
 def encoded(form: Csv | JsonLines, scored: Scored) -> Iterator[bytes]:
-    """Yield the rows of a pair, which of a long video are many."""
+    """Yield the rows of a pair one by one: a long video has many."""
     return (form.text(row).encode("utf-8", "surrogateescape") for row in form.table.rows(scored))
 
 
 class Outputs:
-    """Everything that a run's rows go to, the files all at the same row.
+    """Everything that the rows of a run are written to; all files are kept at the same row.
 
     Args:
         files: what a killed run goes on with.
-        streams: what gets every row, also those that were scored before.
+        streams: get every row, including those that were scored before.
         pairs: of the run.
-        batch_size: of the run. A batch that was begun is scored whole again, since the last bits of a score depend on
+        batch_size: of the run. An incomplete batch is scored again as a whole, since the last bits of a score depend on
             its batch.
     """
 
@@ -224,7 +223,7 @@ class Outputs:
         self.kept = whole
 
     def kept_rows(self) -> Iterator[Scored]:
-        """Yield what was scored before.
+        """Yield what was scored before, and write it to the streams.
 
         Raises:
             ScoringError: a file holds rows of another run, or images have changed; no file was touched.
@@ -261,13 +260,13 @@ class Outputs:
 
 
 class Unchanged:
-    """Tell whether the files of a row are those that were scored."""
+    """Tells whether the files of a row are still those that were scored."""
 
     def __init__(self) -> None:
         self._reference: tuple[Path, str] | None = None
 
     def __call__(self, row: Row, pair: Pair) -> str | None:
-        """Return which file of a row has changed since."""
+        """Return which file of a row has changed."""
         if self._reference is None or self._reference[0] != pair.reference:
             self._reference = pair.reference, digest_if_readable(pair.reference)
         if row["reference_sha256"] != self._reference[1]:

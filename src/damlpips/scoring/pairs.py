@@ -1,4 +1,4 @@
-"""Find pairs of images or videos: by name in two folders, or from a list that somebody else may have written."""
+"""Find pairs of images or videos: by name in two folders, or from an untrusted list."""
 
 import csv
 import io
@@ -22,12 +22,12 @@ MOST_NAMED = 6
 # slots: there may be millions of them
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two images or videos to compare, what to call them in a table, and which method made the second.
+    """Two images or videos to compare.
 
     Attributes:
-        reference, distorted: files, or of videos also folders of frames.
+        reference, distorted: files; a video may also be a folder of frames.
         name: what a table calls the pair.
-        method: what made the second; empty where there are no methods.
+        method: what made the distorted one; empty if there are no methods.
         video: whether they are videos.
     """
 
@@ -41,23 +41,22 @@ class Pair:
 def find_pairs(reference: Path, distorted: Path, manifest: Path | None = None, *, frames: bool = False) -> list[Pair]:
     """Return the pairs that two paths stand for, sorted as a reader would: `a2` before `a10`.
 
-    Two files are one pair. Of two folders, images of one path within them are paired, or else of one path but for the
-    ending (`deep/a.png`, `deep/a.jpg`), and so are videos. A reference file is paired with every image, or every video,
-    of a distorted folder. Folders are searched with the folders within them; hidden ones, hidden files and files that
-    are neither images nor videos by their suffix are passed over.
+    Two files are one pair. In two folders, images with the same path are paired, otherwise those whose paths differ
+    only in their ending (`deep/a.png`, `deep/a.jpg`); videos likewise. A reference file is paired with every image, or
+    every video, of a distorted folder. Folders are searched recursively; hidden files and folders are skipped, and so
+    are files whose ending is neither that of an image nor of a video.
 
-    With `frames` a folder with images in it is one video, and they are its frames: either path itself, or each such
-    folder within it.
+    With `frames`, a folder that holds images is one video, and the images are its frames: either path itself, or each
+    such folder within it.
 
-    With a manifest the pairs are its rows, in their order: a CSV file in UTF-8 with a header, whose columns `reference`
-    and `distorted` hold paths within the two folders; other columns are passed over.
+    With a manifest, the pairs are its rows, in order: a CSV file in UTF-8 with a header, whose columns `reference` and
+    `distorted` hold paths within the two folders; other columns are ignored.
 
     Raises:
-        ScoringError: a path does not exist, a folder without images, an image without a partner on the other side or
-            with several that differ in their ending, an image beside a video, or a reference folder with a distorted
-            file; with `frames` images that are no video's frames, or a folder of frames that holds other videos; a
-            manifest that is damaged, empty or leads to a file that is missing or outside the folders, with the number
-            of the line.
+        ScoringError: a path does not exist; a folder has no images; an image has no partner, or several that differ
+            only in their ending; an image is paired with a video, or a reference folder with a distorted file; with
+            `frames`, images are not frames of a video, or a folder of frames holds other videos; a manifest is damaged
+            or empty, or names a file that is missing or outside the folders (the message has the number of the line).
     """
     if manifest is not None:
         return _listed(reference, distorted, manifest, frames)
@@ -85,14 +84,14 @@ def find_pairs(reference: Path, distorted: Path, manifest: Path | None = None, *
 def find_methods(
     reference: Path, methods: Mapping[str, Path], manifest: Path | None = None, *, frames: bool = False
 ) -> list[Pair]:
-    """Return the pairs of the folders of several methods, by `find_pairs`; a reference's pairs follow each other.
+    """Return the pairs of several methods, each found as by `find_pairs`; those of one reference follow each other.
 
     Args:
         methods: each method's name and folder.
-        frames: see `find_pairs`.
+        frames: as for `find_pairs`.
 
     Raises:
-        ScoringError: as `find_pairs`, of the first folder that has something wrong.
+        ScoringError: as `find_pairs` does, for the first folder with something wrong.
     """
     found = [
         [replace(pair, method=name) for pair in find_pairs(reference, folder, manifest, frames=frames)]
@@ -101,15 +100,15 @@ def find_methods(
     if manifest is None and not _is_folder(reference, "reference", frames):
         return [pair for pairs in found for pair in pairs]
     if manifest is None:
-        # in the order of the first; each reference has one pair a method
+        # in the order of the first method; every method has one pair for each reference
         order = {pair.reference: k for k, pair in enumerate(found[0])}
         found = [sorted(pairs, key=lambda pair: order[pair.reference]) for pairs in found]
     return [pair for pairs in zip(*found, strict=True) for pair in pairs]
 
 
 def _is_video(path: Path) -> bool:
-    """Return whether a path that is to be scored is a video: a file by its name, or a folder of frames."""
-    # by the name first: there may be very many files
+    """Return whether a path to score is a video: a file with such a name, or a folder of frames."""
+    # the name first, which needs no look at the disk: there may be very many files
     return is_video_file(path) or (path.suffix.lower() not in SUFFIXES and path.is_dir())
 
 
@@ -118,7 +117,7 @@ def _kind(path: Path) -> str:
 
 
 def _pair(reference: Path, distorted: Path, name: str, frames: bool, where: str = "") -> Pair:
-    """Return a pair of one kind."""
+    """Return a pair, unless it is of an image and a video."""
     kinds = _kind(reference), _kind(distorted)
     if kinds[0] != kinds[1]:
         raise ScoringError(f"{where}{distorted}: is of kind {kinds[1]}, {reference} of kind {kinds[0]}")
@@ -128,7 +127,7 @@ def _pair(reference: Path, distorted: Path, name: str, frames: bool, where: str 
 
 
 def _is_folder(path: Path, what: str, frames: bool = False) -> bool:
-    """Return whether a path is a folder of files to score; a folder of `frames` is itself a video to score."""
+    """Return whether a path is a folder of files to score; a folder of frames is itself a video to score."""
     try:
         return stat.S_ISDIR(path.stat().st_mode) and not (frames and frame_files(path))
     except FileNotFoundError as error:
@@ -140,7 +139,7 @@ def _is_folder(path: Path, what: str, frames: bool = False) -> bool:
 
 
 def _found(folder: Path, frames: bool) -> list[Path]:
-    """Return the images and videos of a folder."""
+    """Return the images and videos in a folder, sorted."""
     found: list[Path] = []
     try:
         _collect(folder, found, frozenset(), frames)
@@ -153,11 +152,11 @@ def _found(folder: Path, frames: bool) -> list[Path]:
 
 
 def _collect(folder: Path, found: list[Path], above: frozenset[tuple[int, int]], frames: bool) -> None:
-    """Add the files of a folder and of those within it; `above` are the folders that it lies in."""
+    """Add the files in a folder and the folders within it; `above` are the folders that it is in."""
     status = folder.stat()
     if (here := (status.st_dev, status.st_ino)) in above:
-        return  # a link to a folder above it has no end
-    before, is_clip, endings = len(found), False, suffixes()
+        return  # a link to a folder above would never end
+    before, holds_frames, endings = len(found), False, suffixes()
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
@@ -165,15 +164,15 @@ def _collect(folder: Path, found: list[Path], above: frozenset[tuple[int, int]],
         if path.is_dir():
             _collect(path, found, above | {here}, frames)
         elif suffix in endings and frames:
-            is_clip = True
+            holds_frames = True
         elif suffix in endings or suffix in videos.SUFFIXES:
-            # what is no file either, as a link to nowhere, is an error when it is read, and not passed over
+            # a broken link is not skipped: it is an error when it is read
             found.append(path)
-    if is_clip and len(found) > before:
+    if holds_frames and len(found) > before:
         raise ScoringError(
             f"{folder}: holds images as well as {found[before].relative_to(folder)}: which is the video?"
         )
-    if is_clip:
+    if holds_frames:
         found.append(folder)
 
 
@@ -182,7 +181,7 @@ def _partners(reference: Path, distorted: Path, files: list[Path], frames: bool)
     references = _found(reference, frames)
     by_name = {r.relative_to(reference): r for r in references}
     names = {d.relative_to(distorted): d for d in files}
-    # what has a partner of its own name is nobody else's
+    # what has a partner of the same name is out of the question for others
     stems, stems_of_files = _by_stem(by_name, names), _by_stem(names, by_name)
     for stem, paths in stems_of_files.items():
         several = [*stems.get(stem, []), *paths]
@@ -201,13 +200,13 @@ def _partners(reference: Path, distorted: Path, files: list[Path], frames: bool)
 
 
 def _stem(name: Path, path: Path) -> tuple[str, Path]:
-    """Return what images, or videos, that differ in their ending alone have in common; a folder has no ending."""
+    """Return what images, or videos, that differ only in their ending have in common; a folder has no ending."""
     kind = _kind(path)
     return kind, name if kind == "video" and not is_video_file(path) else name.with_suffix("")
 
 
 def _by_stem(files: Mapping[Path, Path], others: Container[Path]) -> dict[tuple[str, Path], list[Path]]:
-    """Return the files that are not among the others, by their stems."""
+    """Return the files whose names the others lack, by their stems."""
     found: dict[tuple[str, Path], list[Path]] = {}
     for name, path in files.items():
         if name not in others:
@@ -242,7 +241,7 @@ def _listed(reference: Path, distorted: Path, manifest: Path, frames: bool) -> l
 
 
 def _rows(manifest: Path) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Yield the line that a row begins on, and the row's two paths."""
+    """Yield the two paths in each row, with the number of the line that it begins on."""
     reader = csv.reader(io.StringIO(_text(manifest), newline=""), strict=True)
     places: list[int] = []
     fields, line = 0, 1
@@ -262,7 +261,7 @@ def _rows(manifest: Path) -> Iterator[tuple[int, tuple[str, str]]]:
 
 
 def _places(header: list[str], manifest: Path) -> list[int]:
-    """Return where the two columns are."""
+    """Return the positions of the two columns."""
     for column in COLUMNS:
         if header.count(column) != 1:
             found = shown(",".join(header), MOST_SHOWN)
@@ -285,9 +284,9 @@ def _text(manifest: Path) -> str:
 
 
 def _within(folder: Path, root: Path, name: str, where: str, frames: bool) -> Path:
-    """Return the regular file `name` of a folder, if it is in there by whatever links; `root` has none of them.
+    """Return the regular file `name` of a folder, if it is inside `root`, which is the folder with all links resolved.
 
-    With `frames` it may be a folder, whose images are in there as well.
+    With `frames` it may be a folder, whose images have to be inside, too.
     """
     if name == "":
         raise ScoringError(f"{where}: an empty path")

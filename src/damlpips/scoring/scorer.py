@@ -15,7 +15,7 @@ from damlpips.nets.encoded import Encoded
 from damlpips.scoring.frames import FrameScores, digest_if_readable, score_frames
 from damlpips.scoring.images import ALPHA, ScoringError, read_image
 from damlpips.scoring.pairs import Pair
-from damlpips.scoring.reader import Later, Reader, chunks, is_chunk_start
+from damlpips.scoring.reader import Later, Reader
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,44 @@ def score_pairs(
     scorer = Scorer(model, torch.device(device) if device is not None else model.anchor.device, watch)
     found = _scored(scorer, pairs, size=batch_size, span=(start, stop), alpha=alpha, workers=workers)
     return found if errors == "keep" else _sound(found)
+
+
+def chunks(
+    pairs: Sequence[Pair], size: int, start: int = 0, stop: int | None = None
+) -> Iterator[list[tuple[Pair, bool]]]:
+    """Yield `size` pairs at a time, from `start` up to `stop`, each with whether a neighbour has the same reference.
+
+    Chunks end at multiples of `size`, and before and after a video.
+
+    Example:
+        >>> a, b, c = (Pair(Path(r), Path(d), d) for r, d in ["xp", "xq", "yr"])
+        >>> [[(pair.name, shared) for pair, shared in chunk] for chunk in chunks([a, b, c], 2)]
+        [[('p', True), ('q', True)], [('r', False)]]
+        >>> [[(pair.name, shared) for pair, shared in chunk] for chunk in chunks([a, b, c], 1, start=1)]
+        [[('q', True)], [('r', False)]]
+        >>> [[(pair.name, shared) for pair, shared in chunk] for chunk in chunks([a, b, c], 1, stop=1)]
+        [[('p', True)]]
+    """
+    chunk: list[tuple[Pair, bool]] = []
+    for k in range(*slice(start, stop).indices(len(pairs))):
+        if chunk and is_chunk_start(pairs, k, size):
+            yield chunk
+            chunk = []
+        neighbours = *pairs[max(0, k - 1) : k], *pairs[k + 1 : k + 2]
+        chunk.append((pairs[k], any(pair.reference == pairs[k].reference for pair in neighbours)))
+    if chunk:
+        yield chunk
+
+
+def is_chunk_start(pairs: Sequence[Pair], number: int, size: int) -> bool:
+    """Return whether a chunk may begin with a pair, or end before it.
+
+    Example:
+        >>> a, b, c = (Pair(Path("r"), Path(d), d, video=d == "q") for d in "pqr")
+        >>> [is_chunk_start([a, b, c], k, 4) for k in range(4)]
+        [True, True, True, False]
+    """
+    return number % size == 0 or any(pair.video for pair in pairs[number - 1 : number + 1])
 
 
 def layer_count(model: PerceptualDistance) -> int:

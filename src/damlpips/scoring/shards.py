@@ -1,7 +1,7 @@
 """One run on several processes: each scores a share of the pairs and writes it to shards, which the first one joins.
 
-A shard is a file of rows of pairs that follow each other. It is named by its first pair alone, not by the process that
-wrote it: any number of processes goes on with the shards that any other number has left.
+A shard is a file with the rows of consecutive pairs. Its name says which pair is the first, not which process wrote it:
+any number of processes can go on with the shards that any other number has left.
 """
 
 import hashlib
@@ -28,21 +28,21 @@ from damlpips.scoring.workers import Ranks
 
 
 class Span(NamedTuple):
-    """Pairs by their numbers, from `start` up to `stop`; it begins and ends where a batch does."""
+    """The pairs from `start` up to `stop`; it begins and ends where a batch does."""
 
     start: int
     stop: int
 
 
 class Piece(NamedTuple):
-    """Pairs whose rows a shard holds, and the number of that shard's first row."""
+    """Pairs whose rows a shard holds, and the pair that the shard begins with."""
 
     span: Span
     shard: int
 
 
 def shard_of(file: Path, start: int) -> Path:
-    """Return where the rows from a pair on wait to be put into `file`.
+    """Return the shard of `file` that begins with the pair `start`.
 
     Example:
         >>> shard_of(Path("scores.csv"), 4096).name
@@ -52,7 +52,7 @@ def shard_of(file: Path, start: int) -> Path:
 
 
 def shards_of(file: Path) -> list[int]:
-    """Return the first pairs of the shards that stand beside `file`, in order."""
+    """Return the first pair of each shard of `file`, in order."""
     name = re.compile(re.escape(file.name) + r"\.part([0-9]{12,})\.rows\.jsonl")
     matches = (name.fullmatch(path.name) for path in file.parent.iterdir())
     return sorted(int(match[1]) for match in matches if match)
@@ -63,14 +63,14 @@ def _plan_of(file: Path) -> Path:
 
 
 def remove(file: Path) -> None:
-    """Remove all shards of `file`, and the plan of who scores what."""
+    """Remove all shards of `file`, and the plan."""
     for path in (*(shard_of(file, start) for start in shards_of(file)), _plan_of(file)):
         path.unlink(missing_ok=True)
 
 
 @contextmanager
 def beside(file: Path | None, *, anew: bool) -> Iterator[Path]:
-    """Give the file that shards stand beside, in a temporary folder if there is none; remove them if all is well."""
+    """Give the file beside which shards are written, a temporary one for None; remove the shards on success."""
     if file is None:
         with TemporaryDirectory(prefix="damlpips-") as folder:
             yield Path(folder) / "scores"
@@ -92,7 +92,7 @@ def write(file: Path, table: Table, start: int, scores: Iterable[Score]) -> Iter
     try:
         with locked(path):
             rows = RowFile(path, JsonLines(table), overwrite=True)
-            rows.opened()  # an empty shard is one, too
+            rows.opened()  # a shard may be empty
             try:
                 for score in scores:
                     rows.write(table.scored(score))
@@ -104,7 +104,7 @@ def write(file: Path, table: Table, start: int, scores: Iterable[Score]) -> Iter
 
 
 def found(file: Path, table: Table, pairs: Sequence[Pair], *, start: int, batch_size: int) -> list[Piece]:
-    """Return what the shards beside `file` hold of the pairs from `start` on, in whole batches, none of them twice.
+    """Return what the shards of `file` hold of the pairs from `start` on, in whole batches, none of them twice.
 
     Raises:
         ScoringError: another process writes a shard; it holds rows of another run, or of images that have changed.
@@ -142,7 +142,7 @@ def missing(pieces: Sequence[Piece], *, start: int, total: int) -> list[Span]:
 
 
 def shares(spans: Sequence[Span], count: int, batch_size: int) -> list[list[Span]]:
-    """Divide pairs into `count` shares of whole batches, equally many or one fewer, in order; the first have the most.
+    """Divide pairs, in order, into `count` shares of whole batches; the first shares may have one batch more.
 
     Example:
         >>> shares([Span(0, 20)], 2, batch_size=8)
@@ -158,10 +158,10 @@ def shares(spans: Sequence[Span], count: int, batch_size: int) -> list[list[Span
 
 
 def _cut(spans: Sequence[Span], first: int, last: int, batch_size: int) -> list[Span]:
-    """Return the batches from the first to the last, of those of all spans."""
+    """Return the batches from `first` up to `last`, counted over all spans."""
     cut, before = [], 0
     for span in spans:
-        begin = span.start - span.start % batch_size  # behind a video a run may go on within a batch
+        begin = span.start - span.start % batch_size  # after a video a run may go on within a batch
         low, high = (max(0, bound - before) * batch_size + begin for bound in (first, last))
         low, high = max(low, span.start), min(high, span.stop)
         if low < high:
@@ -178,7 +178,7 @@ def joined(file: Path, table: Table, pairs: Sequence[Pair], pieces: Iterable[Pie
     """Yield the rows that shards hold, in the order of the pairs.
 
     Raises:
-        ScoringError: a shard lacks rows that it had.
+        ScoringError: a shard has lost rows.
     """
     for span, shard in sorted(pieces):
         path, count = shard_of(file, shard), 0
@@ -197,7 +197,7 @@ def joined(file: Path, table: Table, pairs: Sequence[Pair], pieces: Iterable[Pie
 
 
 class Scoring(Protocol):
-    """What scores the pairs of a run from one to another."""
+    """Scores the pairs of a run from `start` up to `stop`."""
 
     def __call__(self, *, start: int, stop: int | None = None) -> Iterable[Score]: ...
 
@@ -218,7 +218,7 @@ class Job(NamedTuple):
     batch_size: int
 
     def fingerprint(self) -> str:
-        """Return what two processes have in common that score the same pairs in the same way."""
+        """Return what is the same for two processes only if they score the same pairs in the same way."""
         table = self.table
         found = hashlib.sha256(repr((sorted(table.settings.items()), table.layers, self.batch_size)).encode())
         for pair in self.pairs:
@@ -229,19 +229,19 @@ class Job(NamedTuple):
     def write(self, file: Path, spans: Iterable[Span]) -> Iterator[None]:
         """Score pairs and write them to shards of `file`; yield when one is written."""
         for start, stop in spans:
-            # up to the end of a batch, also of the last one, that lacks some
+            # up to the end of a batch, even if the last one has fewer pairs
             scores = self.score(start=start, stop=-(-stop // self.batch_size) * self.batch_size)
             yield from write(file, self.table, start, scores)
 
 
 class Plan:
-    """What the first process has found out: what there is already, and who scores what.
+    """Who scores what, as the first process decides from what there is already.
 
     Args:
         job: of the run.
-        file: what the shards stand beside.
-        start: the pairs before are in the file.
-        ranks: the processes, None where there is one.
+        file: beside which shards are written.
+        start: the first pair that the file itself lacks.
+        ranks: the processes; None if there is only one.
     """
 
     def __init__(self, job: Job, file: Path, *, start: int, ranks: Ranks | None) -> None:
@@ -273,7 +273,7 @@ class Plan:
                 ranks.pause()
 
     def _tell(self, ranks: Ranks) -> None:
-        """Tell the others, by a file: who does not see it would write where it is not found."""
+        """Tell the others the plan, in a file: a process that cannot see it could not write shards here either."""
         mark = secrets.token_hex(8)
         path = _plan_of(self._file)
         try:
@@ -283,14 +283,14 @@ class Plan:
         ranks.tell("plan", [os.fsencode(self._file).hex(), mark])
 
     def rows(self, after: Iterable[None]) -> Iterator[Scored]:
-        """Yield the rows that all shards hold, in order, after they are all written."""
+        """Finish `after`, the work, then yield the rows of all shards in order."""
         deque(after, maxlen=0)
         new = [Piece(span, span.start) for share in self._shares for span in share]
         return joined(self._file, self._job.table, self._job.pairs, [*self._pieces, *new])
 
 
 def help_out(ranks: Ranks, job: Job) -> None:
-    """Score the share of a process that is not the first.
+    """Score the share of this process, which is not the first.
 
     Raises:
         ScoringError: this process does not see what the first one does.

@@ -1,7 +1,7 @@
-"""Read the frames of video files that may be anything, one after the other: what would have to be guessed is an error.
+"""Read untrusted video files frame by frame: whatever would have to be guessed is an error.
 
-FFmpeg, which PyAV brings along, reads far more than videos: lists of other files, addresses, devices. It is therefore
-told which container to expect, by the first bytes of a file, and gets an open file, which leads nowhere else.
+FFmpeg, which comes with PyAV, reads far more than videos: lists of other files, addresses, devices. So it is told which
+container to expect, from the first bytes of the file, and is given an open file, which leads nowhere else.
 """
 
 import errno
@@ -23,7 +23,7 @@ SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
     *(".ogv", ".flv", ".y4m"),
 )
-# FFmpeg's names of the containers, and how their files begin: (place, bytes), any of these
+# FFmpeg's names for the containers, and how their files begin: any of these (offset, bytes)
 CONTAINERS = {
     "mov": [(4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (4, b"wide"), (4, b"free"), (4, b"skip")],
     "matroska": [(0, b"\x1a\x45\xdf\xa3")],
@@ -35,30 +35,30 @@ CONTAINERS = {
     "yuv4mpegpipe": [(0, b"YUV4MPEG2 ")],
 }
 SHOWN_CONTAINERS = "MP4, QuickTime, Matroska, WebM, AVI, MPEG-TS, MPEG-PS, Ogg, FLV, Y4M"
-# FFmpeg's names; decoders for games' and cameras' formats of the nineties are where damaged files do harm
+# FFmpeg's names. Damaged files do harm in rarely used decoders, such as those of games and cameras of the nineties.
 CODECS = (
     *("av1", "dnxhd", "ffv1", "ffvhuff", "flv1", "h263", "h264", "hevc", "huffyuv", "mjpeg", "mpeg1video"),
     *("mpeg2video", "mpeg4", "png", "prores", "qtrle", "rawvideo", "theora", "utvideo", "vp8", "vp9"),
 )
 DECODERS_OF_AV1 = ("libdav1d", "libaom-av1")
-# twice an 8K frame
+# two 8K frames
 MOST_PIXELS = 1 << 26
 
-# The matrix between YUV and RGB: FFmpeg's number of what a file says, and of what it is converted by
+# The matrix between YUV and RGB: the number that a file states, and the one that FFmpeg converts with
 BT709, FCC, BT601, SMPTE170M, SMPTE240M, BT2020 = 1, 4, 5, 6, 7, 9
 MATRICES = {n: n for n in (BT709, FCC, BT601, SMPTE240M, BT2020)} | {SMPTE170M: BT601}
 RGB_MATRIX, UNTOLD, RESERVED = 0, 2, 3
-# from this height on a video that does not say has BT.709, as players assume
+# from this height on players assume BT.709 for a video that states nothing
 HD = 720
 LIMITED_RANGE, FULL_RANGE = 1, 2
 HDR = {16: "PQ", 18: "HLG"}
-# turns of 16.16 fixed-point numbers
+# rotations as matrices of 16.16 fixed-point numbers
 ONE = 1 << 16
 TURNS = {(ONE, 0, 0, ONE): 0, (0, -ONE, ONE, 0): 1, (-ONE, 0, 0, -ONE): 2, (0, ONE, -ONE, 0): 3}
 
 
 class Frame(NamedTuple):
-    """A frame's pixels, (3, H, W): uint8, or float32 in [0, 1] of more than 8 bits; its time in seconds, if known."""
+    """A frame's pixels (3, H, W), uint8, or float32 in [0, 1] for more than 8 bits; its time in seconds, or NaN."""
 
     pixels: Tensor
     time: float
@@ -80,19 +80,19 @@ def pyav() -> ModuleType:
 def read_frames(path: Path, *, alpha: str = "error", threads: int = 1) -> Iterator[Frame]:
     """Yield the frames of the first video stream in the order in which they are shown; one at a time is in memory.
 
-    Frames become RGB by the matrix and the range that the stream states: without a statement by BT.709 from 720 lines
-    on, BT.601 below, and in limited range. They are turned as the file's metadata say. Frames of more than 8 bits a
-    channel are float32, value / 65535 of 16 bits. Interlaced frames and pixels that are not square stay as they are.
+    Frames become RGB with the matrix and range that the stream states, otherwise with BT.709 from 720 lines on, BT.601
+    below, and limited range. They are rotated as the file's metadata say. Frames with more than 8 bits a channel
+    are float32, 16-bit values / 65535. Interlaced frames and pixels that are not square stay as they are.
 
     Args:
         path: the file.
-        alpha: what becomes of transparent pixels, as for `read_image`.
+        alpha: what to do with transparent pixels, as for `read_image`.
         threads: of the decoder.
 
     Raises:
-        ScoringError: PyAV is missing; the file is missing, no regular file, of another container or codec than the
-            known ones, damaged or cut off where that can be told, without frames, with frames that are too large, in
-            HDR, mirrored, or of colours that cannot be told; names the file.
+        ScoringError: PyAV is missing; the file is missing, not a regular file, in an unknown container or codec,
+            visibly damaged or cut off, without frames, in HDR, mirrored, or has frames that are too large or unknown
+            colours; names the file.
     """
     av = pyav()
     count = 0
@@ -113,7 +113,7 @@ def read_frames(path: Path, *, alpha: str = "error", threads: int = 1) -> Iterat
 
 @contextmanager
 def _opened(path: Path, av: ModuleType) -> Iterator[tuple[Any, Any]]:
-    """Give a container and its video stream."""
+    """Open a file; give the container and its video stream."""
     try:
         with open_regular(path) as file:
             name = _container_of(file, path)
@@ -124,7 +124,7 @@ def _opened(path: Path, av: ModuleType) -> Iterator[tuple[Any, Any]]:
                     yield container, stream
             except (av.error.FFmpegError, UnicodeDecodeError) as error:
                 what = getattr(error, "strerror", None) or str(error)
-                if getattr(error, "errno", None) == errno.EINVAL:  # what it says of max_pixels
+                if getattr(error, "errno", None) == errno.EINVAL:  # its error for more than max_pixels
                     what = f"or refused: frames of more than {MOST_PIXELS} pixels"
                 raise ScoringError(f"{path}: damaged video ({what})") from error
     except MemoryError as error:
@@ -134,7 +134,7 @@ def _opened(path: Path, av: ModuleType) -> Iterator[tuple[Any, Any]]:
 
 
 def _container_of(file: BinaryIO, path: Path) -> str:
-    """Return FFmpeg's name of what a file is by its first bytes."""
+    """Return FFmpeg's name for the container of a file, told by its first bytes."""
     head = file.read(256)
     file.seek(0)
     if not head:
@@ -146,7 +146,7 @@ def _container_of(file: BinaryIO, path: Path) -> str:
 
 
 def _limits() -> dict[str, str]:
-    """Return options that hold while FFmpeg looks at what a file holds, before anything here can."""
+    """Return options that limit FFmpeg while it probes a file, before anything here sees its contents."""
     return {
         "codec_whitelist": ",".join((*CODECS, *DECODERS_OF_AV1)),
         "protocol_whitelist": "none",
@@ -155,12 +155,12 @@ def _limits() -> dict[str, str]:
 
 
 def _refuse(url: str, *_: object) -> NoReturn:
-    """Open no file that another file names."""
+    """Refuse to open a file that another file names."""
     raise PermissionError(f"refused to open {url!r}, which the video names")
 
 
 def _stream(container: Any, path: Path) -> Any:
-    """Return the first video stream that is no cover picture."""
+    """Return the first video stream that is not a cover picture."""
     for stream in container.streams.video:
         if "attached_pic" not in str(stream.disposition).lower():
             return stream
@@ -168,14 +168,14 @@ def _stream(container: Any, path: Path) -> Any:
 
 
 def _check_length(stream: Any, length: int, path: Path) -> None:
-    """Raise a ScoringError if the index of a file leads beyond its end, where this PyAV (17 or newer) shows it."""
+    """Raise a ScoringError if the index of a file points beyond its end; PyAV shows the index from version 17 on."""
     entries = getattr(stream, "index_entries", ())
     if max((entry.pos + entry.size for entry in entries), default=0) > length:
         raise ScoringError(f"{path}: damaged video (it was cut off: its index leads beyond its end)")
 
 
 def _prepare(stream: Any, path: Path, threads: int) -> None:
-    """Set up the decoder, unless the stream is not to be decoded."""
+    """Set up the decoder; raise a ScoringError for a stream that must not be decoded."""
     context = stream.codec_context
     name = None if context is None else context.codec.canonical_name
     if name not in CODECS:
@@ -190,14 +190,14 @@ def _prepare(stream: Any, path: Path, threads: int) -> None:
 
 
 class _Converter:
-    """Turn frames into pixels."""
+    """Converts frames to pixels."""
 
     def __init__(self, path: Path, alpha: str) -> None:
         from av.video.reformatter import Interpolation, VideoReformatter
 
         self._path, self._alpha = path, alpha
         self._reformatter = VideoReformatter()
-        # the same bits whatever the processor, where this PyAV (17 or newer) can
+        # the same bits on every processor; possible with PyAV 17 or newer
         exact = "ACCURATE_RND", "BITEXACT"
         self._how = Interpolation.BILINEAR
         for name in exact if hasattr(Interpolation, exact[0]) else ():
@@ -241,7 +241,7 @@ class _Converter:
         return MATRICES[stated]
 
     def _turns(self, frame: Any) -> int:
-        """Return how many quarters of a turn, against the clock, a frame is shown at."""
+        """Return by how many quarter turns, counter-clockwise, a frame is to be shown rotated."""
         for data in list(frame.side_data):
             if data.type.name == "DISPLAYMATRIX":
                 a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data)[:36])

@@ -1,7 +1,7 @@
-"""The processes of one run, where torchrun or the like started several: who is there, who has failed, who is done.
+"""The processes of one run, if torchrun or another launcher started several: who is there, has failed, or is done.
 
-They speak through a store of torch.distributed. Nobody waits in a collective: each tells that it lives, and whoever
-waits looks at that, so that a run ends soon after one of its processes was killed.
+They talk through a store of torch.distributed. None waits in a collective operation: each keeps saying that it is
+alive, and those that wait check it, so that a run ends soon after one of its processes is killed.
 """
 
 import contextlib
@@ -17,21 +17,21 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
-# of a run that has lost a process
+# exit status of a run that has lost a process
 LOST = 4
-# a process that was not heard of for so many seconds is lost; it tells twelve times as often that it lives
+# seconds after which a silent process is lost; it says twelve times as often that it is alive
 SILENCE = 60.0
 TIMEOUT_VARIABLE = "DAMLPIPS_RANK_TIMEOUT"
-# seconds between two looks at what the others tell
+# seconds between two looks at what the others say
 PAUSE = 0.05
-# seconds in which the others may take note of the end, before the first process takes the store with it
+# seconds that the others have to notice the end before the first process exits, and the store with it
 FAREWELL = 10.0
 
 ON_AGAIN = "what was scored is kept: the same command goes on"
 
 
 class RankError(Exception):
-    """Another process has failed, was lost, or never came."""
+    """Another process has failed, was lost, or never joined."""
 
     def __init__(self, message: str, status: int = LOST) -> None:
         super().__init__(message)
@@ -39,17 +39,17 @@ class RankError(Exception):
 
 
 class Ended(Exception):
-    """The first process has ended the run: there is nothing left to do for the others."""
+    """The first process has ended the run: the others have nothing left to do."""
 
 
 class Ranks:
     """This process among the others of a run.
 
     Args:
-        store: what all of them see, a `torch.distributed.Store`.
-        rank: which one this is; the first, 0, says what there is to say.
+        store: a `torch.distributed.Store` that all of them share.
+        rank: which one this is; the first, 0, prints for all.
         world: how many there are.
-        silence: after how many seconds without a sign of life another one is lost.
+        silence: seconds without a sign of life after which another one is lost.
     """
 
     def __init__(self, store: Any, rank: int, world: int, silence: float = SILENCE) -> None:
@@ -64,10 +64,10 @@ class Ranks:
         self._life = threading.Thread(target=self._live, daemon=True)
 
     def start(self) -> None:
-        """Tell that this process lives, and wait for the others.
+        """Say that this process is alive, and wait for the others.
 
         Raises:
-            RankError: they did not come.
+            RankError: they did not join.
         """
         self._life.start()
         self._store.add("here", 1)
@@ -82,15 +82,15 @@ class Ranks:
             try:
                 self._store.add(f"life/{self.rank}", 1)
             except RuntimeError:
-                return  # the store has gone with the first process: whoever asks it next is told
+                return  # the store is gone with the first process: the next request reports it
 
     def tell(self, key: str, value: Any) -> None:
-        """Put a value where the others find it."""
+        """Publish a value for the others."""
         with self._reaching():
             self._store.set(key, json.dumps(value))
 
     def ask(self, key: str) -> Any:
-        """Return what another process tells, once it does.
+        """Wait for a value that another process publishes, and return it.
 
         Raises:
             RankError, Ended: it never will.
@@ -100,9 +100,9 @@ class Ranks:
             return json.loads(self._store.get(key))
 
     def count(self, new: int = 1, *, now: bool = False) -> int:
-        """Count pairs that are scored; return how many all processes have, as was told last, some times a second."""
+        """Count pairs that were scored; return the count of all processes, which is updated some times a second."""
         self._uncounted += new
-        # a GPU scores a pair in less time than the store takes to answer
+        # a GPU can score a pair faster than the store answers
         if now or time.monotonic() - self._asked >= PAUSE:
             self._counted = self.add("scored", self._uncounted)
             self._uncounted, self._asked = 0, time.monotonic()
@@ -126,10 +126,10 @@ class Ranks:
         time.sleep(PAUSE)
 
     def look(self) -> None:
-        """Look at what has become of the others, at most once a second.
+        """Check on the others, at most once a second.
 
         Raises:
-            RankError: one of them has failed, or is lost.
+            RankError: one of them has failed or is lost.
             Ended: the first one has ended the run.
         """
         now = time.monotonic()
@@ -159,7 +159,7 @@ class Ranks:
         return RankError(f"one of {self.world} ranks has failed; {ON_AGAIN}")
 
     def fail(self, status: int, message: str) -> None:
-        """Tell that this process has failed, and how."""
+        """Report that this process has failed, and how."""
         with contextlib.suppress(RankError):
             self.tell(f"failed/{self.rank}", [status, socket.gethostname(), message])
             self.add("failed", 1)
@@ -170,7 +170,7 @@ class Ranks:
             return self._left(status)
         except (RankError, KeyboardInterrupt) as error:
             if self.rank == 0:
-                return status  # its work is done, whatever becomes of the others
+                return status  # its work is done, whatever happens to the others
             if isinstance(error, RankError):
                 print(f"damlpips: rank {self.rank}: {error}", file=sys.stderr)
             return status or LOST
@@ -207,27 +207,22 @@ _here: Ranks | None = None
 
 
 def here() -> Ranks | None:
-    """Return this process among the others, None where there is one."""
+    """Return this process among the others; None if it is the only one."""
     return _here
 
 
-def speaks() -> bool:
-    """Return whether this process is the one that speaks for all."""
-    return _number("WORLD_SIZE") < 2 or _number("RANK") < 1
-
-
 def join() -> Ranks | None:
-    """Find the other processes of this run, None where there is one.
+    """Join the other processes of this run; return None if it is the only one.
 
     Raises:
-        RankError: the others did not come, or the launcher's variables are damaged.
+        RankError: the others did not join, or the launcher's variables are invalid.
     """
     global _here
     _here = None
     world, rank = _number("WORLD_SIZE"), _number("RANK")
     if world < 2 or rank < 0:
         return None
-    dist: Any = import_module("torch.distributed")  # which does not export to type checkers what it documents
+    dist: Any = import_module("torch.distributed")  # type checkers do not see what it documents
     silence = _silence()
     try:
         found = dist.rendezvous("env://", timeout=datetime.timedelta(seconds=max(1.0, silence)))
@@ -236,7 +231,7 @@ def join() -> Ranks | None:
         if "expected, but not set" in str(error):
             raise RankError(f"WORLD_SIZE={world}: {error}; use torchrun, or unset WORLD_SIZE", 2) from error
         raise RankError(_missing("not all of them", world, silence)) from error
-    # the launcher's store is the launcher's, too, and a run that it starts again is another one
+    # the launcher uses this store itself, and a run that it restarts is another one
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     ranks = Ranks(dist.PrefixStore(f"damlpips/{attempt}", store), rank, world, silence)
     ranks.start()
@@ -245,7 +240,7 @@ def join() -> Ranks | None:
 
 
 def local_rank() -> int:
-    """Return which of the processes on this machine this is."""
+    """Return the number of this process among those on this machine."""
     return max(0, _number("LOCAL_RANK"))
 
 
