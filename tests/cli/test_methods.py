@@ -11,22 +11,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from damlpips import DAMLPIPS
-from damlpips.cli import app
 from damlpips.scoring import scorer
 from damlpips.scoring.pairs import find_pairs
 from damlpips.scoring.scorer import score_pairs
+from tests.support import commands
+from tests.support.commands import json_rows
 from tests.support.pictures import image_file, pixels
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["score", *map(str, arguments)])
-
-
-def rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return commands.run("score", *arguments)
 
 
 @pytest.fixture
@@ -44,7 +41,7 @@ class TestMethods:
             folders / "r", "--method", f"a={folders / 'a'}", "--method", f"b={folders / 'b'}", "-o", folders / "s.jsonl"
         )
         assert (result.exit_code, result.stderr) == (0, "")
-        found = rows(folders / "s.jsonl")
+        found = json_rows(folders / "s.jsonl")
         names = ["1.png", "deep/2.png", "deep/10.png"]
         assert [(row["method"], row["distorted"]) for row in found] == [
             (method, str(folders / method / name)) for name in names for method in "ab"
@@ -52,7 +49,7 @@ class TestMethods:
         for method in "ab":
             alone = run(folders / "r", folders / method, "--jsonl", folders / method / "alone")
             assert alone.exit_code == 0
-            expected = [row["score"] for row in rows(folders / method / "alone")]
+            expected = [row["score"] for row in json_rows(folders / method / "alone")]
             assert [r["score"] for r in found if r["method"] == method] == pytest.approx(expected, rel=1e-5)
             line = rf"^ +{method} +3 +{sum(expected) / 3:.6f} *$"
             assert re.search(line, result.stdout, re.MULTILINE), result.stdout
@@ -143,13 +140,3 @@ class TestWorkers:
         pairs = find_pairs(folders / "r", folders / "a") * 5
         assert len(list(score_pairs(DAMLPIPS(), pairs, batch_size=15, workers=4))) == 15
         assert list(warnings.filters) == before
-
-    def test_what_is_wrong_with_options(self) -> None:
-        for options, message in (
-            ({"workers": -1}, "workers: expected at least 0, got -1"),
-            ({"alpha": "grey"}, "alpha: expected one of error, white, black, got 'grey'"),
-            ({"errors": "skip"}, "errors: expected 'raise' or 'keep', got 'skip'"),
-            ({"start": 3, "batch_size": 2}, "start: expected a multiple of batch_size 2, got 3"),
-        ):
-            with pytest.raises(ValueError, match=message):
-                score_pairs(DAMLPIPS(), [], **options)

@@ -1,6 +1,5 @@
 """`damlpips score` writes a row a pair as it comes, and a run that was killed goes on where it stopped."""
 
-import csv
 import json
 import os
 import random
@@ -16,27 +15,19 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from damlpips import DAMLPIPS
-from damlpips.cli import app
 from damlpips.scoring import scorer
 from damlpips.scoring.images import read_image
 from damlpips.scoring.rows import Table
+from tests.support import commands
+from tests.support.commands import csv_rows, json_rows
 from tests.support.pictures import image_file
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["score", *map(str, arguments)])
-
-
-def csv_rows(file: Path) -> list[dict[str, str]]:
-    with open(file, newline="", encoding="utf-8", errors="surrogateescape") as opened:
-        return list(csv.DictReader(opened))
-
-
-def json_rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return commands.run("score", *arguments)
 
 
 @pytest.fixture

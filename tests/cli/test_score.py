@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 from damlpips import DAMLPIPS, LPIPS, __version__
-from damlpips.cli import app
 from damlpips.nets.table import BACKBONES
 from damlpips.scoring import scorer
+from tests.support.commands import csv_rows, piped, refused, run
+from tests.support.pictures import image_file
 
 DEMO = Path(__file__).resolve().parents[2] / "docs" / "demo"
 DEMO_NAMES = ("landscape", "pebbles", "still_life")
@@ -31,36 +31,6 @@ LADDERS = (
 )
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
-def refused(message: str, *arguments: object) -> None:
-    """Assert that a run exits with 2 and one line on stderr that matches."""
-    result = run(*arguments)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert re.fullmatch(r"damlpips: .*\n", result.stderr), result.stderr
-    assert re.search(message, result.stderr), result.stderr
-
-
-def process(*arguments: object, code: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    command = ["-c", code] if code else ["-m", "damlpips"]
-    return subprocess.run(
-        [sys.executable, *command, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1", **environment},
-    )
-
-
-def noise_file(path: Path, seed: int, size: tuple[int, int] = (40, 48)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
-    Image.fromarray(image).resize(size[::-1], Image.BOX).save(path)
-    return path
-
-
 def direct(model: torch.nn.Module, reference: Path, distorted: Path) -> float:
     x, y = (torch.from_numpy(np.array(Image.open(p))).permute(2, 0, 1)[None] for p in (distorted, reference))
     with torch.no_grad():
@@ -69,14 +39,14 @@ def direct(model: torch.nn.Module, reference: Path, distorted: Path) -> float:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
-    return noise_file(tmp_path / "reference.png", 1), noise_file(tmp_path / "distorted.png", 2)
+    return image_file(tmp_path / "reference.png", 1), image_file(tmp_path / "distorted.png", 2)
 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     for k, size in enumerate([(40, 48), (40, 48), (36, 36)]):
-        noise_file(tmp_path / f"r/{k}.png", k, size)
-        noise_file(tmp_path / f"d/{k}.png", k + 10, size)
+        image_file(tmp_path / f"r/{k}.png", k, size)
+        image_file(tmp_path / f"d/{k}.png", k + 10, size)
     return tmp_path / "r", tmp_path / "d"
 
 
@@ -153,8 +123,7 @@ class TestFiles:
     def test_csv_holds_the_scores_of_the_modules(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
         result = run("score", *folders, "--csv", tmp_path / "s.csv", "--batch-size", 1)
         assert "2.png" in result.stdout  # the table is printed all the same
-        with open(tmp_path / "s.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = csv_rows(tmp_path / "s.csv")
         assert list(rows[0])[:6] == ["reference", "distorted", "score", "metric", "backbone", "method"]
         assert [Path(r["distorted"]).name for r in rows] == ["0.png", "1.png", "2.png"]
         model = DAMLPIPS()
@@ -224,14 +193,14 @@ class TestOptions:
             assert json.loads(result.stdout)["mean"] == pytest.approx(direct(model, *pair), rel=1e-5)
 
     def test_resize(self, tmp_path: Path) -> None:
-        reference, small = noise_file(tmp_path / "r.png", 1), noise_file(tmp_path / "d/d.png", 2, (20, 24))
+        reference, small = image_file(tmp_path / "r.png", 1), image_file(tmp_path / "d/d.png", 2, (20, 24))
         for option, value in (("reference", "reference"), ("32", 32)):
             result = run("score", reference, small, "--resize", option, "--json", "-")
             expected = direct(DAMLPIPS(resize=value), reference, small)
             assert json.loads(result.stdout)["mean"] == pytest.approx(expected, rel=1e-5)
 
     def test_tile(self, tmp_path: Path) -> None:
-        reference, distorted = (noise_file(tmp_path / f"{k}.png", k, (60, 120)) for k in (1, 2))
+        reference, distorted = (image_file(tmp_path / f"{k}.png", k, (60, 120)) for k in (1, 2))
         result = run("score", reference, distorted, "--tile", "48", "--json", "-")
         expected = direct(DAMLPIPS(), reference, distorted)
         assert json.loads(result.stdout)["mean"] == pytest.approx(expected, rel=1e-5)
@@ -240,13 +209,13 @@ class TestOptions:
         result = run("score", *pair, "--metric", "lpips", "--weights", random_alex_weights)
         assert "lpips (alex), lower is closer" in result.stdout
 
-    def test_version(self) -> None:
-        assert (run("--version").stdout, run("--version").exit_code) == (f"damlpips {__version__}\n", 0)
-
     def test_help_names_every_backbone_and_shows_an_example(self) -> None:
         text = run("score", "--help").stdout
         assert [name for name in BACKBONES if not re.search(rf"\b{name}\b", text)] == []
-        assert "damlpips score original.png" in text
+        text = " ".join(re.sub(r"[^\w<>-]+", " ", text).split())
+        assert "damlpips score original png" in text
+        assert "Score the pairs of a CSV file in its order a header with the columns reference and distorted" in text
+        assert "--pairs pairs csv" in text
 
     def test_without_a_command_the_help_is_shown(self) -> None:
         result = run()
@@ -267,7 +236,7 @@ class TestManifest:
         assert [r["score"] for r in rows] == pytest.approx(expected, rel=1e-5)
 
     def test_the_table_shows_the_paths_of_the_list(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
-        noise_file(folders[1] / "deep" / "x.png", 3)
+        image_file(folders[1] / "deep" / "x.png", 3)
         (tmp_path / "pairs.csv").write_text("reference,distorted\n0.png,deep/x.png\n")
         result = run("score", *folders, "--pairs", tmp_path / "pairs.csv")
         assert (result.exit_code, result.stderr) == (0, "")
@@ -281,11 +250,6 @@ class TestManifest:
         )
         refused(r"reference '.*0\.png': expected a folder", "score", folders[0] / "0.png", folders[1], "--pairs", rows)
         refused(r"gone\.csv: No such file", "score", *folders, "--pairs", tmp_path / "gone.csv")
-
-    def test_help(self) -> None:
-        text = " ".join(re.sub(r"[^\w<>-]+", " ", run("score", "--help").stdout).split())
-        assert "Score the pairs of a CSV file in its order a header with the columns reference and distorted" in text
-        assert "--pairs pairs csv" in text
 
 
 class TestRefusals:
@@ -315,11 +279,11 @@ class TestRefusals:
         assert result.stderr.endswith("a\ufffd[31mb\ufffd.png: the file is empty\n")
 
     def test_different_sizes_say_which_option_helps(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
-        other = noise_file(tmp_path / "other.png", 3, (40, 50))
+        other = image_file(tmp_path / "other.png", 3, (40, 50))
         refused(r"other\.png: .*one size, got 40 x 50 and 40 x 48: use --resize reference", "score", pair[0], other)
 
     def test_images_too_small(self, tmp_path: Path, random_alex_weights: Path) -> None:
-        r, d = (noise_file(tmp_path / f"{k}.png", k, (20, 40)) for k in range(2))
+        r, d = (image_file(tmp_path / f"{k}.png", k, (20, 40)) for k in range(2))
         refused(
             r"1\.png: .*needs at least 31 x 31 pixels, got 20 x 40",
             *("score", r, d, "--metric", "lpips", "--weights", random_alex_weights),
@@ -401,40 +365,26 @@ class TestRefusals:
 
 class TestProcesses:
     def test_a_pipe_gets_plain_text(self, pair: tuple[Path, Path]) -> None:
-        result = process("score", *pair)
+        result = piped("score", *pair)
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout.replace("\n", "").isprintable()
         assert re.search(r"^ +distorted\.png +[0-9]+\.[0-9]{6} *$", result.stdout, re.MULTILINE)
 
     def test_an_encoding_without_the_names_letters(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         pair[1].rename(tmp_path / "naïve.png")
-        result = process("score", pair[0], tmp_path / "naïve.png", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+        result = piped("score", pair[0], tmp_path / "naïve.png", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
         assert (result.returncode, result.stderr) == (0, "")
         assert "na\\xefve.png" in result.stdout
 
     def test_bad_input_is_one_line_without_traceback(self, pair: tuple[Path, Path]) -> None:
-        result = process("score", pair[0], "gone.png")
+        result = piped("score", pair[0], "gone.png")
         assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr == "damlpips: distorted 'gone.png': no such file or folder\n"
-
-    def test_help_loads_nothing_heavy(self) -> None:
-        code = (
-            "import sys; from damlpips.__main__ import main\n"
-            "sys.argv = ['damlpips', *sys.argv[1:]]\n"
-            "try: main()\n"
-            "except SystemExit as exit: assert not exit.code\n"
-            "heavy = {'torch', 'torchvision', 'torchmetrics', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)\n"
-            "sys.exit(f'loaded {heavy}' if heavy else 0)"
-        )
-        for arguments in (["--help"], ["score", "--help"], ["--version"]):
-            result = process(*arguments, code=code)
-            assert result.returncode == 0, result.stderr
-            assert "damlpips" in result.stdout
 
     @pytest.mark.parametrize("missing", ["typer", "rich", "PIL", "filelock"])
     def test_a_missing_package_is_named_by_its_extra(self, missing: str) -> None:
         code = f"import sys; sys.modules[{missing!r}] = None; from damlpips.__main__ import main; main()"
-        result = process(code=code)
+        result = piped(code=code)
         assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr == "damlpips: the command line needs: pip install 'damlpips[cli]'\n"
 

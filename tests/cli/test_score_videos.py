@@ -1,6 +1,5 @@
 """`damlpips score` of video files and folders of frames: rows of videos and of frames, killed runs, what goes wrong."""
 
-import csv
 import json
 import random
 import re
@@ -8,24 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from damlpips import DAMLPIPS
-from damlpips.cli import app
 from damlpips.scoring import frames as scored_frames
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.scorer import score_pairs
+from tests.support import commands
+from tests.support.commands import csv_rows
 from tests.support.pictures import image_file
 from tests.support.videos import frame_folder, moving, noisy, video_file
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["score", *map(str, arguments)])
-
-
-def rows_of(file: Path) -> list[dict[str, str]]:
-    with open(file, newline="", encoding="utf-8") as opened:
-        return list(csv.DictReader(opened))
+    return commands.run("score", *arguments)
 
 
 @pytest.fixture
@@ -48,7 +43,7 @@ def test_the_score_is_the_mean_over_the_frames(tmp_path: Path) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     assert re.search(r"^ +video +score", result.stdout, re.MULTILINE)
     (row,) = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
-    each = rows_of(tmp_path / "f.csv")
+    each = csv_rows(tmp_path / "f.csv")
     assert [(r["frame"], r["frames"], r["time"]) for r in each] == [(str(k), "6", str(k * 40 / 1000)) for k in range(6)]
     for name in ("score", "layer_0", "layer_3"):
         assert row[name] == pytest.approx(sum(float(r[name]) for r in each) / 6, rel=1e-12)
@@ -57,7 +52,7 @@ def test_the_score_is_the_mean_over_the_frames(tmp_path: Path) -> None:
     for side, content in (("r", frames), ("d", noisy(frames))):
         frame_folder(tmp_path / side, content)
     assert run(tmp_path / "r", tmp_path / "d", "--csv", tmp_path / "images.csv").exit_code == 0
-    alone = [float(r["score"]) for r in rows_of(tmp_path / "images.csv")]
+    alone = [float(r["score"]) for r in csv_rows(tmp_path / "images.csv")]
     assert [float(r["score"]) for r in each] == pytest.approx(alone, rel=1e-5)
     # and as one video
     result = run(tmp_path / "r", tmp_path / "d", "--frames", "--json", "-", "--workers", 2)
@@ -82,11 +77,11 @@ def test_a_damaged_video_is_a_row_with_its_error(folders: tuple[Path, Path], tmp
     result = run(*folders, "--csv", tmp_path / "s.csv", "--frames-csv", tmp_path / "f.csv")
     assert result.exit_code == 3
     assert "1 of 4 pairs could not be scored" in result.stderr
-    rows = rows_of(tmp_path / "s.csv")
+    rows = csv_rows(tmp_path / "s.csv")
     assert [bool(row["error"]) for row in rows] == [False, True, False, False]
     assert (rows[1]["score"], len(rows[1]["sha256"])) == ("", 64)
     places = [
-        (Path(r["distorted"]).name, r["frame"], r["frames"], bool(r["error"])) for r in rows_of(tmp_path / "f.csv")
+        (Path(r["distorted"]).name, r["frame"], r["frames"], bool(r["error"])) for r in csv_rows(tmp_path / "f.csv")
     ]
     assert places == [
         *(("0.mkv", str(k), "3", False) for k in range(3)),
@@ -96,7 +91,7 @@ def test_a_damaged_video_is_a_row_with_its_error(folders: tuple[Path, Path], tmp
     ]
     # alone, too: how far a video can be read shows only when it is read
     alone = run(folders[0] / "1.mkv", folders[1] / "1.mkv", "--csv", tmp_path / "one.csv")
-    assert (alone.exit_code, len(rows_of(tmp_path / "one.csv"))) == (3, 1)
+    assert (alone.exit_code, len(csv_rows(tmp_path / "one.csv"))) == (3, 1)
 
 
 def test_a_run_cut_off_anywhere_goes_on_at_the_latest_video(
@@ -152,17 +147,12 @@ def test_rows_of_frames_of_another_run_are_refused(folders: tuple[Path, Path], t
 
 
 def test_refusals(folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(message: str, *arguments: object) -> None:
-        result = run(*arguments)
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert re.fullmatch(rf"damlpips: .*{message}.*\n", result.stderr), result.stderr
-
     image = folders[0] / "4.png"
-    refused("no videos among the pairs", image, image, "--frames-csv", tmp_path / "f.csv")
-    refused("--frames-csv -: expected a file", *folders, "--frames-csv", "-")
-    refused("is an image: with --frames", image, image, "--frames")
+    commands.refused("no videos among the pairs", "score", image, image, "--frames-csv", tmp_path / "f.csv")
+    commands.refused("--frames-csv -: expected a file", "score", *folders, "--frames-csv", "-")
+    commands.refused("is an image: with --frames", "score", image, image, "--frames")
     monkeypatch.setitem(sys.modules, "av", None)
-    refused(r"needs PyAV: pip install 'damlpips\[video\]'", *folders)
+    commands.refused(r"needs PyAV: pip install 'damlpips\[video\]'", "score", *folders)
     for side in folders:
         frame_folder(side / "clips/one", moving(1, 2))
         (side / "4.png").unlink()

@@ -18,31 +18,13 @@ from damlpips import __version__
 from damlpips.cli import app
 from damlpips.nets import weights
 from damlpips.nets.table import BACKBONES
+from tests.support.commands import piped, variables
 from tests.support.pictures import image_file
 
 command = importlib.import_module("damlpips.cli.info")
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-# what CI systems set, and asks rich for colours where there is no terminal
-FORCING = ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "NO_COLOR")
 ESCAPE = "\x1b"
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;\d+)*m")
-
-
-def variables(**others: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in FORCING}
-    return {**kept, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", **others}
-
-
-def piped(*arguments: object, code: str = "", **others: str) -> subprocess.CompletedProcess[str]:
-    command = ["-c", code] if code else ["-m", "damlpips"]
-    return subprocess.run(
-        [sys.executable, *command, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
-        env=variables(**others),
-    )
 
 
 def in_terminal(*arguments: object, **others: str) -> str:
@@ -95,7 +77,8 @@ class TestHelp:
         )
         words = "damlpips score --backbone "
         completing = {"_DAMLPIPS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "3"}
-        for result in (piped("--help", code=code), piped("info", "-h", code=code), piped(code=code, **completing)):
+        asked: list[tuple[str, ...]] = [("--help",), ("score", "--help"), ("info", "-h"), ("--version",)]
+        for result in (*(piped(*arguments, code=code) for arguments in asked), piped(code=code, **completing)):
             assert (result.returncode, result.stderr) == (0, "")
             assert ESCAPE not in result.stdout
             assert result.stdout

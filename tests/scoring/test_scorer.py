@@ -1,6 +1,7 @@
 """Pairs of files: found, read, scored, written."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,9 +135,21 @@ class TestScorePairs:
         with pytest.raises(ScoringError, match=r"0\.png: its score is nan"):
             list(score_pairs(Broken(), find_pairs(*folders(tmp_path, [(40, 48)]))))
 
-    def test_options_are_checked_at_once(self, model: DAMLPIPS) -> None:
-        with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
-            score_pairs(model, [], batch_size=0)
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+            ({"workers": -1}, "workers: expected at least 0, got -1"),
+            ({"alpha": "grey"}, "alpha: expected one of error, white, black, got 'grey'"),
+            ({"errors": "skip"}, "errors: expected 'raise' or 'keep', got 'skip'"),
+            ({"start": 3, "batch_size": 2}, "start: expected a multiple of batch_size 2, got 3"),
+        ],
+    )
+    def test_options_are_checked_at_once(self, model: DAMLPIPS, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            score_pairs(model, [], **options)
+
+    def test_a_score_a_pair_is_needed(self) -> None:
         with pytest.raises(ValueError, match="expected reduction='none', a score a pair, got 'mean'"):
             score_pairs(DAMLPIPS(reduction="mean"), [])
 

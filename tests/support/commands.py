@@ -1,13 +1,22 @@
-"""The command line in real processes that start at once, alone or as the ranks of one run."""
+"""The command line within this process, in one of its own, or in several that start at once as the ranks of one run."""
 
+import csv
+import json
 import multiprocessing
 import os
+import re
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+from damlpips.cli import app
 
 # its children have everything imported, and no threads of a test
 _SERVER = multiprocessing.get_context("forkserver")
@@ -16,6 +25,51 @@ _SERVER.set_forkserver_preload(
 )
 
 PATIENCE = 100.0
+
+
+# what CI systems set, and asks rich for colours where there is no terminal
+FORCING = ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "NO_COLOR")
+
+
+def run(*arguments: object) -> Result:
+    """Run `damlpips` in this process."""
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def refused(message: str, *arguments: object) -> None:
+    """Assert that a run exits with 2 and one line on stderr that matches."""
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert re.fullmatch(r"damlpips: .*\n", result.stderr), result.stderr
+    assert re.search(message, result.stderr), result.stderr
+
+
+def variables(**others: str) -> dict[str, str]:
+    """Return the environment of a process that nothing asks for colours."""
+    kept = {name: value for name, value in os.environ.items() if name not in FORCING}
+    return {**kept, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", **others}
+
+
+def piped(*arguments: object, code: str = "", **others: str) -> subprocess.CompletedProcess[str]:
+    """Run `damlpips`, or some code, in a process without a terminal."""
+    command = ["-c", code] if code else ["-m", "damlpips"]
+    return subprocess.run(
+        [sys.executable, *command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+        env=variables(**others),
+    )
+
+
+def csv_rows(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="", encoding="utf-8", errors="surrogateescape") as opened:
+        return list(csv.DictReader(opened))
+
+
+def json_rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def _enter(arguments: Sequence[str], environment: Mapping[str, str], output: str) -> None:
