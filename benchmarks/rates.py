@@ -20,11 +20,11 @@ from PIL import Image
 
 from damlpips import DAMLPIPS, LPIPS
 from damlpips.files import digest
-from damlpips.scoring.export import write_parquet
+from damlpips.scoring.formats import Csv, JsonLines, write_parquet
 from damlpips.scoring.images import read_image
 from damlpips.scoring.journal import RowFile
 from damlpips.scoring.pairs import Pair
-from damlpips.scoring.rows import Csv, JsonLines, Table
+from damlpips.scoring.rows import Table
 from damlpips.scoring.scorer import Score
 
 DEMO = Path(__file__).resolve().parents[1] / "docs" / "demo"

@@ -16,12 +16,12 @@ from damlpips.report.page import reading
 from damlpips.report.page.reading import ScoredPair, Settings, read_rows
 from damlpips.report.page.rendering import render_report
 from damlpips.scoring import rows
-from damlpips.scoring.export import write_parquet
+from damlpips.scoring.formats import READERS, Csv, JsonLines, write_parquet
 from damlpips.scoring.frames import FrameScores
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.journal import RowFile
 from damlpips.scoring.pairs import Pair
-from damlpips.scoring.rows import COLUMNS, FRAME, INTEGER, NUMBER, PAIR, RUN, SCORE, TEXT, Column, Csv, JsonLines, Table
+from damlpips.scoring.rows import COLUMNS, FRAME, INTEGER, NUMBER, PAIR, RUN, SCORE, TEXT, Column, Table
 from damlpips.scoring.scorer import Score
 from tests.support.pictures import image_file
 
@@ -76,7 +76,7 @@ def test_every_column_comes_back_from_every_format(tmp_path: Path, kind: str) ->
     else:
         written(file, Csv(table) if kind == "csv" else JsonLines(table), every)
     with open(file, "rb") as opened:
-        found = [read.row for read in rows.READERS[kind](opened, file, lambda _: table.types, lambda: None)]
+        found = [read.row for read in READERS[kind](opened, file, lambda _: table.types, lambda: None)]
     expected = [table.scored(score).row for score in every]
     assert found == expected
     assert [list(row) for row in found] == [list(table.types)] * 3

@@ -1,4 +1,4 @@
-"""Where `damlpips score` puts its rows: files that grow, standard output, files that are made at the end."""
+"""Where `damlpips score` writes its rows: growing files, standard output, and files that are made at the end."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -30,9 +30,8 @@ class Destination(NamedTuple):
 
 
 def destinations(files: Mapping[str, Path | None]) -> list[Destination]:
-    """Return what was asked for; `--output`'s format is told by its ending."""
-    from damlpips.scoring.export import check_parquet
-    from damlpips.scoring.rows import format_of
+    """Return what was asked for; the ending of `--output` says its format."""
+    from damlpips.scoring.formats import check_parquet, format_of
 
     found = []
     for option, path in files.items():
@@ -57,7 +56,7 @@ def destinations(files: Mapping[str, Path | None]) -> list[Destination]:
 
 
 def growing(wanted: "Sequence[Destination]") -> Path | None:
-    """Return the first of the files that a killed run goes on with, None where all rows just pass."""
+    """Return the first of the files that a killed run goes on with; None if there is no such file."""
     return next((d.path for d in wanted if not _passing(d.path)), None)
 
 
@@ -80,17 +79,16 @@ def alone(wanted: "Sequence[Destination]") -> "Iterator[None]":
 def opened(
     wanted: "Sequence[Destination]", table: "Table", pairs: "Sequence[Pair]", *, batch_size: int, overwrite: bool
 ) -> "Iterator[Outputs]":
-    """Yield what takes the rows; after it, unless something was raised, the files are complete."""
-    from damlpips.scoring.export import journal_of
+    """Yield what takes the rows; afterwards, unless something was raised, the files are complete."""
+    from damlpips.scoring.formats import Csv, JsonLines, journal_of
     from damlpips.scoring.journal import Outputs, RowFile, RowStream
-    from damlpips.scoring.rows import Csv, JsonLines
 
     files: list[RowFile] = []
     streams: list[RowStream] = []
     journals: list[tuple[Destination, Path]] = []
     with ExitStack() as folders:
         with ExitStack() as handles:
-            # rows of frames last: they are there, or not, when the pair's own row is
+            # rows of frames last: a pair whose frames are written has its own row, too
             for destination in sorted(wanted, key=lambda d: d.kind == "frames-csv"):
                 option, kind, path = destination
                 form = (Csv if "csv" in kind else JsonLines)(replace(table, per_frame=kind == "frames-csv"))
@@ -117,23 +115,23 @@ def opened(
 
 
 def _passing(path: Path) -> bool:
-    """Return whether what is written to a path cannot be read again: standard output, a pipe, a device."""
+    """Return whether what is written to a path cannot be read back: standard output, a pipe, a device."""
     return path == STANDARD_OUTPUT or (path.exists() and not path.is_file())
 
 
 def _complete(place: Destination, journal: Path, table: "Table") -> None:
-    """Make a file of the rows that its journal holds."""
-    from damlpips.scoring import export
+    """Make a file from the rows in its journal."""
+    from damlpips.scoring import formats
 
     try:
         if place.kind == "parquet":
-            export.write_parquet(journal, place.path, table)
+            formats.write_parquet(journal, place.path, table)
         elif place.path == STANDARD_OUTPUT:
-            for part in export.json_parts(journal, table):
-                # as bytes: a file name that is not UTF-8 passes as it is
+            for part in formats.json_parts(journal, table):
+                # as bytes, so that a file name that is not UTF-8 is kept
                 typer.echo(part.encode(errors="surrogateescape"), nl=False)
         else:
-            export.write_json(journal, place.path, table)
+            formats.write_json(journal, place.path, table)
         journal.unlink()
     except OSError as error:
         fail(f"{place.option} {place.path}: {error.strerror}")

@@ -1,4 +1,4 @@
-"""What the commands share: a device by its name, files to write, tables to print."""
+"""What the commands share: devices by name, files to write, tables to print."""
 
 import sys
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_outputs(files: Mapping[str, Path | None]) -> None:
-    """Fail now rather than after the last image is scored."""
+    """Fail now for outputs that cannot be written, rather than after the last image is scored."""
     if sum(file == Path("-") for file in files.values()) > 1:
         fail(f"{' and '.join(files)}: only one of them can be standard output")
     for option, file in files.items():
@@ -31,7 +31,7 @@ def check_outputs(files: Mapping[str, Path | None]) -> None:
 
 
 def to_standard_output(files: Mapping[str, Path | None]) -> bool:
-    """Return whether one of the files is standard output, which then holds nothing else."""
+    """Return whether one of the files is standard output, to which nothing else is then printed."""
     return any(file == Path("-") for file in files.values())
 
 
@@ -40,7 +40,7 @@ def write(option: str, file: Path, text: str) -> None:
     from damlpips.files import write_whole
 
     if file == Path("-"):
-        # as bytes: a file name that is not UTF-8 passes as it is
+        # as bytes, so that a file name that is not UTF-8 is kept
         typer.echo(text.encode(errors="surrogateescape"), nl=False)
         return
     try:
@@ -50,7 +50,7 @@ def write(option: str, file: Path, text: str) -> None:
 
 
 def find_device(name: str) -> "torch.device":
-    """Return the device that a name stands for, if this machine has it; of several processes each has its own."""
+    """Return the device that a name stands for, if this machine has it; each of several processes gets its own."""
     import torch
 
     if name == "auto":
@@ -63,16 +63,16 @@ def find_device(name: str) -> "torch.device":
     if number and int(number) >= torch.cuda.device_count():
         fail(f"--device {name}: there is only cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     if name == "cuda" and workers.here() is not None:
-        # a launcher may show each process one device only
+        # a launcher may make only one device visible to each process
         name = f"cuda:{workers.local_rank() % torch.cuda.device_count()}"
     return torch.device(name)
 
 
 def print_table(table: Table) -> None:
-    """Print a table, folded to a terminal's width; whole where there is no terminal."""
+    """Print a table, folded to the width of the terminal; in full if there is no terminal."""
     console = Console()
     if not console.is_terminal:
-        # there is no edge to wrap at: a line a row
+        # nothing to wrap at: one line for each row
         widest = console.options.update(width=sys.maxsize)
         console.width = max(console.width, Measurement.get(console, widest, table).maximum)
     console.print(table)

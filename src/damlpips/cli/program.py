@@ -18,9 +18,9 @@ TOGETHER = ("score",)
 
 
 class Commands(TyperGroup):
-    """Commands whose usage errors, too, are one line; and that exit with 130 when interrupted.
+    """Commands whose usage errors are one line, too, and that exit with 130 when interrupted.
 
-    Of several processes the first says what is wrong, and all exit with its status.
+    Of several processes only the first prints what is wrong, and all exit with its status.
     """
 
     def main(self, *args: Any, **extra: Any) -> Any:
@@ -57,7 +57,7 @@ class Commands(TyperGroup):
             complain(str(error))
             return error.status
         except Exception as error:
-            # typer's own errors have no common public class
+            # typer's own errors share no public class
             if not hasattr(error, "format_message"):
                 raise
             context = getattr(error, "ctx", None)
@@ -95,15 +95,15 @@ def damlpips(
 
 
 def fail(message: str) -> NoReturn:
-    """Say on stderr what is wrong, and exit."""
+    """Print on stderr what is wrong, and exit."""
     complain(message)
     raise typer.Exit(BAD_INPUT)
 
 
 def complain(message: str) -> None:
-    """Say on stderr what is wrong, and go on."""
+    """Print on stderr what is wrong, and go on."""
     if (team := workers.here()) is not None and team.rank > 0:
         team.unsaid.append(message)
         return
-    # the names of files are others' text: it must not steer a terminal
+    # names of files are untrusted text, which must not steer the terminal
     typer.echo(printable(f"damlpips: {message}", kept="\n"), err=True)

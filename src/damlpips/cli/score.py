@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Fewer pairs than this are scored before a reader has found the bar.
+# Fewer pairs than this are scored before anyone has noticed the bar.
 PAIRS_WORTH_A_BAR = 16
 
 
@@ -138,11 +138,11 @@ def score(
             fail(f"--frames-csv {frames_csv}: one process writes rows of frames, got {team.world}: leave torchrun out")
         found = _pairs(reference, distorted, _methods(method or []), pairs, frames=frames)
         _check_videos(found, frames_csv)
-        # of two images there is nothing to go on with: a bad one is a bad argument
+        # with just two images, a bad one is a bad argument
         two_files = distorted is not None and pairs is None and not distorted.is_dir()
         errors = "raise" if two_files and not found[0].video else "keep"
-        place = find_device(device)
-        model = chosen.build().to(place).load()
+        where = find_device(device)
+        model = chosen.build().to(where).load()
         table = _table(model, chosen, alpha.value)
         progress = _Progress(len(found), shown=not quiet, videos=any(pair.video for pair in found))
 
@@ -151,7 +151,7 @@ def score(
                 model,
                 found,
                 batch_size=batch_size,
-                device=place,
+                device=where,
                 start=start,
                 stop=stop,
                 errors=errors,
@@ -198,7 +198,7 @@ def score(
 
 
 def _methods(named: list[str]) -> dict[str, Path]:
-    """Return the folders of the methods by their names."""
+    """Return the folder of each method by its name."""
     methods: dict[str, Path] = {}
     for text in named:
         name, _, folder = text.partition("=")
@@ -211,7 +211,7 @@ def _methods(named: list[str]) -> dict[str, Path]:
 
 
 def _check_videos(pairs: "list[Pair]", frames_csv: Path | None) -> None:
-    """Fail now if there are videos that cannot be read here, or none where a row a frame is asked for."""
+    """Fail early if videos cannot be read here, or if rows of frames are wanted and there are no videos."""
     from damlpips.scoring.videos import pyav
 
     videos = [pair for pair in pairs if pair.video]
@@ -237,7 +237,7 @@ def _pairs(
 
 
 def _table(model: "PerceptualDistance", chosen: Chosen, alpha: str) -> "Table":
-    """Return the columns of a run, and what each row says of it: all that a score depends on besides the images."""
+    """Return the columns of a run, and what every row says about it: all that a score depends on but the images."""
     from damlpips.scoring.rows import Table
     from damlpips.scoring.scorer import layer_count
 
@@ -254,7 +254,7 @@ def _table(model: "PerceptualDistance", chosen: Chosen, alpha: str) -> "Table":
 
 
 class _Progress(ProgressColumn):
-    """A bar of the pairs that are scored, for terminals, and what is done now: of a video, its frames."""
+    """A progress bar for terminals; beside it what is being done, such as the frames of a video."""
 
     def __init__(self, total: int, *, shown: bool, videos: bool = False) -> None:
         super().__init__()
@@ -262,14 +262,14 @@ class _Progress(ProgressColumn):
         self._text = "scoring"
 
     def watch(self, pair: "Pair", frames: int) -> None:
-        """Take down how many frames of a video are scored."""
+        """Note how many frames of a video are scored."""
         self._text = f"{printable(pair.distorted.name)[-40:]}: {frames} frames"
 
     def render(self, task: Task) -> Text:
         return Text(self._text)
 
     def along(self, scores: Iterable[T], done: int = 0) -> Iterator[T]:
-        """Yield what there is, and move the bar by each."""
+        """Yield the scores, and move the bar with each."""
         console = Console(stderr=True)
         # a single video may take an hour
         worth_it = self._videos or self._total - done >= PAIRS_WORTH_A_BAR

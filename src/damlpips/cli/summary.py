@@ -1,4 +1,4 @@
-"""What `damlpips score` remembers of its scores, however many there are, and how it prints them."""
+"""The summary that `damlpips score` prints: means, the first scores and the first errors, however many there are."""
 
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -13,13 +13,13 @@ from damlpips.cli.program import complain, printable
 if TYPE_CHECKING:
     from damlpips.scoring.rows import Scored
 
-# More rows than this nobody reads on a screen.
+# Nobody reads more rows than this on a screen.
 MOST_ROWS = 50
 MOST_ERRORS = 10
 
 
 class Mean:
-    """The mean of numbers, as if their sum was never rounded."""
+    """The mean of numbers whose sum is never rounded."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -60,7 +60,7 @@ class RunSummary:
             self._rows.append((pair.name, "failed" if score is None else number(float(score))))
 
     def print(self, title: str) -> None:
-        """Print every score if there are few, else the mean; the mean of each method if there are methods."""
+        """Print every score if there are few, otherwise the mean; with methods, the mean of each."""
         named = [name for name in self.methods if name]
         kind = " or ".join(sorted(self._kinds)) or "image"
         table = Table(title=title, box=box.SIMPLE, min_width=len(title) + 2, title_justify="left")
@@ -81,15 +81,15 @@ class RunSummary:
         print_table(table)
 
     def complain(self) -> None:
-        """Say on stderr which pairs have no score."""
-        # in one line each, so that none can pass for several
+        """Print on stderr which pairs have no score."""
+        # one line each, so that no error can pass for several
         listed = "".join(f"\n  {printable(error)}" for error in self._errors)
         more = f"\n  and {self.failed - len(self._errors)} more" if self.failed > len(self._errors) else ""
         complain(f"{self.failed} of {self.pairs} pairs could not be scored:{listed}{more}")
 
 
 def _text(name: str) -> Text:
-    """Return a file's name as text, so that brackets are no markup."""
+    """Return a file's name as text, whose brackets are not markup."""
     return Text(printable(name))
 
 

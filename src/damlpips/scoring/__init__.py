@@ -1,6 +1,7 @@
-"""Files to rows: images and videos read, paired, scored and written, by one process or several.
+"""Files to rows: images and videos are read, paired, scored and written, by one process or several.
 
-Imports `models` and what is below it. A new column of the rows is declared in `rows`.
+Imports `models` and what is below it. A new column of the rows is declared in `rows`, a new format in `formats`; a new
+kind of image or video file is allowed in `images` or `videos`.
 """
 
 from importlib import import_module

@@ -12,10 +12,11 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 from damlpips.files import open_regular, reason, write_whole
+from damlpips.scoring.formats import OVERWRITE, Csv, JsonLines
 from damlpips.scoring.frames import digest_if_readable
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.pairs import Pair
-from damlpips.scoring.rows import OVERWRITE, Csv, JsonLines, PairRows, Row, Scored
+from damlpips.scoring.rows import PairRows, Row, Scored
 from damlpips.scoring.scorer import is_chunk_start
 
 # tells what is wrong with the row of a pair

@@ -19,10 +19,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
 
 from damlpips.files import open_regular, reason
+from damlpips.scoring.formats import OVERWRITE, JsonLines
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.journal import RowFile, Unchanged, locked
 from damlpips.scoring.pairs import Pair
-from damlpips.scoring.rows import OVERWRITE, JsonLines, Scored, Table
+from damlpips.scoring.rows import Scored, Table
 from damlpips.scoring.scorer import Score
 from damlpips.scoring.workers import Ranks
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from damlpips.files import open_regular, printable, reason
+from damlpips.scoring.formats import READERS, format_of
 from damlpips.scoring.images import ScoringError
-from damlpips.scoring.rows import COLUMNS, READERS, format_of
+from damlpips.scoring.rows import COLUMNS
 
 ENDINGS = ".csv, .jsonl or .parquet"
 
