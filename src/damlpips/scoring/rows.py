@@ -153,16 +153,24 @@ class Table:
         return [column for column in COLUMNS if self.per_frame or column.source is not FRAME]
 
     @cached_property
+    def headers(self) -> dict[str, list[str]]:
+        """The headers of each column, by its name."""
+        return {column.name: column.headers(self.layers) for column in COLUMNS}
+
+    @cached_property
     def types(self) -> dict[str, str]:
         """The type of each header, in order."""
-        return {name: column.type for column in self.columns for name in column.headers(self.layers)}
+        return {header: column.type for column in self.columns for header in self.headers[column.name]}
 
     def values(self, columns: Iterable[Column], sources: Mapping[Source, Any]) -> Row:
         """Return the values of columns by their headers."""
         row: Row = {}
         for column in columns:
-            names, value = column.headers(self.layers), column.value_in(sources[column.source])
-            row.update(zip(names, (value or [None] * len(names)) if column.numbered else [value], strict=True))
+            headers, value = self.headers[column.name], column.value_in(sources[column.source])
+            if column.numbered:
+                row.update(zip(headers, value or [None] * len(headers), strict=True))
+            else:
+                row[headers[0]] = value
         return row
 
     def scored(self, score: Score) -> Scored:
@@ -207,7 +215,7 @@ class PairRows:
     """Puts the rows of a file together to one for each pair: of frames, with the mean of their scores."""
 
     def __init__(self, table: Table) -> None:
-        self._layers = [name for column in table.columns if column.numbered for name in column.headers(table.layers)]
+        self._layers = [name for column in table.columns if column.numbered for name in table.headers[column.name]]
         self._per_frame = table.per_frame
         self._first: Row | None = None
         self._frames = FrameScores()
