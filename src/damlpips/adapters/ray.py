@@ -1,4 +1,4 @@
-"""Pairs of a Ray data set scored batch by batch: a class for `map_batches`. Ray itself is not needed to use it."""
+"""Scores for the pairs of a Ray data set, batch by batch: a class for `map_batches`, which does not need Ray itself."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,30 +8,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from damlpips.checks import one_of
-from damlpips.files import digest, reason
 from damlpips.models.registry import Metric
-from damlpips.scoring.images import ALPHA, ScoringError, decode_image, read_image
+from damlpips.scoring.images import ALPHA, ScoringError, decode_image
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.rows import COLUMNS, INTEGER, NUMBER, SCORE, TEXT, Table
-from damlpips.scoring.scorer import Item, Picture, Score, Scorer, layer_count
+from damlpips.scoring.scorer import Item, Picture, Score, Scorer, layer_count, read_picture
 
 if TYPE_CHECKING:
     from numpy import ndarray
 
 ADDED = [column for column in COLUMNS if column.source is SCORE]
-# images that are values are called by their column and row
+# a batch as Ray passes it on, a mapping of columns
 Batch = Mapping[str, "ndarray"]
 
 
 class ScorePairs:
-    """Score the pairs of a batch, and add their scores to it.
+    """Scores the pairs of a batch, and adds the scores to it.
 
     For `ray.data.Dataset.map_batches`, which builds it once in each actor:
     `pairs.map_batches(ScorePairs, fn_constructor_kwargs={"backbone": "alex"}, batch_size=32, compute=...)`.
 
-    A batch is a mapping of columns, as Ray hands it on by default, `batch_format="numpy"`. An image is a path (`str`),
-    the bytes of an image file, or an array, uint8 or float in [0, 1], (H, W, 3) or (H, W). Two rows that follow each
-    other with one reference share its way through the network.
+    A batch is a mapping of columns, as Ray passes it by default, `batch_format="numpy"`. An image is a path (`str`),
+    the bytes of an image file, or an array, uint8 or float in [0, 1], (H, W, 3) or (H, W). Consecutive rows with one
+    reference run it through the network once.
 
     The result has all columns of the batch and those of `damlpips score` that say how a pair scored: `score` (lower is
     closer), the layers, the size of the distorted image, the SHA-256 of the files, and `error`. Numbers are float64,
@@ -40,15 +39,15 @@ class ScorePairs:
     Args:
         metric: `"damlpips"` or `"lpips"`.
         reference, distorted: the columns that hold the images.
-        root: the folder that paths are in; None where they are whole.
+        root: the folder that paths are relative to, if any.
         batch_size: the most pairs that go through the network at once.
         device: a torch device; None for CUDA if the actor has a GPU (`num_gpus=1`), else the CPU.
-        alpha: transparent pixels: `"error"`, or laid over `"white"` or `"black"`.
+        alpha: what to do with transparent pixels: `"error"`, or lay them over `"white"` or `"black"`.
         options: those of `damlpips.DAMLPIPS` or `damlpips.LPIPS`: `backbone`, `weights`, `resize`, `tile`, ...
 
     Raises:
-        ValueError: an unknown option. KeyError, when it is called: a batch without one of the columns, or with one that
-            would be written over. A bad image is no error of the run: its row says what is wrong.
+        ValueError: an unknown option. When it is called, KeyError: the batch lacks a column, or has one that would be
+            overwritten. A bad image raises nothing: its row says what is wrong.
 
     Example:
         >>> import numpy as np
@@ -79,7 +78,6 @@ class ScorePairs:
         self._batch_size = batch_size
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        # scores are a row each, and images in [0, 1]
         model = Metric(one_of("metric", metric, [known.value for known in Metric])).kind(**options)
         if (model.reduction, model.value_range) != ("none", (0.0, 1.0)):
             raise ValueError(
@@ -90,13 +88,13 @@ class ScorePairs:
         self._table = Table({}, layer_count(self._model))
 
     def __call__(self, batch: Batch) -> dict[str, "ndarray"]:
-        """Return the batch with the columns of its scores."""
+        """Return the batch with the columns of its scores added."""
         references, distorted = (self._column(batch, name) for name in self._columns)
         scores: list[Score] = []
         for start in range(0, len(distorted), self._batch_size):
             rows = range(start, min(start + self._batch_size, len(distorted)))
             scores += self._scorer.scores(self._items(references, distorted, rows))
-        # a file of the same name may be another one in the next batch
+        # a file of this name may have changed before the next batch
         self._scorer = Scorer(self._model, self._model.anchor.device)
         added = self._added(scores)
         if taken := sorted(added.keys() & batch.keys()):
@@ -109,7 +107,7 @@ class ScorePairs:
         return batch[name]
 
     def _items(self, references: "ndarray", distorted: "ndarray", rows: range) -> list[Item]:
-        # the same reference is read once, and has one name, by which the scorer knows it
+        # equal references are read once, and share a name, by which the scorer recognises them
         names = [self._name(self._columns[0], references[row], row) for row in rows]
         for k in range(1, len(rows)):
             if _same(references[rows[k - 1]], references[rows[k]]):
@@ -130,11 +128,10 @@ class ScorePairs:
         return str(self._root / value if self._root is not None else value)
 
     def _picture(self, value: Any, name: str) -> Picture:
+        if isinstance(value, (str, Path)):
+            return read_picture(Path(name), self._alpha)
         known = ""
         try:
-            if isinstance(value, (str, Path)):
-                known = _sum_of_file(Path(name))
-                return Picture(read_image(Path(name), alpha=self._alpha, deep=True), known, "")
             if isinstance(value, (bytes, bytearray, memoryview)):
                 known = hashlib.sha256(value).hexdigest()
                 return Picture(decode_image(bytes(value), name, alpha=self._alpha, deep=True), known, "")
@@ -157,15 +154,8 @@ class ScorePairs:
         }
 
 
-def _sum_of_file(path: Path) -> str:
-    try:
-        return digest(path)
-    except OSError as error:
-        raise ScoringError(f"{path}: {reason(error)}") from error
-
-
 def _same(one: Any, other: Any) -> bool:
-    """Return whether two values are one image, where that is told at once."""
+    """Return whether two values are the same image, if that can be told cheaply."""
     return type(one) is type(other) and isinstance(one, (str, Path, bytes)) and one == other
 
 
@@ -182,7 +172,7 @@ def _pixels(value: Any, name: str) -> torch.Tensor:
         raise ScoringError(f"{name}: expected uint8 or floats in [0, 1], got {value.dtype}")
     if value.dtype != np.uint8:
         grey = grey.astype(np.float32)
-        # NaN is not in it either
+        # so written, NaN is refused, too
         if not (grey.min() >= 0 and grey.max() <= 1):
             raise ScoringError(f"{name}: expected floats in [0, 1], got {grey.min():g} to {grey.max():g}")
     pixels = torch.from_numpy(np.ascontiguousarray(grey.transpose(2, 0, 1)).copy())

@@ -1,4 +1,4 @@
-"""Pairs of images and videos in, scores out: read them, score them in batches, in order."""
+"""Pairs of images and videos in, scores out: files are read, and scored in batches, in order."""
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -20,17 +20,17 @@ from damlpips.scoring.reader import Later, Reader
 
 @dataclass(frozen=True)
 class Score:
-    """What a pair scored, and the files that it was made from; lower is closer.
+    """What a pair scored, and which files it was made from; lower is closer.
 
     Attributes:
         pair: the two files.
-        score: None where there is an error; of videos the mean over their frames.
+        score: None if there is an error; for videos the mean over their frames.
         layers: what each layer adds to the score, from fine to coarse.
-        size: height and width of the distorted image in pixels; None where it could not be read.
-        sha256: of the distorted file; empty where it could not be read. Of a folder of frames: of the list of theirs.
+        size: height and width of the distorted image in pixels; None if it could not be read.
+        sha256: of the distorted file, or for a folder of frames of the list of theirs; empty if it could not be read.
         reference_sha256: of the reference file.
-        error: what is wrong with the pair, where it has no score.
-        frames: of videos that have a score, those of their frames.
+        error: why the pair has no score.
+        frames: for videos with a score, the scores of their frames.
     """
 
     pair: Pair
@@ -44,11 +44,11 @@ class Score:
 
 
 class _OutOfMemory(ScoringError):
-    """No fault of an image's, and no row of a table."""
+    """Memory ran out: not the fault of an image, and not the error of a row."""
 
 
 class Picture(NamedTuple):
-    """What reading a file gave: pixels (3, H, W), or what is wrong with it."""
+    """The pixels (3, H, W) of a file, or what is wrong with it."""
 
     pixels: Tensor | None
     sha256: str
@@ -56,7 +56,7 @@ class Picture(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A pair whose files were read; `shared` if a pair beside it has the same reference."""
+    """A pair whose files were read; `shared` if a neighbour has the same reference."""
 
     pair: Pair
     shared: bool
@@ -94,28 +94,27 @@ def score_pairs(
 ) -> Iterator[Score]:
     """Score pairs of files one batch at a time, in order; an image is read when its batch comes, and so is a frame.
 
-    A batch is made of at most `batch_size` pairs that follow each other, of those of them that have equal sizes.
-    Consecutive pairs with one reference share its feature maps: it is read, and run through the network, once.
-    Batches are cut at multiples of `batch_size`, so that a run which starts there gives the same bits as one that
-    started before. Videos are scored one by one, in batches of their frames; their score is the mean over them.
+    A batch consists of those of at most `batch_size` consecutive pairs that have equal sizes. Consecutive pairs with
+    one reference share its feature maps: it is read, and run through the network, once. Batches end at multiples of
+    `batch_size`, so that a run which starts there gives the same bits as one that started earlier. Videos are scored
+    one by one, in batches of their frames; their score is the mean over the frames.
 
     Args:
         model: with `reduction="none"`; on `device`.
-        batch_size: the most pairs, or frames, a batch.
+        batch_size: the most pairs, or frames, in a batch.
         device: where to put the images; None for the model's own.
-        start: how many pairs to leave out at the beginning: a multiple of `batch_size`, or as many as stand before or
-            up to a video.
-        stop: the pair to stop before, a multiple of `batch_size`, so that every batch is the one of a whole run; None
-            for all.
+        start: how many pairs to skip: a multiple of `batch_size`, or the number of pairs before, or up to, a video.
+        stop: the pair to stop before, a multiple of `batch_size`, so that every batch is that of a whole run; None for
+            all pairs.
         errors: "raise" for a ScoringError at the first pair without a score, "keep" for a `Score` that says why.
-        alpha: what becomes of transparent pixels, see `read_image`.
-        workers: threads that read the next batches' images or frames meanwhile; 0 reads them between the batches.
+        alpha: what to do with transparent pixels, as for `read_image`.
+        workers: threads that read the images or frames of the next batches; 0 reads them between batches.
         watch: told how many frames of a video are scored, after each batch of them.
 
     Raises:
-        ScoringError: an image that cannot be read or scored; names the file. With `errors="keep"` only if memory runs
-            out, which is not the image's fault.
-        ValueError: an option, or the model's reduction.
+        ScoringError: an image cannot be read or scored; names the file. With `errors="keep"` only if memory runs out,
+            which is not the image's fault.
+        ValueError: an option, or the model's reduction, is not as expected.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -176,7 +175,7 @@ def is_chunk_start(pairs: Sequence[Pair], number: int, size: int) -> bool:
 
 
 def layer_count(model: PerceptualDistance) -> int:
-    """Return how many layers a score of a loaded model is the sum of."""
+    """Return how many layers add up to a score of a loaded model."""
     side = max(32, model.source.min_size)
     with torch.no_grad():
         grey = torch.full((1, 3, side, side), 0.5, device=model.anchor.device)
@@ -193,7 +192,7 @@ def _sound(scores: Iterable[Score]) -> Iterator[Score]:
 def _scored(
     scorer: "Scorer", pairs: Sequence[Pair], *, size: int, span: tuple[int, int | None], alpha: str, workers: int
 ) -> Iterator[Score]:
-    with Reader(lambda path: _picture(path, alpha), workers) as reader:
+    with Reader(partial(read_picture, alpha=alpha), workers) as reader:
         waiting: list[list[Later[Item]]] = []
         # so many batches that every worker has an image to read while one is scored
         ahead = 0 if workers == 0 else 1 + workers // size
@@ -223,8 +222,9 @@ def _scored(
             yield from scored_next()
 
 
-def _picture(path: Path, alpha: str) -> Picture:
-    known = digest_if_readable(path)  # first: what cannot be read as an image still has its sum
+def read_picture(path: Path, alpha: str) -> Picture:
+    """Read an image file: its pixels, or its error; what cannot be read as an image still has its SHA-256."""
+    known = digest_if_readable(path)
     try:
         return Picture(read_image(path, alpha=alpha, deep=True), known, "")
     except ScoringError as error:
@@ -232,7 +232,7 @@ def _picture(path: Path, alpha: str) -> Picture:
 
 
 class Scorer:
-    """A model, and the feature maps of the last reference that several pairs share.
+    """A model, and the feature maps of the last reference that several pairs shared.
 
     Args:
         model: with `reduction="none"`.
@@ -249,10 +249,10 @@ class Scorer:
         self._encoded: tuple[Path, Encoded] | None = None
 
     def scores(self, items: Sequence[Item]) -> list[Score]:
-        """Return what pairs score, in order, those of equal sizes at once.
+        """Return the scores of pairs, in order; those of equal sizes are scored together.
 
         Raises:
-            ScoringError: memory runs out; anything else is an error of its pair.
+            ScoringError: memory runs out; anything else is the error of its pair.
         """
         batches: dict[Hashable, list[int]] = {}
         found: dict[int, Score] = {}
@@ -266,7 +266,7 @@ class Scorer:
         return [found[k] for k in range(len(items))]
 
     def video(self, pair: Pair, *, batch_size: int, alpha: str, workers: int) -> Score:
-        """Return what a pair of videos scores."""
+        """Return the score of a pair of videos."""
         sums = digest_if_readable(pair.distorted), digest_if_readable(pair.reference)
 
         try:
@@ -299,7 +299,7 @@ class Scorer:
         except (ValueError, TypeError) as error:
             if len(items) == 1:
                 return [items[0].score(None, error=f"{first.distorted}: {error}")]
-            # one of them may be to blame for all
+            # one of them may have made all fail
             return [self._batch([item])[0] for item in items]
         return [item.score(value, layers) for item, (layers, value) in zip(items, rows, strict=True)]
 
@@ -321,7 +321,7 @@ class Scorer:
             if shared and x.shape[2:] == y.shape[2:]:
                 reference = self._encode(first.reference, y).expand(len(x))
             else:
-                # only two images can be brought to one size, and only they tell what is wrong with them
+                # encoded maps cannot be resized, and only images let the model say what is wrong with a pair
                 y = y.expand(len(x), -1, -1, -1)
                 # 8 bits beside 16
                 x, reference = (x, y) if x.dtype == y.dtype else (self._as_float(x), self._as_float(y))
@@ -344,6 +344,6 @@ class Scorer:
 
     def _encode(self, path: Path, image: Tensor) -> Encoded:
         if self._encoded is None or self._encoded[0] != path:
-            self._encoded = None  # before the next: they may be large
+            self._encoded = None  # before the next ones are made: they may be large
             self._encoded = path, self.model.encode(image)
         return self._encoded[1]
