@@ -1,10 +1,13 @@
 """Every layout is declared, drawn and documented; and each is read: names, files, directions, contents and kinds."""
 
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
+from damlpips.evaluation import datasets
 from damlpips.evaluation.datasets import LAYOUTS, load
 from damlpips.evaluation.judgements import Choice, Rating, SameOrNot
 from tests.support import layouts
@@ -18,6 +21,12 @@ def test_every_layout_has_an_example() -> None:
         "tests/support/layouts.py: EXAMPLES needs one of each layout, in their order"
     )
     assert all(example.tables or example.binaries for example in EXAMPLES.values())
+
+
+def test_every_reader_has_a_row() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(datasets.__path__)}
+    readers = {name for name in modules if hasattr(importlib.import_module(f"{datasets.__name__}.{name}"), "detect")}
+    assert readers <= {layout.read_by for layout in LAYOUTS.values()}, "layouts.py: LAYOUTS lacks one of them"
 
 
 def test_the_page_has_every_layout() -> None:

@@ -105,6 +105,7 @@ def test_a_logistic_relation_is_perfect(
     centre, width = np.quantile(distance, place), width * np.ptp(distance)
     score = foot + height / (1 + np.exp((distance - centre) / width))
     assert plcc(distance, score) == pytest.approx(1, abs=1e-5)
+    assert plcc(distance, -score) == pytest.approx(-1, abs=1e-5)
 
 
 @given(CHOICES)

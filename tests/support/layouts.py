@@ -198,7 +198,7 @@ class Example:
 
     Attributes:
         write: draws it into a folder.
-        tables: its text files with scores, by their paths in it.
+        tables: its text files with scores, by their paths in it; of two images or more.
         binaries: its other files with scores.
     """
 

@@ -88,7 +88,7 @@ def agree(
     ] = None,
     layout: Annotated[
         str,
-        typer.Option(metavar="NAME", help=f"How the sets lie on disk: {', '.join(KNOWN_LAYOUTS)}. Default: {AUTO}."),
+        typer.Option(metavar="NAME", help=f"How the sets lie on disk: {', '.join(KNOWN_LAYOUTS)}.."),
     ] = AUTO,
     shorter_side: Annotated[
         int | None,
@@ -242,7 +242,7 @@ def _cache(file: Path | None, *, unused: bool) -> "DistanceCache | nullcontext[N
 
 @contextmanager
 def _progress(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield what moves a bar on stderr: what is being done, how many steps of it are, and of how many."""
+    """Yield what moves a bar on stderr: it takes what is being done, how many steps are done, and of how many."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:

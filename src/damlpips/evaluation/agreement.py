@@ -18,7 +18,7 @@ from damlpips.evaluation.views import View
 from damlpips.report.intervals import Difference, Interval
 from damlpips.scoring.images import ScoringError
 
-# called with what is being done, how many steps of it are, and of how many
+# called with what is being done, how many of its steps are done, and how many there are
 Progress = Callable[[str, int, int], None]
 
 # by metric and set
@@ -74,9 +74,9 @@ class Agreement:
         means: by metric; none where it failed on a set, and none at all with fewer than two sets.
         challenge: the rates of success by metric and kind of case; empty where there is no challenge set.
         failures: what is missing, and why.
-        baseline: the metric that differences are to.
+        baseline: the metric that the others are compared with.
         samples, seed: of the intervals.
-        shorter_side: what larger images were averaged down to, in pixels; None for as they are.
+        shorter_side: what larger images were averaged down to, in pixels; None: they were left as they are.
     """
 
     metrics: dict[str, str]

@@ -17,13 +17,13 @@ from types import TracebackType
 from damlpips.files import digest, identity, reason
 from damlpips.scoring.images import ScoringError
 
-# "dmlp"; says that a SQLite file is a cache of this package's and nobody else's database
+# "dmlp": marks a SQLite file as a cache of this package
 APPLICATION_ID = 0x646D6C70
 LAYOUT = 1  # of the tables below
 
 # Another process writes for milliseconds; one that holds the file for longer has been stopped while it wrote.
 PATIENCE_S = 60.0
-# A transaction waits for the disk. Gathered over this time, rows cost little, and a run that is killed loses little.
+# Every transaction waits for the disk. Rows are gathered for this long; a run that is killed loses no more.
 FLUSH_S = 1.0
 # File systems count time in steps of up to 2 s: within one, a file may change and look as it did before.
 STEP_NS = 2_000_000_000
@@ -39,7 +39,7 @@ class CacheError(Exception):
 
 
 def default_path() -> Path:
-    """Return where the cache is unless it is said: `$XDG_CACHE_HOME/damlpips/distances.sqlite`, else in `~/.cache`.
+    """Return where the cache is by default: `$XDG_CACHE_HOME/damlpips/distances.sqlite`, else in `~/.cache`.
 
     Raises:
         CacheError: there is no home folder.
@@ -63,8 +63,8 @@ def key(identity: str, view: str, reference: str, distorted: str) -> bytes:
 class DistanceCache:
     """Distances that were computed before, by `key`; also by other processes, at the same time.
 
-    A context manager. What was put is on the disk after a second, when a distance is put then, and at the latest when
-    the cache is closed; a run that is interrupted keeps it.
+    A context manager. What was put is written about once a second, and at the latest when the cache is closed: a run
+    that is interrupted keeps it.
 
     Args:
         path: the file, made if it is not there; None for `default_path()`.
@@ -102,7 +102,7 @@ class DistanceCache:
             raise
 
     def _prepare(self) -> None:
-        """Make the tables of a new file; refuse one that is somebody else's."""
+        """Make the tables of a new file; refuse a file that is not a cache of this package."""
         with self._transaction():
             (found,) = self._database.execute("PRAGMA application_id").fetchone()
             (layout,) = self._database.execute("PRAGMA user_version").fetchone()
@@ -227,7 +227,7 @@ class DistanceCache:
                 yield
                 self._database.execute("COMMIT")
             except BaseException:
-                # some errors, as a full disk, have ended it already
+                # some errors, such as a full disk, have ended it already
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise

@@ -176,8 +176,8 @@ def evaluate(
 def breakdown(judged_set: JudgedSet, distances: ArrayLike) -> Breakdown:
     """Return a set's figures for each kind of distortion and for each content.
 
-    A metric may be good at ordering the images of each kind and still put the kinds in a wrong order, or the other way
-    round: neither follows from the whole set's figure. Parts have no intervals: most are too small for one.
+    A metric may order the images of each kind well and still put the kinds in the wrong order, or the other way round:
+    the figure of the whole set tells neither. Parts have no intervals: most are too small for one.
 
     Example:
         >>> from pathlib import Path
@@ -226,7 +226,7 @@ def compare(
 
 
 def headline_of(judged_set: JudgedSet, distances: ArrayLike) -> Figure:
-    """Return what gives the figure that stands for a set, for any of its rows, which may repeat."""
+    """Return a set's headline figure as a function of some of its rows, which may repeat."""
     table = _table(judged_set, distances)
     return table.figure(*table.names(headline_only=True))
 

@@ -1,6 +1,6 @@
 """Distortion ladders: a photograph, and it again distorted more and more. A distance should grow at every rung.
 
-Nobody has to be asked what is closer here: of two rungs of one ladder, the lower one is.
+Nobody has to be asked which is closer: of two rungs of one ladder, the lower one is.
 """
 
 import io
@@ -17,7 +17,7 @@ from damlpips.evaluation.peers import LUMA
 from damlpips.scoring.images import ScoringError
 
 WHITE = 255
-# the farthest shift, in pixels: so much of an image is kept aside for every rung to have something to move in
+# the farthest shift, in pixels: this much of an image is set aside, so that every rung has room to move
 FARTHEST = 4
 # of a Gaussian kernel, in standard deviations: 0.01 % of it lies outside
 REACH = 4
@@ -34,7 +34,7 @@ class Ladder:
         name: of the kind.
         unit: of a level.
         levels: from weak to strong; neighbours can be told apart by eye.
-        bounds: the least and the largest level that there can be.
+        bounds: the smallest and the largest possible level.
         change: (image, level, seed) to the distorted image; the image (3, H, W), floats in [0, 1].
         whole: whether a level is a whole number.
         margin: pixels at the right and the bottom that rung 0 leaves out, and other rungs move into.
@@ -243,7 +243,7 @@ def _faded(x: Tensor, saturation: float, seed: int) -> Tensor:
 
 
 def _shifted(x: Tensor, pixels: float, seed: int) -> Tensor:
-    """Return what lies as many pixels to the right of rung 0, and below it: both are full of picture, to the edges."""
+    """Return the crop that lies this many pixels to the right of rung 0 and below it: both are filled to the edges."""
     _, height, width = x.shape
     start = int(pixels)
     return x[:, start : height - FARTHEST + start, start : width - FARTHEST + start]

@@ -9,7 +9,7 @@ from scipy.special import expit
 
 from damlpips.report.intervals import Floats, series
 
-# The widths that are looked at, in multiples of the distances' range: at a thousand the curve is a straight line to
+# The widths that are searched, in multiples of the distances' range: at a thousand the curve is a straight line to
 # eight digits, so that a fit is never worse than a line. The narrowest is a hundredth of the distances' interquartile
 # range, below which the curve is a step between two neighbours and says nothing more.
 WIDEST = 1e3
@@ -18,19 +18,19 @@ NARROWEST = 1e-2
 # How far the centre may lie from the distances, in multiples of their range: out there the curve is an exponential.
 FARTHEST = 10.0
 
-# A curve whose variance is this share of its square is flat: what is left of it are rounding errors.
+# A curve whose variance is this share of its square is flat: nothing but rounding errors is left of it.
 FLAT = 1e-20
-# And one that is so far out that its squares are not far from the smallest float64 has lost its digits, too.
+# One that is so far out that its squares are close to the smallest float64 has lost its digits, too.
 SMALLEST = 1e-200
 
 # For each of some widths, up to three times the range, the best of some centres (quantiles of the distances, and one
-# beyond either end) is a start; the best starts are polished. Against grids of thousands of curves this found the best
-# but for few or noisy scores, where many steps are nearly as good.
+# beyond either end) is a start; the best starts are polished. Compared with grids of thousands of curves, this
+# found the best one except for few or noisy scores, where many steps are nearly as good.
 CENTRES = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.98)
 WIDTHS = 8
 WIDEST_START = 3.0
 POLISHED = 2
-# So many distances, evenly from the sorted ones, are enough to choose a centre by; all else goes by all of them.
+# This many distances, evenly spaced among the sorted ones, are enough to choose a centre; all else uses all of them.
 ROWS = 500
 
 
@@ -113,7 +113,7 @@ def _search(x: Floats, score: Floats) -> tuple[float, float]:
         minimize(_loss, start, args=(x, y), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-10}).x
         for start in starts[:POLISHED]
     ]
-    # the starts, too: a search may end, for want of precision, on something worse than it began with
+    # the starts, too: for lack of precision a search may end on something worse than it began with
     best = min([*starts, *ends], key=loss)
     return float(best[0]), float(np.exp(best[1]))
 

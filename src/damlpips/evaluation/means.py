@@ -4,8 +4,8 @@
     se^2 = 1/K^2 sum_k v_k,    v_k = n_k / (n_k - 1) var(figure_k over bootstrap samples of its n_k contents)
     low, high = mean -+ t_f(0.975) se, within -1 to 1,    f = (sum_k v_k)^2 / sum_k (v_k^2 / (n_k - 1))
 
-Sets were judged apart, so their errors add up as independent ones do; Welch and Satterthwaite's f says how much can be
-known of se from a handful of contents. A mean over figures of several kinds (SRCC and 2AFC, say) orders metrics, and
+Sets were judged apart, so their errors are independent; Welch and Satterthwaite's f says how well se is known from a
+handful of contents. A mean over figures of several kinds (SRCC and 2AFC, say) orders metrics, and
 means nothing else.
 """
 
@@ -90,7 +90,7 @@ def _drawn(
 
 
 def _spread(sets: Sequence[JudgedSet], values: Floats, drawn: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
-    """Return for each set the figure, its variance as far as contents tell it, and the number of contents."""
+    """Return for each set the figure, its variance over contents, and the number of contents."""
     counts = np.array([len({j.content for j in judged.judgements}) for judged in sets], dtype=np.float64)
     return values, np.array([_variance(*each) for each in zip(drawn, counts, strict=True)]), counts
 
@@ -109,7 +109,7 @@ def _combined(values: Floats, variances: Floats, counts: Floats) -> tuple[float,
 
 
 def _reach(error: float, freedom: float) -> float:
-    """Return how far the interval reaches to either side: nowhere if no sample differs, NaN if none can be told."""
+    """Return how far the interval reaches to either side: 0 if no sample differs, NaN if it cannot be estimated."""
     return float(stdtrit(freedom, (1 + LEVEL) / 2)) * error if error > 0 else error
 
 

@@ -1,6 +1,6 @@
 """Any metric by name, this package's or another library's, as one kind of object: images in, distances out.
 
-Which way a library's scores point is turned here, once, so that lower is closer everywhere else.
+Scores of similarity are turned into distances here, once: everywhere else lower is closer.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from damlpips.nets.weights import weights_dir
 from damlpips.version import SCORES, __version__
 
 OWN = "damlpips"
+MSE = "mse"
 
 MOST_SUGGESTED = 5
 
@@ -53,7 +54,7 @@ class NamedMetric:
         name: as given to `build`.
         lower_is_closer: whether the library's own score is a distance; `distances` are, whatever this says.
         identity: a text of everything that a distance depends on besides the images.
-        device: where images have to be.
+        device: the one that images have to be on.
         score: (distorted, reference) to the library's own scores.
         encode: what a reference can be put through once for many distances: this package's backbone, or nothing.
     """
@@ -97,7 +98,7 @@ def build(
 
     Raises:
         UnknownMetricError: no metric has this name; lists the nearest.
-        UnavailableMetricError: the library is not installed; weights are missing, damaged, or not wanted; a download
+        UnavailableMetricError: the library is not installed; weights are missing, damaged, or not taken; a download
             failed; ...
 
     Example:
@@ -109,10 +110,10 @@ def build(
     """
     device = torch.device(device)
     library, of_library = _split(name)
+    if weights is not None and (library is not None or name == MSE):
+        raise UnavailableMetricError(f"{name}: takes no weights, got {os.fspath(weights)!r}")
     if library is None:
         return _build_own(name, device, weights)
-    if weights is not None:
-        raise UnavailableMetricError(f"{name}: takes no weights, got {os.fspath(weights)!r}")
     with _unavailable(name), _stdout_kept_clean():
         _check_known(name, (f"{library.name}:{known}" for known in library.names()))
         score, lower_is_closer, options = library.build(of_library, device)
@@ -123,7 +124,7 @@ def build(
 
 def names() -> list[KnownMetric]:
     """Return every name that `build` takes, of the libraries that are installed; importing pyiqa takes seconds."""
-    known = [KnownMetric(name, OWN) for name in ("mse", *named())]
+    known = [KnownMetric(name, OWN) for name in (MSE, *named())]
     for library in LIBRARIES.values():
         if find_spec(library.name) is not None:
             with _stdout_kept_clean():
@@ -154,14 +155,12 @@ def _check_known(name: str, known: Iterable[str]) -> None:
 
 
 def _build_own(name: str, device: torch.device, weights: str | os.PathLike[str] | None) -> NamedMetric:
-    if name == "mse":
-        if weights is not None:
-            raise UnavailableMetricError(f"{name}: takes no weights, got {os.fspath(weights)!r}")
+    if name == MSE:
         identity = _identity(OWN, name, __version__, device, {"scores": SCORES})
         return NamedMetric(name, True, identity, device, _mse, _unchanged)
     # other libraries' are suggested, too, where they are known without importing them
     others = (f"{library.name}:{n}" for library in LIBRARIES.values() if library.is_light for n in library.names())
-    _check_known(name, [*named(), "mse", *others])
+    _check_known(name, [*named(), MSE, *others])
     with _unavailable(name):
         model = named()[name].build(weights=weights).to(device).load()
     options = {**model.configuration(), "scores": SCORES, "weights": _known_weights()}
@@ -179,8 +178,8 @@ def _unchanged(x: Tensor) -> Tensor:
 
 def _identity(library: str, metric: str, release: str, device: torch.device, options: Mapping[str, Any]) -> str:
     # kernels, and so the last digits of a score, differ between devices and versions of torch
-    place = {"device": device.type, "torch": torch.__version__}
-    described = {"library": library, "version": release, "metric": metric, "options": options, **place}
+    machine = {"device": device.type, "torch": torch.__version__}
+    described = {"library": library, "version": release, "metric": metric, "options": options, **machine}
     return json.dumps(described, sort_keys=True, default=repr)
 
 

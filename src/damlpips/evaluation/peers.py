@@ -15,9 +15,9 @@ from torch import Tensor, nn
 # luma of ITU-R BT.601
 LUMA = (0.299, 0.587, 0.114)
 
-# gives the quality of two images each by itself, and a guess which is better: no distance between them
+# rates two images each by itself, and guesses which is better: no distance between them
 NO_DISTANCE = ("fgresq_pair",)
-# names that this package itself may have entered into pyiqa's table
+# what this package itself may have entered into pyiqa's table
 OWN_TYPES = ("DAMLPIPS", "DAMLPIPS_LPIPS")
 
 
@@ -65,27 +65,19 @@ class Library:
     is_light: bool = True
 
 
-def _table(prefix: str, lower_is_closer: bool, metrics: Mapping[str, str], **options: Any) -> dict[str, Peer]:
-    return {name: Peer(prefix + attribute, lower_is_closer, options) for name, attribute in metrics.items()}
-
-
-def _same(*names: str) -> dict[str, str]:
-    return {name: name for name in names}
-
+_UNREDUCED = {"reduction": "none"}
+_RANGED = {"data_range": 1.0}
 
 # under piq's own names
 PIQ = {
-    **_table(
-        "piq:",
-        False,
-        _same("psnr", "ssim", "multi_scale_ssim", "information_weighted_ssim", "vif_p", "fsim", "vsi", "haarpsi")
-        | _same("dss", "srsim"),
-        reduction="none",
-        data_range=1.0,
-    ),
-    **_table("piq:", True, _same("gmsd", "multi_scale_gmsd", "mdsi"), reduction="none", data_range=1.0),
-    **_table("piq:", True, _same("PieAPP"), reduction="none", data_range=1.0),
-    **_table("piq:", True, _same("LPIPS", "DISTS", "ContentLoss", "StyleLoss"), reduction="none"),
+    name: Peer(f"piq:{name}", lower_is_closer, options)
+    for names, lower_is_closer, options in (
+        (("psnr", "ssim", "multi_scale_ssim", "information_weighted_ssim", "vif_p"), False, _UNREDUCED | _RANGED),
+        (("fsim", "vsi", "haarpsi", "dss", "srsim"), False, _UNREDUCED | _RANGED),
+        (("gmsd", "multi_scale_gmsd", "mdsi", "PieAPP"), True, _UNREDUCED | _RANGED),
+        (("LPIPS", "DISTS", "ContentLoss", "StyleLoss"), True, _UNREDUCED),
+    )
+    for name in names
 }
 
 _FUNCTIONAL = "torchmetrics.functional.image:"
@@ -93,38 +85,19 @@ _LPIPS = "torchmetrics.image.lpip:LearnedPerceptualImagePatchSimilarity"
 
 # torchmetrics' own names are long: these are short ones
 TORCHMETRICS = {
-    **_table(
-        _FUNCTIONAL,
-        False,
-        {
-            "psnr": "peak_signal_noise_ratio",
-            "ssim": "structural_similarity_index_measure",
-            "ms-ssim": "multiscale_structural_similarity_index_measure",
-        },
-        data_range=1.0,
-    ),
-    "psnrb": Peer(f"{_FUNCTIONAL}peak_signal_noise_ratio_with_blocked_effect", False, {"data_range": 1.0}, grey=True),
-    **_table(
-        _FUNCTIONAL,
-        False,
-        {
-            "uqi": "universal_image_quality_index",
-            "scc": "spatial_correlation_coefficient",
-        },
-    ),
+    "psnr": Peer(f"{_FUNCTIONAL}peak_signal_noise_ratio", False, _RANGED),
+    "ssim": Peer(f"{_FUNCTIONAL}structural_similarity_index_measure", False, _RANGED),
+    "ms-ssim": Peer(f"{_FUNCTIONAL}multiscale_structural_similarity_index_measure", False, _RANGED),
+    "psnrb": Peer(f"{_FUNCTIONAL}peak_signal_noise_ratio_with_blocked_effect", False, _RANGED, grey=True),
+    "uqi": Peer(f"{_FUNCTIONAL}universal_image_quality_index", False),
+    "scc": Peer(f"{_FUNCTIONAL}spatial_correlation_coefficient", False),
     # its constant, the variance of the noise of an eye, is for this range
     "vif": Peer(f"{_FUNCTIONAL}visual_information_fidelity", False, white=255.0),
-    **_table(
-        _FUNCTIONAL,
-        True,
-        {
-            "sam": "spectral_angle_mapper",
-            "ergas": "error_relative_global_dimensionless_synthesis",
-            "rase": "relative_average_spectral_error",
-            "rmse-sw": "root_mean_squared_error_using_sliding_window",
-            "d-lambda": "spectral_distortion_index",
-        },
-    ),
+    "sam": Peer(f"{_FUNCTIONAL}spectral_angle_mapper", True),
+    "ergas": Peer(f"{_FUNCTIONAL}error_relative_global_dimensionless_synthesis", True),
+    "rase": Peer(f"{_FUNCTIONAL}relative_average_spectral_error", True),
+    "rmse-sw": Peer(f"{_FUNCTIONAL}root_mean_squared_error_using_sliding_window", True),
+    "d-lambda": Peer(f"{_FUNCTIONAL}spectral_distortion_index", True),
     # the network: torchmetrics' function and its metric load it again for every pair
     "dists": Peer("torchmetrics.functional.image.dists:DISTSNetwork", True),
     # normalize: its images are in [0, 1]
@@ -133,7 +106,7 @@ TORCHMETRICS = {
 
 
 def _pair_by_pair(function: Callable[[Tensor, Tensor], Any], distorted: Tensor, reference: Tensor) -> Tensor:
-    """Score every pair alone: some metrics have no score a pair of a batch, or one that depends on the batch."""
+    """Score every pair alone: some metrics have no score a pair, or one that depends on the rest of the batch."""
     pairs = zip(distorted.split(1), reference.split(1), strict=True)
     return torch.stack([torch.as_tensor(function(x, y)).reshape(()) for x, y in pairs])
 

@@ -223,7 +223,7 @@ def _points(panel: "Axes", x: NDArray, y: NDArray, groups: Sequence[str]) -> lis
 
 
 def _groups(judgements: Sequence[Any]) -> tuple[list[str], str]:
-    """Return the group of each judgement and what groups are: kinds, or contents, or one where there are too many."""
+    """Return the group of each judgement, and what groups are: kinds, contents, or one where both are too many."""
     for attribute, title in (("kind", "distortion"), ("content", "content")):
         groups = [getattr(j, attribute) for j in judgements]
         if 1 < len(set(groups)) <= len(MARKERS):
@@ -259,7 +259,7 @@ def _preference(distances: NDArray) -> tuple[NDArray, str]:
     a, b = distances[:, 0], distances[:, 1]
     if distances.min() > 0:
         return np.log(b / a), "log(d$_b$ / d$_a$)"
-    # a similarity with its sign turned has no ratios, and neither has a distance of zero
+    # negated similarities have no ratios, and neither have distances of zero
     return b - a, "d$_b$ - d$_a$"
 
 

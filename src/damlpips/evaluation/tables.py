@@ -4,12 +4,12 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from damlpips.checks import one_of
-from damlpips.evaluation.agreement import CHALLENGE, Agreement, Result
+from damlpips.evaluation.agreement import CHALLENGE, Agreement, Mean, Result
 from damlpips.evaluation.figures import FIGURES, Part, breakdown
 from damlpips.evaluation.judgements import JudgedSet
 from damlpips.report.intervals import Difference, Interval
@@ -38,7 +38,7 @@ class Table:
 
 
 def all_tables(agreement: Agreement, *, by: str | None = None) -> list[Table]:
-    """Return the tables that there is something for.
+    """Return the tables that have something to show.
 
     Args:
         by: one of `PARTS` to have all figures, too.
@@ -57,38 +57,41 @@ def all_tables(agreement: Agreement, *, by: str | None = None) -> list[Table]:
 
 def main_table(agreement: Agreement) -> Table:
     """Return the headline figures: a row a metric, then the ceilings; a column a set, then their mean."""
-    rows = []
-    for metric in agreement.metrics:
-        results = [agreement.results.get((metric, judged.name)) for judged in agreement.sets]
-        cells = [_interval(r.figures.headline) if r else NOTHING for r in results]
-        mean = agreement.means.get(metric)
-        rows.append((metric, *cells, _interval(mean.figure) if mean else NOTHING))
+
+    def of_set(result: Result) -> str:
+        return _interval(result.figures.headline)
+
+    rows = [_over_sets(agreement, name, of_set, lambda mean: _interval(mean.figure)) for name in agreement.metrics]
     ceilings = [_ceilings(agreement, judged) for judged in agreement.sets]
     for name, label in CEILINGS.items():
-        if any(name in of_set for of_set in ceilings):
-            cells = [_number(of_set[name]) if name in of_set else NOTHING for of_set in ceilings]
-            rows.append((label, *cells, NOTHING))
-    return _over_sets(agreement, "Agreement with people (95 % interval); higher is better", rows)
+        if any(name in of for of in ceilings):
+            rows.append((label, *(_number(of.get(name, math.nan)) for of in ceilings), NOTHING))
+    return _with_means(agreement, "Agreement with people (95 % interval); higher is better", rows)
 
 
 def difference_table(agreement: Agreement) -> Table:
     """Return how far each metric's headline figures exceed the baseline's, with p values."""
-    rows = []
-    for metric in agreement.metrics:
-        if metric == agreement.baseline:
-            continue
-        results = [agreement.results.get((metric, judged.name)) for judged in agreement.sets]
-        cells = [
-            _difference(r.differences[r.figures.headline_name]) if r and r.differences else NOTHING for r in results
-        ]
-        mean = agreement.means.get(metric)
-        rows.append((metric, *cells, _difference(mean.difference) if mean and mean.difference else NOTHING))
+
+    def of_set(result: Result) -> str:
+        return _difference(result.differences.get(result.figures.headline_name))
+
+    metrics = [name for name in agreement.metrics if name != agreement.baseline]
+    rows = [_over_sets(agreement, name, of_set, lambda mean: _difference(mean.difference)) for name in metrics]
     title = f"Difference to {agreement.baseline} (95 % interval), two-sided p; above 0 is better"
-    return _over_sets(agreement, title, rows)
+    return _with_means(agreement, title, rows)
 
 
-def _over_sets(agreement: Agreement, title: str, rows: list[tuple[str, ...]]) -> Table:
-    """Return a table with a column a set, and the mean unless there is none."""
+def _over_sets(
+    agreement: Agreement, metric: str, of_set: Callable[[Result], str], of_mean: Callable[[Mean], str]
+) -> tuple[str, ...]:
+    """Return a metric's row: a cell a set, and that of the mean."""
+    results = [agreement.results.get((metric, judged.name)) for judged in agreement.sets]
+    mean = agreement.means.get(metric)
+    return (metric, *(of_set(r) if r else NOTHING for r in results), of_mean(mean) if mean else NOTHING)
+
+
+def _with_means(agreement: Agreement, title: str, rows: list[tuple[str, ...]]) -> Table:
+    """Return a table with a column a set, and the means unless there are none."""
     columns = ("metric", *(f"{s.name} ({_headline(s)})" for s in agreement.sets), "mean")
     kept = len(columns) if agreement.means else len(columns) - 1
     return Table(title, columns[:kept], tuple(row[:kept] for row in rows))
@@ -206,15 +209,9 @@ def _records(agreement: Agreement, by: str | None) -> Iterator[dict[str, Any]]:
             for name, value in part.figures.items():
                 yield {**of_part, "figure": name, "value": value}
     for metric, mean in agreement.means.items():
-        of_mean = {
-            "metric": metric,
-            "set": "",
-            "by": "mean",
-            "part": "",
-            "figure": "mean",
-            **_interval_columns(mean.figure),
-        }
-        yield {**of_mean, **_difference_columns(agreement.baseline, mean.difference)}
+        of_mean = {"metric": metric, "set": "", "by": "mean", "part": "", "figure": "mean"}
+        differences = _difference_columns(agreement.baseline, mean.difference)
+        yield {**of_mean, **_interval_columns(mean.figure), **differences}
     for metric, rates in agreement.challenge.items():
         for kind, rate in rates.items():
             of_case = {"metric": metric, "set": CHALLENGE, "by": "kind", "part": kind, "judgements": rate.cases}
@@ -260,8 +257,8 @@ def _interval(figure: Interval) -> str:
     return f"{_number(figure.value)}{ends}"
 
 
-def _difference(difference: Difference) -> str:
-    if math.isnan(difference.value):
+def _difference(difference: Difference | None) -> str:
+    if difference is None or math.isnan(difference.value):
         return NOTHING
     if math.isnan(difference.low):
         return f"{difference.value:+.3f}"
@@ -270,7 +267,7 @@ def _difference(difference: Difference) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return a text that ends no cell and no row."""
+    """Return a text that breaks neither a cell nor a row."""
     return " ".join(text.split()).replace("|", "\\|")
 
 

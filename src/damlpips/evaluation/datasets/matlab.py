@@ -1,6 +1,6 @@
 """The variables of a MATLAB file, as far as tables of scores need them: numbers, and cells of texts.
 
-Not with SciPy: damaged files crash the process in its reader (1.17), where an error is wanted.
+SciPy's reader is not used: a damaged file makes it end the process (1.17.1), where an error is wanted.
 """
 
 import struct
