@@ -1,4 +1,9 @@
-"""Names for this package's metrics in other libraries. Nothing is imported before `register()` asks for it."""
+"""This package's metrics in other libraries: one module or folder for each library, named after it.
+
+An adapter holds conventions of the other library and nothing of the metrics; it imports that library, `models` and
+whatever else lies below. A new one gets a module here and an extra in pyproject.toml, and if users build its metrics by
+a name, a `register()` that returns the names and a place in `ECOSYSTEMS`. Importing this module imports no library.
+"""
 
 from importlib import import_module
 from importlib.util import find_spec
