@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def distances(backbone: str, pairs: list[FilePair], changes: dict[str, dict[str,
                     key = tuple(item for item in change.items() if item[0] not in MIXING)
                     with changed(model, change):
                         if key not in compared:
-                            layers = model._comparisons(x.expand(len(batch)), y)
+                            layers = model.definition.compared(x.expand(len(batch)), y)
                             compared[key] = tuple(
                                 torch.stack([getattr(layer, part) for layer in layers], 1)
                                 for part in ("structure", "texture")
@@ -101,8 +102,11 @@ def changed(model: DAMLPIPS, change: dict[str, float]) -> ExitStack:
     stack = ExitStack()
     for name, value in change.items():
         where = CONSTANTS[name][0]
-        if name != "viewing_side":
-            stack.enter_context(mock.patch.object(model if where is None else where, name, value))
+        if where is not None:
+            stack.enter_context(mock.patch.object(where, name, value))
+        elif name != "viewing_side":
+            definition = replace(model.definition, **{name: value})
+            stack.enter_context(mock.patch.object(model, "definition", definition))
     return stack
 
 

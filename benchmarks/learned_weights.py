@@ -47,7 +47,7 @@ TARGETS = {"rank": lambda rank: rank, "-log(1 - rank)": lambda rank: -np.log(1.0
 
 def terms(metric: DAMLPIPS, x: Encoded, y: Tensor) -> np.ndarray:
     """Return u(S_l) and then u(T_l) of each layer, the image first: (N, 2 (1 + L))."""
-    compared = metric._comparisons(x.expand(len(y)), metric.encode(y))
+    compared = metric.definition.compared(x.expand(len(y)), metric.encode(y))
     found = [c.structure for c in compared] + [c.texture for c in compared]
     return distance.share(torch.stack(found, 1)).numpy()
 

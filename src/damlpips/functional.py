@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from damlpips import checks
-from damlpips.models.base import Images, PerceptualDistance
+from damlpips.models.base import PerceptualDistance
 from damlpips.models.damlpips import DAMLPIPS, DEFAULT_BACKBONE
+from damlpips.models.encoder import Images
 from damlpips.models.lpips import LPIPS
 from damlpips.models.pairwise import distances
 from damlpips.models.registry import Metric

@@ -99,7 +99,7 @@ def test_lpips_is_its_equation(random_squeeze_weights) -> None:
     metric = LPIPS("squeeze", weights=random_squeeze_weights).double()
     a, b = metric.encode(x).features, metric.encode(y).features
     expected = torch.zeros(2, len(a), dtype=torch.float64)
-    for layer, head in enumerate(metric._heads):
+    for layer, head in enumerate(metric.definition.heads):
         places = list(itertools.product(range(a[layer].shape[2]), range(a[layer].shape[3])))
         for n, (row, column) in itertools.product(range(2), places):
             u, v = (m[layer][n, :, row, column] for m in (a, b))
@@ -476,7 +476,7 @@ def test_dtype_is_part_of_the_configuration(make) -> None:
     plain, half = make(), make(dtype=torch.bfloat16)
     assert "dtype" not in plain.configuration()
     assert half.configuration() == {**plain.configuration(), "dtype": "torch.bfloat16"}
-    assert half.encoding_key((32, 32)) != plain.encoding_key((32, 32))
+    assert half.sharing_key((32, 32)) != plain.sharing_key((32, 32))
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, "bfloat16", 16])

@@ -44,7 +44,7 @@ def test_parts_have_the_scores_of_the_whole(kind, bits, batches) -> None:
     found = metric.per_layer(x, y)
     assert batches == [2, 2, 2, 2, 2]  # the last pair in one pass
     batches.clear()
-    whole = metric._per_layer(metric.encode(x), metric.encode(y))
+    whole = metric.per_layer(metric.encode(x), metric.encode(y))
     assert batches == [5, 5]
     rounded(found, whole)
 
@@ -54,7 +54,7 @@ def test_images_of_other_sizes_than_they_are_seen_at(batches) -> None:
     metric = DAMLPIPS(viewing_side=SIDE)
     found = metric(x, y)
     assert set(batches) == {1}  # 32 x 48 pixels
-    rounded(found, metric._per_layer(metric.encode(x), metric.encode(y)).sum(1))
+    rounded(found, metric(metric.encode(x), metric.encode(y)))
 
 
 def test_a_pair_goes_through_in_one_pass_where_both_images_fit(batches) -> None:

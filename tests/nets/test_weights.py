@@ -513,7 +513,7 @@ def test_heads_from_the_originals_file(safetensors) -> None:
         # a file says nothing of the scaling that belongs to version 0.0: it is read as heads of 0.1
         own = LPIPS("squeeze", weights=safetensors, heads=folder / version / "squeeze.pth")
         carried = weights.load_heads(version, "squeeze", (64, 128, 256, 384, 384, 512, 512))
-        assert all(torch.equal(a, b) for a, b in zip(own._heads, carried, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(own.definition.heads, carried, strict=True))
     own = LPIPS("squeeze", weights=safetensors, heads=folder / "v0.1" / "squeeze.pth")
     assert torch.equal(score(own), score(load(safetensors)))
 

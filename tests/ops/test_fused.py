@@ -232,11 +232,11 @@ def test_traced(head: Callable) -> None:
 def test_scores_are_those_of_the_plain_functions(random_squeeze_weights) -> None:
     x, y = reference.noise(2, 40, 48)
     metric = DAMLPIPS()
-    compared = metric._comparisons(*metric.compare(x, y))
+    compared = metric.definition.compared(*metric.compare(x, y))
     fused = distance.fuse(*(torch.stack([getattr(c, k) for c in compared], 1) for k in ("structure", "texture")))
     reference.rounded(metric.per_layer(x, y), fused)
     lpips = LPIPS("squeeze", weights=random_squeeze_weights)
-    maps = lpips._layer_maps(*lpips.compare(x, y))
+    maps = lpips.definition.maps(*(encoded.features for encoded in lpips.compare(x, y)))
     reference.rounded(lpips.per_layer(x, y), torch.stack([distance.pool(d) for d in maps], 1))
 
 

@@ -149,7 +149,7 @@ def test_frames_go_through_in_parts() -> None:
     finally:
         handle.remove()
     assert sum(seen) == 3 * 2 * 11
-    assert max(seen) <= module.frames_at_once(x[0]) < 11
+    assert max(seen) <= module.encoder.pass_count((256, 256)) < 11
 
 
 def test_encoded_frames_stand_in_for_a_video() -> None:
@@ -267,5 +267,5 @@ def test_metrics_of_images_share_their_pass_beside_one_of_videos() -> None:
         m.update(x, y)
     handle.remove()
     assert sum(seen) == 4
-    keys = [m.model.encoding_key((24, 27)) for m in metrics]
+    keys = [m.model.sharing_key((24, 27)) for m in metrics]
     assert [a == b for a, b in itertools.combinations(keys, 2)] == [True, False, False]

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -139,7 +140,8 @@ class TestParts:
 
     def test_negative_weights_have_colours_below_zero(self) -> None:
         model = LPIPS("nano", heads="uniform")
-        model._heads = [-torch.ones(maps.shape[1]) for maps in model.encode(images()[0][None]).features]
+        heads = [-torch.ones(maps.shape[1]) for maps in model.encode(images()[0][None]).features]
+        model.definition = replace(model.definition, heads=heads)
         heat = plot_map(model, *images()).axes[2].images[1]
         assert heat.norm.vmin == heat.get_array().min() < 0 < heat.norm.vmax
 

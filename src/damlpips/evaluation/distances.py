@@ -14,7 +14,7 @@ from damlpips.evaluation.cache import DistanceCache, key
 from damlpips.evaluation.judgements import Choice, JudgedSet, Judgement, Rating
 from damlpips.evaluation.named import NamedMetric
 from damlpips.evaluation.views import AS_IS, View
-from damlpips.models.base import Images
+from damlpips.models.encoder import Images
 from damlpips.scoring.images import ScoringError
 
 # (reference, distorted)

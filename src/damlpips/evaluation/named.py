@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from damlpips.evaluation.peers import LIBRARIES, Library
-from damlpips.models.base import Images
+from damlpips.models.encoder import Images
 from damlpips.models.registry import named
 from damlpips.nets.weights import weights_dir
 from damlpips.version import SCORES, __version__

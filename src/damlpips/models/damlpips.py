@@ -1,32 +1,27 @@
 """DAMLPIPS: the pair itself decides how much each place, channel and layer counts."""
 
-import contextlib
-import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import Unpack
 
 from damlpips import checks
-from damlpips.models import tiled
-from damlpips.models.base import Images, PerceptualDistance, size_of
-from damlpips.models.references import CACHE_BYTES
-from damlpips.models.video import frame_by_frame
+from damlpips.models.base import PerceptualDistance
+from damlpips.models.encoder import Images, Size
+from damlpips.models.settings import DAMLPIPSOptions, DAMLPIPSSettings
+from damlpips.models.tiled import TiledDamlpips, TiledPair
 from damlpips.nets.backbone import Backbone
 from damlpips.nets.encoded import Encoded
+from damlpips.nets.shared import Source
 from damlpips.ops import colour, distance
-from damlpips.ops.execution import batches, deterministic_sums, images_of, on_cpu
+from damlpips.ops.execution import batches, images_of, on_cpu
 from damlpips.ops.fused import Distances, adaptive_head
 
 DEFAULT_BACKBONE = "nano"
-
-
-# The shorter side at which DAMLPIPS looks at larger images: agreement with observers is highest near it.
-VIEWING_SIDE = 256
-
 
 # the same weight for every place and channel of an image
 IMAGE_WEIGHING = distance.Fixed(colour.PHOTOGRAPH_ENERGY)
@@ -48,8 +43,46 @@ class AdaptiveWeights(NamedTuple):
     layer: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class DAMLPIPSDefinition:
+    """DAMLPIPS of feature maps; `rho` and `gamma` as for `DAMLPIPS`."""
+
+    rho: float
+    gamma: float
+
+    @property
+    def _weighing(self) -> distance.Adaptive:
+        return distance.Adaptive(self.rho, self.gamma)
+
+    def compared(self, x: Encoded, y: Encoded) -> list[distance.Comparison]:
+        """Return how each layer compares, the image first."""
+        image, *network = zip(layers_of(x), layers_of(y), strict=True)
+        return [
+            distance.compare(*image, IMAGE_WEIGHING),
+            *(distance.compare(a, b, self._weighing) for a, b in network),
+        ]
+
+    def layers(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
+        network = zip(x.features, y.features, strict=True)
+        image = _image_distances(x, y)
+        return _fused([image, *(adaptive_head(a, b, self._weighing) for a, b in network)])
+
+    def spatial_map(self, x: Encoded, y: Encoded, size: Size) -> Float[Tensor, "n 1 h w"]:
+        compared = self.compared(x, y)
+        return _scaled([c.map for c in compared], _fused(compared), size)
+
+    def layers_of_tiles(self, pair: TiledPair) -> Float[Tensor, "1 l"]:
+        return TiledDamlpips(pair, self.rho, self.gamma).layers()
+
+    def spatial_map_of_tiles(self, pair: TiledPair, size: Size) -> Float[Tensor, "1 1 h w"]:
+        return _scaled(*TiledDamlpips(pair, self.rho, self.gamma).maps(), size)
+
+    def to_keep(self, encoded: Encoded) -> Encoded:
+        return replace(encoded, seen=_colours(encoded), adapted=True)
+
+
 class DAMLPIPS(PerceptualDistance):
-    """Differentiable Adaptive Multi-Layer LPIPS, version 1; lower is closer, 0 for identical images.
+    __doc__ = f"""Differentiable Adaptive Multi-Layer LPIPS, version 1; lower is closer, 0 for identical images.
 
     The pair itself decides how much each place, channel and layer counts; nothing is fitted to anyone's judgement::
 
@@ -67,14 +100,7 @@ class DAMLPIPS(PerceptualDistance):
 
     Args:
         backbone: a name of the table (`"nano"`, embedded, needs no other file) or a `Backbone`.
-        weights, value_range, reduction, grey, resize, check_values, deterministic: as for `LPIPS`.
-        dtype, reference_cache, compile, video: as for `LPIPS`.
-        tile: as for `LPIPS`; of the image as it is looked at, so that it matters with `viewing_side=None` and for long
-            panoramas. Tiles go through the network twice: weights depend on means over the whole image.
-        rho: the share of a place's own energy in its normalisation, 0 to 1; the rest is the mean over the image.
-        gamma: how much a channel's weight falls with its energy, at least 0.
-        viewing_side: images are looked at with this shorter side in pixels where theirs is longer, so that scores of
-            different sizes compare; None: as they are.
+{DAMLPIPSSettings.documented()}
 
     Shapes:
         x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`), about 1
@@ -97,109 +123,42 @@ class DAMLPIPS(PerceptualDistance):
         True
     """
 
-    def __init__(
-        self,
-        backbone: str | Backbone = DEFAULT_BACKBONE,
-        *,
-        weights: str | os.PathLike[str] | None = None,
-        value_range: tuple[float, float] = (0.0, 1.0),
-        reduction: str = "none",
-        grey: checks.Grey = None,
-        resize: checks.Resize = None,
-        check_values: bool = True,
-        deterministic: bool = False,
-        dtype: torch.dtype | None = None,
-        reference_cache: int = CACHE_BYTES,
-        tile: int | None = None,
-        compile: bool = False,
-        video: bool = False,
-        rho: float = 0.25,
-        gamma: float = 0.5,
-        viewing_side: int | None = VIEWING_SIDE,
-    ) -> None:
-        super().__init__(
-            backbone,
-            weights=weights,
-            value_range=value_range,
-            reduction=reduction,
-            grey=grey,
-            resize=resize,
-            check_values=check_values,
-            deterministic=deterministic,
-            dtype=dtype,
-            reference_cache=reference_cache,
-            tile=tile,
-            compile=compile,
-            video=video,
-        )
-        if not 0 <= rho <= 1:
-            raise ValueError(f"rho: expected a share from 0 to 1, got {rho!r}")
-        if not 0 <= gamma < float("inf"):
-            raise ValueError(f"gamma: expected a finite exponent of at least 0, got {gamma!r}")
-        self.rho, self.gamma = float(rho), float(gamma)
-        least = self.source.min_size
-        if viewing_side is not None and (isinstance(viewing_side, bool) or not isinstance(viewing_side, int)):
-            raise TypeError(f"viewing_side: expected None or a number of pixels, got {viewing_side!r}")
-        if viewing_side is not None and viewing_side < least:
+    options = DAMLPIPSSettings
+    settings: DAMLPIPSSettings
+    definition: DAMLPIPSDefinition
+
+    def __init__(self, backbone: str | Backbone = DEFAULT_BACKBONE, **options: Unpack[DAMLPIPSOptions]) -> None:
+        settings = self.options.make(dict(options))
+        source = Source.of(backbone, settings.weights)
+        side, least = settings.viewing_side, source.min_size
+        if side is not None and side < least:
             raise ValueError(
-                f"viewing_side: expected None or at least {least} pixels, the least that backbone"
-                f" {self.source.name!r} takes, got {viewing_side}"
+                f"viewing_side: expected None or at least {least} pixels, the least that backbone {source.name!r}"
+                f" takes, got {side}"
             )
-        self.viewing_side = viewing_side
-        if self.source.is_here:
-            self.load()
+        super().__init__(source, settings, viewing_side=side)
+
+    def _defined(self) -> DAMLPIPSDefinition:
+        return DAMLPIPSDefinition(self.settings.rho, self.settings.gamma)
 
     def layers(self, x: Images) -> list[Tensor]:
         """Return what DAMLPIPS compares: (N, C_l, H_l, W_l), the image in adapted colours, then the feature maps."""
-        x = x if isinstance(x, Encoded) else self.encode(x)
-        return [_colours(x), *x.features]
+        return layers_of(x if isinstance(x, Encoded) else self.encode(x))
 
-    def _to_keep(self, encoded: Encoded) -> Encoded:
-        with deterministic_sums(self.anchor.device) if self.deterministic else contextlib.nullcontext():
-            return replace(encoded, seen=_colours(encoded), adapted=True)
-
-    @property
-    def _weighing(self) -> distance.Adaptive:
-        return distance.Adaptive(self.rho, self.gamma)
-
-    def _comparisons(self, x: Encoded, y: Encoded) -> list[distance.Comparison]:
-        image, *network = zip(self.layers(x), self.layers(y), strict=True)
-        return [
-            distance.compare(*image, IMAGE_WEIGHING),
-            *(distance.compare(a, b, self._weighing) for a, b in network),
-        ]
-
-    def _per_layer(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
-        network = zip(x.features, y.features, strict=True)
-        image = _image_distances(x, y)
-        return _fused([image, *(adaptive_head(a, b, self._weighing) for a, b in network)])
-
-    def _tiled(self, pair: tiled.TiledPair) -> tiled.TiledDamlpips:
-        return tiled.TiledDamlpips(pair, self.rho, self.gamma)
-
-    def _tiled_layers(self, pair: tiled.TiledPair) -> Float[Tensor, "1 l"]:
-        return self._tiled(pair).layers()
-
-    @frame_by_frame()
     def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
         """Return where the images differ: (N, 1, H, W), whose mean is the score.
 
         Each layer's map, to the power that pools it, is enlarged bilinearly and scaled so that its mean is what the
         layer adds to the score.
         """
-        x, y = self.checked(x, y)
-        size = size_of(x)
-        if (found := self._by_tiles(lambda pair: _scaled(*self._tiled(pair).maps(), size), x, y)) is not None:
-            return found
-        compared = self._comparisons(*self._encoded_pair(x, y))
-        return _scaled([c.map for c in compared], _fused(compared), size)
+        return super().spatial_map(x, y)
 
     def weights_for(self, x: Images, y: Images) -> AdaptiveWeights:
         """Return the weights of place, channel and layer that the score of each pair was made with.
 
         They belong to the maps that `layers` returns. Both are computed whole, also with `tile`.
         """
-        compared = self._comparisons(*self.compare(x, y))
+        compared = self.definition.compared(*self.compare(x, y))
         structure = torch.stack([c.structure for c in compared], 1)
         return AdaptiveWeights(
             [c.place * distance.peak_weight(c.map, c.structure) for c in compared],
@@ -208,12 +167,12 @@ class DAMLPIPS(PerceptualDistance):
         )
 
     def configuration(self) -> dict[str, Any]:
-        options = {"version": 1, "rho": self.rho, "gamma": self.gamma, "viewing_side": self.viewing_side}
-        return {**super().configuration(), **options}
+        return {**super().configuration(), "version": 1}
 
-    def extra_repr(self) -> str:
-        options = f"rho={self.rho}, gamma={self.gamma}, viewing_side={self.viewing_side}"
-        return f"{super().extra_repr()}, {options}"
+
+def layers_of(x: Encoded) -> list[Tensor]:
+    """Return what DAMLPIPS compares: the images in adapted colours, then their feature maps."""
+    return [_colours(x), *x.features]
 
 
 def _colours(x: Encoded, part: slice = slice(None)) -> Tensor:

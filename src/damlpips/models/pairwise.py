@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from damlpips import checks
-from damlpips.models.base import Images, PerceptualDistance
+from damlpips.models import inputs
+from damlpips.models.base import PerceptualDistance
+from damlpips.models.encoder import Images
+from damlpips.models.inputs import Pair
 from damlpips.nets.encoded import Encoded
+from damlpips.ops.execution import batches
 
 # Values of the images that go through the backbone at a time, ten of 256 x 256: enough to keep it busy.
 PASS_VALUES = 1 << 21
@@ -26,7 +29,7 @@ def distances(model: PerceptualDistance, x: Images, y: Images | None = None, *, 
         raise TypeError(f"block: expected None or a number of pairs, got {block!r}")
     if block is not None and block < 1:
         raise ValueError(f"block: expected at least one pair, got {block}")
-    if model.video:
+    if model.settings.video:
         raise ValueError("pairwise: compares images, got a module with video=True: use one without")
     alone = y is None or y is x
     rows = _encoded(model, x, what="x")
@@ -35,8 +38,7 @@ def distances(model: PerceptualDistance, x: Images, y: Images | None = None, *, 
         sizes = " and ".join(f"{height} x {width}" for height, width in (rows[0].size, columns[0].size))
         raise ValueError(f"x and y: expected images of one size, got {sizes}: use resize=(height, width)")
     n, m = sum(map(len, rows)), sum(map(len, columns))
-    exact = torch.float64 if model.pass_dtype == torch.float64 else torch.float32
-    matrix = torch.zeros(n * m, dtype=exact, device=rows[0].device)
+    matrix = torch.zeros(n * m, dtype=model.encoder.exact_dtype, device=rows[0].device)
     if found := list(_blocks(model, rows, columns, alone, block)):  # one image alone has no pair
         places, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
         matrix = matrix.index_put((places,), scores)
@@ -47,10 +49,11 @@ def distances(model: PerceptualDistance, x: Images, y: Images | None = None, *, 
 def _encoded(model: PerceptualDistance, x: Images, *, what: str) -> list[Encoded]:
     """Run images through the backbone, some at a time; joining the parts would take the memory twice."""
     if isinstance(x, Encoded):
+        model.prepared(x, x)  # checks it
         count = max(1, PASS_VALUES // x.seen[0].numel())
-        return [x[start : start + count] for start in range(0, len(x), count)]
-    checks.image_batch(x, what=what, grey=model.grey)
-    return [model.encode(part) for part in x.split(max(1, PASS_VALUES // x[0].numel()))]
+        return [x[part] for part in batches(x, count)]
+    images, size = inputs.alone(x, model.settings, model.encoder, what=what)
+    return [model.encode_checked(part, size) for part in images.split(max(1, PASS_VALUES // images[0].numel()))]
 
 
 def _blocks(
@@ -82,7 +85,7 @@ def _placed(parts: Sequence[Encoded]) -> Iterator[tuple[int, Encoded]]:
 
 def _scores(model: PerceptualDistance, a: Encoded, b: Encoded, i: Tensor, j: Tensor) -> Tensor:
     def compare() -> Tensor:
-        return model.per_layer(a.take(i), b.take(j)).sum(1)
+        return model.compared(Pair(a.take(i), b.take(j), a.size)).sum(1)
 
     tensors = (*a.features, a.seen, *b.features, b.seen)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):

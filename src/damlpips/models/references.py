@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from damlpips import checks
+from damlpips.models.settings import CACHE_BYTES
 from damlpips.nets.encoded import Encoded
 from damlpips.process import Lock
-
-# A gibibyte: some 600 images of 256 x 256 with `nano`, 300 with AlexNet, 30 with VGG; small beside what training takes.
-CACHE_BYTES = 1 << 30
 
 # An image is let go only after it was not asked for in this many times as many images as are kept. Epochs over more
 # references than fit would otherwise throw each one out just before it comes again, and find none.
@@ -139,21 +137,20 @@ class ReferenceCache:
             self._kept.clear()
             self.nbytes = self.hits = self.misses = 0
 
-    def named(self, keys: Any, images: Any, conditions: Hashable, *, grey: checks.Grey = None) -> list[Named]:
-        """Check a batch of references and their keys, and return what to look for.
+    def named(self, keys: Any, images: Tensor | Encoded, conditions: Hashable) -> list[Named]:
+        """Check the keys of a batch of references, and return what to look for.
 
         Args:
             keys: N of them.
-            images: (N, 3, H, W).
+            images: (N, 3, H, W), checked.
             conditions: what feature maps depend on beside the image; those of other conditions are not found.
 
         Raises:
-            TypeError, ValueError: the keys, see `as_keys`; the images; images that gradients are taken for.
+            TypeError, ValueError: the keys, see `as_keys`; feature maps; images that gradients are taken for.
             ValueError: a key whose image is another than before, or than another of the batch.
         """
         if isinstance(images, Encoded):
             raise TypeError("reference_key: expected images to go with it, got an Encoded, which needs no key")
-        checks.image_batch(images, what="second image", grey=grey)
         if checks.is_optimised(images):
             raise ValueError(
                 "reference_key: expected references without gradients, since what is kept has none: detach() them, or"
@@ -170,7 +167,7 @@ class ReferenceCache:
             _recognise(key, before.setdefault(place, mark), mark)
         return named
 
-    def find(self, named: Sequence[Named], images: Tensor) -> Wanted:
+    def find(self, named: Sequence[Named], images: Any) -> Wanted:
         """Return which of a batch's references are kept, and which have to be run.
 
         Raises:

@@ -454,4 +454,4 @@ def unknown(name: str, known: Iterable[str], whose: str) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"{whose} {', '.join(known)}"
-    return f"unknown option {name!r}: {hint}"
+    return f"unexpected keyword argument {name!r}: {hint}"

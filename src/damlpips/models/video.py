@@ -1,25 +1,84 @@
-"""Videos, (N, T, 3, H, W): what compares images compares their frames, one video after the other, a part at a time.
+"""Videos, (N, T, 3, H, W): a wrapper outside of all that compares images.
 
 Frames are images like any other to the rest of the package: T is folded into the batch here, and comes back here.
 """
 
-import functools
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from damlpips.models import inputs
+from damlpips.models.encoder import Encoder, Images
+from damlpips.models.inputs import Pair
 from damlpips.models.references import as_keys
+from damlpips.models.settings import Settings
 from damlpips.nets.encoded import Encoded
 
 # An accelerator is kept busy by this many times the frames that go through the network on a CPU at a time.
 ACCELERATED = 16
 
-_Method = TypeVar("_Method", bound=Callable[..., Tensor])
+
+@dataclass(frozen=True, eq=False)
+class VideoPair:
+    """Two batches of N videos with as many frames; the frames are checked part by part, as they are compared.
+
+    Attributes:
+        x, y: (N, T, 3, H, W); or in one place the encoded frames of one video, or a still, for each of the N.
+        count: N.
+    """
+
+    x: Images
+    y: Images
+    count: int
+    settings: Settings
+    encoder: Encoder
+
+    def __len__(self) -> int:
+        return self.count
+
+    def compared(self, compare: Callable[[Pair, Any], Tensor], keys: Any = None, *, mean: bool = False) -> Tensor:
+        """Return what `compare` makes of the frames of each video, (N, T, ...), or with `mean` its mean, (N, ...).
+
+        Args:
+            compare: takes a pair of frames, and keys of the second ones or None.
+            keys: one a video.
+        """
+        names = None if keys is None else as_keys(keys, self.count)
+        found = []
+        for k in range(self.count):
+            parts = self._parts(k, None if names is None else names[k])
+            frames = torch.cat([compare(pair, frame_keys) for pair, frame_keys in parts])
+            found.append(frames.mean(0) if mean else frames)
+        return torch.stack(found)
+
+    def _parts(self, k: int, name: Any) -> Iterator[tuple[Pair, Any]]:
+        """Yield the frames of a pair of videos, as many at a time as go through the network, and their keys."""
+        x, y = (v if isinstance(v, Encoded) else v[k] for v in (self.x, self.y))
+        images = x if isinstance(x, Tensor) else y
+        step = self.encoder.pass_count((images.shape[-2], images.shape[-1]), ACCELERATED)  # type: ignore[union-attr]
+        frames = max(len(x), len(y))
+        for start in range(0, frames, step):
+            part = slice(start, min(start + step, frames))
+            # one encoded frame stands in for all
+            a, b = (v if isinstance(v, Encoded) and len(v) == 1 else v[part] for v in (x, y))
+            named = None if name is None else [(name, t) for t in range(part.start, part.stop)]
+            yield inputs.prepared(a, b, self.settings, self.encoder), named
 
 
-def count(x: Tensor | Encoded, y: Tensor | Encoded) -> int:
+def prepared(x: Images, y: Images, settings: Settings, encoder: Encoder) -> VideoPair:
+    """Check a pair of batches of videos; the counterpart of `inputs.prepared`.
+
+    Raises:
+        TypeError: no tensor of videos in either place.
+        ValueError: not (N, T, 3, H, W), no video or no frame, unequal numbers of videos or frames.
+    """
+    return VideoPair(x, y, _count(x, y), settings, encoder)
+
+
+def _count(x: Images, y: Images) -> int:
     """Return how many videos a pair of batches holds.
 
     Raises:
@@ -48,49 +107,3 @@ def count(x: Tensor | Encoded, y: Tensor | Encoded) -> int:
         if isinstance(encoded, Encoded) and len(encoded) not in (1, frames):
             raise ValueError(f"encoded frames: expected those of one video, {frames}, or a still, got {len(encoded)}")
     return n
-
-
-def frame_by_frame(*, mean: bool = False) -> Callable[[_Method], _Method]:
-    """Let a method of a module that compares images (N, 3, H, W) compare videos, where the module has `video`.
-
-    What the method returns of T frames, (T, ...), becomes (N, T, ...), or with `mean` the mean over frames, (N, ...).
-    """
-
-    def changed(method: _Method) -> _Method:
-        @functools.wraps(method)
-        def of_videos(self: Any, x: Any, y: Any, **options: Any) -> Tensor:
-            if not self.video:
-                return method(self, x, y, **options)
-            found = []
-            keys = options.pop("reference_key", None)
-            for parts in _videos(self, x, y, keys):
-                frames = torch.cat([method(self, a, b, **options, **named) for a, b, named in parts])
-                found.append(frames.mean(0) if mean else frames)
-            return torch.stack(found)
-
-        return cast(_Method, of_videos)
-
-    return changed
-
-
-_Part = tuple[Tensor | Encoded, Tensor | Encoded, dict[str, Any]]
-
-
-def _videos(model: Any, x: Tensor | Encoded, y: Tensor | Encoded, keys: Any) -> Iterator[Iterator[_Part]]:
-    """Yield of each pair of videos the parts, as pairs of frames and what names them."""
-    n = count(x, y)
-    names = None if keys is None else as_keys(keys, n)
-    for k in range(n):
-        a, b = (v if isinstance(v, Encoded) else v[k] for v in (x, y))
-        yield _parts(model, a, b, None if names is None else names[k])
-
-
-def _parts(model: Any, a: Tensor | Encoded, b: Tensor | Encoded, name: Any) -> Iterator[_Part]:
-    frames = max(len(a), len(b))
-    step = model.frames_at_once(a if isinstance(a, Tensor) else b)
-    for start in range(0, frames, step):
-        part = slice(start, min(start + step, frames))
-        # one encoded frame stands in for all
-        first, second = (v if isinstance(v, Encoded) and len(v) == 1 else v[part] for v in (a, b))
-        named = {} if name is None else {"reference_key": [(name, t) for t in range(part.start, part.stop)]}
-        yield first, second, named

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from damlpips import checks
 from damlpips.adapters.torchmetrics.score_store import ScoreStore, fits_int32, value_of_batch
-from damlpips.adapters.torchmetrics.shared_pass import encoded_pair, enrol
+from damlpips.adapters.torchmetrics.shared_pass import enrol, shared
 from damlpips.adapters.torchmetrics.store_metric import StoreMetric
-from damlpips.models import video
-from damlpips.models.base import Images, PerceptualDistance
+from damlpips.models.base import PerceptualDistance
+from damlpips.models.encoder import Images
 from damlpips.models.references import Keys
-from damlpips.nets.encoded import Encoded
 from damlpips.ops import exact_sums
 
 ON_ERROR = ("raise", "skip")
@@ -83,14 +82,11 @@ class PerceptualMetric(StoreMetric):
             TorchMetricsUserError: the metric is synced.
         """
         self._refuse_if_synced("update")
-        if self.model.video:  # the maps of all frames would be too large to be kept for another metric
-            n, pair, keys = video.count(img, ref), (img, ref), reference_key
-        else:
-            pair = encoded_pair(self.model, img, ref, reference_key)  # refuses what cannot be compared
-            n, keys = len(pair[0]), None if isinstance(pair[1], Encoded) else reference_key
+        pair = self.model.prepared(img, ref)  # refuses what cannot be compared
+        n = len(pair)
         indices = None if index is None else _checked_index(index, n).to(self.device, non_blocking=True)
         good = self._checked_values(img, ref, indices, n)
-        scores = self.model.per_layer(*pair, reference_key=keys).sum(1)
+        scores = self.model.compared(*shared(self.model, img, ref, pair, reference_key)).sum(1)
         good = good & scores.isfinite() & (scores.abs() < exact_sums.LIMIT)
         if self._raises_at_once and (where := _first_false(good)) is not None:
             raise ValueError(f"{_named(where, indices)}: its score is {float(scores[where])}, not a finite number")

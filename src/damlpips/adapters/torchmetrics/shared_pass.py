@@ -4,7 +4,6 @@ The feature maps of the last pair are kept as long as its images live, and only 
 are handed out again only for the very same, unchanged images.
 """
 
-import functools
 import threading
 import weakref
 from collections.abc import Hashable
@@ -13,10 +12,11 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from damlpips import checks
-from damlpips.checks import is_optimised
-from damlpips.models.base import Images, PerceptualDistance
+from damlpips.models.base import PerceptualDistance
+from damlpips.models.encoder import Images
+from damlpips.models.inputs import Pair
 from damlpips.models.references import Keys, as_keys
+from damlpips.models.video import VideoPair
 from damlpips.nets.encoded import Encoded
 from damlpips.process import Lock
 
@@ -83,37 +83,32 @@ def _can_be_kept(x: object) -> TypeGuard[Tensor]:
     return isinstance(x, Tensor) and (x.device.type == "cpu" or not x.is_inference())
 
 
-def encoded_pair(
-    model: PerceptualDistance, x: Images, y: Images, reference_key: Keys | None = None
-) -> tuple[Images, Images]:
-    """Return `model.compare(x, y)`, from the last pass where another metric has just run these images through it.
+def shared(
+    model: PerceptualDistance, x: Images, y: Images, pair: Pair | VideoPair, reference_key: Keys | None
+) -> tuple[Pair | VideoPair, Keys | None]:
+    """Return a pair of batches as feature maps, of one pass for all metrics that see it; and the keys to go with it.
 
-    Images that are compared tile by tile come back checked: there are no whole maps of them to share. So do those that
-    nobody else sees and that the module runs through the network in a way of its own; with keys they come back as they
-    were, to be given to the module with their keys.
+    What nobody else sees comes back as it is, and so do videos and images that are compared tile by tile, whose feature
+    maps would be too large to be kept.
+
+    Args:
+        x, y: the images as they came; a change of theirs is noticed.
+        pair: what `model.prepared` made of them.
     """
-    if model.tiling is not None:
-        pair = model.checked(x, y)
-        if isinstance(pair[0], Tensor) and model.is_tiled(checks.size_of(pair[0])):
-            return pair
-    if not (_can_be_kept(x) and _can_be_kept(y)) or y.ndim != 4:
-        return model.compare(x, y, reference_key=reference_key)
-    keys = None if reference_key is None else as_keys(reference_key, len(y))
-    compare = functools.partial(model.compare, reference_key=keys)
-    size = checks.size_of(y)
-    conditions = model.encoding_key(size)
-    if not any(other.encoding_key(size) == conditions for other in _others(model)):
-        if not model.takes_images(x, y):
-            return compare(x, y)
-        pair = model.checked(x, y)
-        return pair if keys is None else (x, y)  # a key stands for the image as it came
+    alone = pair, reference_key
+    if not isinstance(pair, Pair) or not (_can_be_kept(x) and _can_be_kept(y)) or model.is_tiled(pair):
+        return alone
     # one graph for two metrics could be walked back only once
-    if is_optimised(x) or is_optimised(y):
-        return compare(x, y)
+    if pair.is_optimised:
+        return alone
+    conditions = model.sharing_key(pair.size)
+    if not any(other.sharing_key(pair.size) == conditions for other in _others(model)):
+        return alone
+    keys = None if reference_key is None else as_keys(reference_key, len(pair))
     key = conditions, keys
-    if _last.seen is not None and (maps := _last.seen.maps_for(key, x, y)) is not None:
-        return maps
-    _last.seen = None  # freed before the next pass needs the memory
-    maps = compare(x, y)
-    _last.seen = _Pass(key, x, y, maps)
-    return maps
+    maps = None if _last.seen is None else _last.seen.maps_for(key, x, y)
+    if maps is None:
+        _last.seen = None  # freed before the next pass needs the memory
+        maps = model.encoded(pair, keys)
+        _last.seen = _Pass(key, x, y, maps)
+    return Pair(*maps, pair.size), None

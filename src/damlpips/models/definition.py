@@ -1,0 +1,29 @@
+"""What a distance is, whatever way it is computed."""
+
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from damlpips.models.encoder import Size
+from damlpips.models.tiled import TiledPair
+from damlpips.nets.encoded import Encoded
+
+
+class Definition(Protocol):
+    """A distance of two batches of feature maps. It knows nothing of splitting, caches or devices."""
+
+    def layers(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
+        """Return what each layer adds to the distance of each pair."""
+
+    def spatial_map(self, x: Encoded, y: Encoded, size: Size) -> Float[Tensor, "n 1 h w"]:
+        """Return where the images of each pair differ, at the size of the images."""
+
+    def layers_of_tiles(self, pair: TiledPair) -> Float[Tensor, "1 l"]:
+        """Return what `layers` does, of a pair whose feature maps are never whole."""
+
+    def spatial_map_of_tiles(self, pair: TiledPair, size: Size) -> Float[Tensor, "1 1 h w"]:
+        """Return what `spatial_map` does, of a pair whose feature maps are never whole."""
+
+    def to_keep(self, encoded: Encoded) -> Encoded:
+        """Return images that are compared more than once with what need not be computed again."""

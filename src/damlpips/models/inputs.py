@@ -1,0 +1,150 @@
+"""What comes in, checked once: shapes, types, devices, values and sizes. Nothing below checks again."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from damlpips import checks
+from damlpips.models.encoder import Encoder, Images, Size, scaled_to
+from damlpips.models.references import Named
+from damlpips.models.settings import Settings
+from damlpips.nets.encoded import Encoded
+from damlpips.process import limit_threads_after_fork, raise_malloc_threshold
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two batches that can be compared: N images each, with three channels, or their feature maps.
+
+    Attributes:
+        x, y: the first and the second images.
+        size: height and width at which they are compared; images of another are resampled on their way to the network.
+        names: what the second images are recognised by, where they have keys.
+    """
+
+    x: Images
+    y: Images
+    size: Size
+    names: Sequence[Named] = ()
+
+    def __len__(self) -> int:
+        return count(self.x)
+
+    def __getitem__(self, part: slice) -> "Pair":
+        return Pair(self.x[part], self.y[part], self.size, self.names[part])
+
+    @property
+    def is_images(self) -> bool:
+        """Whether both are images, not feature maps."""
+        return isinstance(self.x, Tensor) and isinstance(self.y, Tensor)
+
+    @property
+    def images(self) -> tuple[Tensor, Tensor]:
+        """Both batches, which are images."""
+        if not (isinstance(self.x, Tensor) and isinstance(self.y, Tensor)):
+            raise TypeError("expected images, got feature maps")
+        return self.x, self.y
+
+    @property
+    def is_optimised(self) -> bool:
+        """Whether gradients are taken for one of them."""
+        return checks.is_optimised(self.x) or checks.is_optimised(self.y)
+
+    def compared(self, compare: "Callable[[Pair, Any], Tensor]", keys: Any = None, *, mean: bool = False) -> Tensor:
+        """Return what `compare` makes of the pair; the counterpart of `video.VideoPair.compared`."""
+        return compare(self, keys)
+
+
+def prepared(x: Any, y: Any, settings: Settings, encoder: Encoder) -> Pair:
+    """Check a pair of batches, (N, 3, H, W) or what `encode` returned; of one image it stands in for N.
+
+    Raises:
+        TypeError, ValueError: what `damlpips.checks` says; the message says what came and what was expected.
+    """
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        checks.matching_pair(x, y)
+    x, y = _checked(x, settings, encoder, what="first image"), _checked(y, settings, encoder, what="second image")
+    size = _size_of(y, settings)
+    size_x = size if settings.resize == "reference" and isinstance(x, Tensor) else _size_of(x, settings)
+    for what, found in (("first image", size_x), ("second image", size)):
+        checks.large_enough(found, encoder.min_size, what=what, backbone=encoder.name)
+    x, y = _standing_in(x, count(y)), _standing_in(y, count(x))
+    checks.matching_batch(count(x), count(y), size_x, size)
+    _about_to_run()
+    return Pair(x, y, size)
+
+
+def alone(x: Any, settings: Settings, encoder: Encoder, *, what: str = "images") -> tuple[Tensor, Size]:
+    """Check images that come without others, and return them and the size at which they will be compared.
+
+    Raises:
+        TypeError, ValueError: as `prepared`.
+    """
+    if isinstance(x, Encoded):
+        raise TypeError(f"{what}: expected a torch.Tensor (N, 3, H, W), got an Encoded, which is encoded already")
+    images = _checked_images(x, settings, encoder, what=what)
+    size = _size_of(images, settings)
+    checks.large_enough(size, encoder.min_size, what=what, backbone=encoder.name)
+    _about_to_run()
+    return images, size
+
+
+def count(x: Images) -> int:
+    """Return how many images a batch has."""
+    # not len(), which would fix the batch of an exported program
+    return (x.features[0] if isinstance(x, Encoded) else x).shape[0]
+
+
+def _checked(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> Images:
+    """Return a batch with three channels."""
+    if not isinstance(x, Encoded):
+        return _checked_images(x, settings, encoder, what=what)
+    _check_encoded(x, encoder, what=what)
+    return x
+
+
+def _checked_images(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> Tensor:
+    checks.image_batch(x, what=what, grey=settings.grey)
+    images: Tensor = x
+    checks.same_device(images, encoder.device, what=what, owner="the module")
+    # reading values would make an accelerator wait
+    readable = images.device.type == "cpu" and not torch.compiler.is_compiling()
+    if settings.check_values and readable and not checks.is_optimised(images):
+        checks.values(images, settings.value_range, what=what)
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
+def _check_encoded(x: Encoded, encoder: Encoder, *, what: str) -> None:
+    if x.origin != encoder.origin:
+        raise ValueError(
+            f"{what}: was encoded by another backbone, weights or heads version than this module's ({encoder.name!r})"
+        )
+    seen, expected = checks.size_of(x.seen), encoder.seen_size(x.size)
+    if seen != expected:
+        raise ValueError(
+            f"{what}: was encoded at {seen[0]} x {seen[1]} pixels, this module looks at {expected[0]} x {expected[1]}:"
+            " encode it with this module"
+        )
+    checks.same_device(x.features[0], encoder.device, what=what, owner="the module")
+
+
+def _size_of(x: Images, settings: Settings) -> Size:
+    """Return the size at which images are compared."""
+    if isinstance(x, Encoded):
+        return x.size
+    size, resize = checks.size_of(x), settings.resize
+    return size if resize is None or resize == "reference" else scaled_to(size, resize)
+
+
+def _standing_in(x: Images, n: int) -> Images:
+    """Let one encoded image stand in for n; one image as it is may be alone by mistake."""
+    return x.expand(n) if isinstance(x, Encoded) and count(x) == 1 != n else x
+
+
+def _about_to_run() -> None:
+    """Prepare the process, once a call has turned out to be sound: one that is refused changes nothing."""
+    limit_threads_after_fork()
+    raise_malloc_threshold()
