@@ -28,7 +28,7 @@ from damlpips.evaluation.datasets import load
 from damlpips.evaluation.distances import FilePair, pairs_of
 from damlpips.evaluation.figures import headline_of
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating
-from damlpips.models.damlpips import VIEWING_SIDE
+from damlpips.models.settings import VIEWING_SIDE
 from damlpips.ops import colour, distance
 from damlpips.scoring.images import read_image
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from damlpips import DAMLPIPS
-from damlpips.models.damlpips import VIEWING_SIDE
+from damlpips.models.settings import VIEWING_SIDE
 from damlpips.ops import distance
 from damlpips.scoring.images import SUFFIXES, read_image
 from training.distortions import distort, draw_kinds

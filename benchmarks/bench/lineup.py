@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from damlpips import DAMLPIPS, LPIPS
-from damlpips.models.damlpips import VIEWING_SIDE
+from damlpips.models.settings import VIEWING_SIDE
 from damlpips.nets.backbone import MEMORY_FORMAT
 
 from .contenders import BASELINE, FORWARD, Contender, Field, Place
