@@ -28,7 +28,7 @@ TYPES = {name: c.type for c in COLUMNS if c.source is SCORE for name in c.header
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine pairs, three references three times each; one distorted image is damaged, one of another size."""
+    """Nine pairs, of three references; one distorted image is damaged, one has another size."""
     root = tmp_path_factory.mktemp("pairs")
     for k in range(9):
         image_file(root / f"r/{k}.png", k // 3, (40, 48))
@@ -67,7 +67,7 @@ def assert_scores(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) ->
                 assert row[name] == pytest.approx(value, rel=1e-5, nan_ok=True)
             elif kind == INTEGER:
                 assert row[name] == (wanted[name] or 0)
-            elif name == "error":  # which names images that are no files otherwise
+            elif name == "error":  # its wording differs for images that are not files
                 assert (row[name] == "") == (wanted[name] == "")
             else:
                 assert row[name] == wanted[name]
@@ -82,7 +82,7 @@ class TestTheClassAlone:
     def test_paths(self, folder: Path, expected: list[dict[str, Any]]) -> None:
         rows = rows_of(ScorePairs(root=folder)(batch(names(folder))))
         assert_scores(rows, expected)
-        # in batches of 8, as the command has them: to the bit
+        # the same batches of 8 as the command's: the same bits
         assert [row["score"] for row in rows[:4]] == [row["score"] for row in expected[:4]]
         assert [rows[k]["error"] for k in (4,)] == [expected[4]["error"]]
         assert "d/7.png: the two images must have one size" in rows[7]["error"]
@@ -176,7 +176,7 @@ class TestTheClassAlone:
         real = DAMLPIPS.encode
         monkeypatch.setattr(DAMLPIPS, "encode", lambda self, x: passes.append(len(x)) or real(self, x))
         ScorePairs()(batch(contents(folder)))
-        # rows 6 and 7 share the last chunk's reference with each other alone, row 8 is in the next
+        # of the last reference, rows 6 and 7 are in one chunk, row 8 is alone in the next
         assert passes == [1, 1, 1]
 
 

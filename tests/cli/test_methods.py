@@ -1,4 +1,4 @@
-"""`damlpips score` of several methods, of deep and transparent images, and with threads that read."""
+"""`damlpips score` with several methods, with 16-bit and transparent images, and with threads that read."""
 
 import json
 import re
@@ -129,7 +129,7 @@ class TestWorkers:
         pairs = find_pairs(image_file(tmp_path / "r.png", 1, (32, 32)), tmp_path / "d")
         scores = score_pairs(DAMLPIPS(), pairs, batch_size=2, workers=2)
         next(scores)
-        # the reference, a batch that is scored and two that may wait
+        # the reference, the batch that is scored, and two that may wait
         assert len(read) <= 7
         assert len(list(scores)) == 39
         assert len(read) == 41

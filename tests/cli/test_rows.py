@@ -1,4 +1,4 @@
-"""`damlpips score` writes a row a pair as it comes, and a run that was killed goes on where it stopped."""
+"""`damlpips score` writes a row for each pair as it comes, and goes on where a killed run stopped."""
 
 import json
 import os
@@ -100,7 +100,7 @@ class TestColumns:
 
 
 def scored_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that grows by the name of each image that is read."""
+    """Return a list to which the name of each image is added when it is read."""
     read: list[str] = []
     real = scorer.read_image
     monkeypatch.setattr(
@@ -121,10 +121,10 @@ class TestGoingOn:
         command = (*folders, f"--{kind}", file, "--batch-size", 2, "-q")
         assert run(*command).exit_code == 3
         whole = file.read_bytes()
-        # the header is written whole; after it every place in the last rows, and some in the others
+        # the header is never cut off; random places after it
         header = whole.index(b"\n") + 1 if kind == "csv" else 0
         cuts = [header, len(whole) - 1, *random.Random(0).sample(range(header, len(whole)), 12)]
-        cuts += [whole.rindex(b"z ") + 5]  # behind the line feed of a name in quotes, or in its escape
+        cuts += [whole.rindex(b"z ") + 5]  # after the line feed in a quoted name, or in its escape
         for cut in cuts:
             file.write_bytes(whole[:cut])
             read = scored_names(monkeypatch)
@@ -354,7 +354,7 @@ def test_a_killed_run_ends_with_the_same_file(tmp_path: Path, kind: str) -> None
     lengths = [0]
     for _ in range(4):
         running = start(tmp_path / "killed")
-        # until it has come a random number of bytes further
+        # until it has written some more bytes, a random number
         goal = lengths[-1] + chance.randrange(1, 7000)
         while running.poll() is None and length(tmp_path / "killed") < goal:
             time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""`damlpips score` on several processes writes what one process writes, whatever becomes of some of them."""
+"""`damlpips score` on several processes writes what one process writes, whatever happens to some of them."""
 
 import json
 import os
@@ -32,7 +32,7 @@ SIZES = ((40, 48), (36, 50), (40, 44))
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods of 22 images, some of other sizes, one of them damaged, one of them deep in a folder."""
+    """Two methods with 22 images of three sizes; one image is damaged."""
     root = tmp_path_factory.mktemp("images")
     for k in range(22):
         for seed, folder in ((k, "r"), (k + 100, "a"), (k + 200, "b")):
@@ -62,7 +62,7 @@ def done(team: list[Command]) -> list[int]:
 def test_the_same_bytes_as_of_one_process(whole: Path, tmp_path: Path, kind: str, world: int) -> None:
     file = tmp_path / f"s.{kind}"
     team = ranks(world, *command(whole, file), folder=tmp_path / "said")
-    assert done(team) == [3] * world  # a damaged image is a row, and the whole says so
+    assert done(team) == [3] * world  # for the damaged image
     assert file.read_bytes() == (whole / f"whole.{kind}").read_bytes()
     assert sorted(os.listdir(tmp_path)) == [file.name, "said"]
     assert "mean" in team[0].out
@@ -71,12 +71,12 @@ def test_the_same_bytes_as_of_one_process(whole: Path, tmp_path: Path, kind: str
 
 
 def at_work(images: Path, file: Path, **options: float) -> list[Command]:
-    """Two processes that are writing their parts."""
+    """Two processes that are writing their shards."""
 
     def start() -> list[Command]:
         return ranks(2, *command(images, file), folder=file.with_name("said"), **options)
 
-    # 15 batches of 3, the last one of 2
+    # 15 batches: 14 of 3, and one of 2
     return caught(start, lambda: shards_of(file) == [0, 24], file.unlink)
 
 
@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_with_any_number_of_processes(
     assert sorted(os.listdir(tmp_path)) == ["s.csv", "said"]
 
 
-def test_killed_while_parts_are_joined(whole: Path, tmp_path: Path) -> None:
+def test_killed_while_shards_are_joined(whole: Path, tmp_path: Path) -> None:
     rows = (whole / "whole.jsonl").read_bytes().splitlines(keepends=True)
     file = tmp_path / "s.jsonl"
     file.write_bytes(b"".join(rows[:4])[:-7])
@@ -140,7 +140,7 @@ def test_killed_while_parts_are_joined(whole: Path, tmp_path: Path) -> None:
     assert (done(again), again[0].out) == ([3, 3], team[0].out)
 
 
-def test_parts_of_another_run_are_refused(whole: Path, tmp_path: Path) -> None:
+def test_shards_of_another_run_are_refused(whole: Path, tmp_path: Path) -> None:
     file = tmp_path / "s.jsonl"
     rows = [json.loads(line) for line in (whole / "whole.jsonl").read_text().splitlines()[24:27]]
     rows[1]["options"] = rows[1]["options"].replace("tile=none", "tile=64")
@@ -189,7 +189,7 @@ def test_what_is_wrong_with_one_process_is_told_by_the_first(
 def test_processes_without_a_file_system_in_common(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "s.csv.parts.json").write_text(content)
-    job = Job(scorer.score_pairs, [], Table({}, 0), 8)  # which is not looked at
+    job = Job(scorer.score_pairs, [], Table({}, 0), 8)  # never used
     with pytest.raises(
         ScoringError, match=r"s\.csv\.parts\.json: is not what rank 0 wrote: the processes need one file"
     ):
@@ -243,7 +243,7 @@ def test_torchrun(whole: Path, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "damlpips"]
     arguments = list(map(str, command(whole, tmp_path / "s.csv")))
     run = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=120, check=False)
-    # its own exit code is 1 whenever a process had another than 0
+    # torchrun exits with 1 if any process did not exit with 0
     assert run.returncode == 1
     assert run.stderr.count("exitcode  : 3") == 2
     assert run.stderr.count("1 of 44 pairs could not be scored") == 1
@@ -274,7 +274,7 @@ def test_each_process_has_a_device_of_its_own(
 
 
 @pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan", "inf"])
-def test_a_timeout_that_is_none(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+def test_a_timeout_that_is_no_number_of_seconds(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("DAMLPIPS_RANK_TIMEOUT", seconds)):
         monkeypatch.setenv(name, value)
     result = CliRunner().invoke(app, ["score", "a", "b"])
@@ -306,7 +306,7 @@ class TestTwoRunsOnOneFile:
         assert file.read_bytes() == (whole / "whole.csv").read_bytes()
         assert not (tmp_path / "s.csv.lock").exists()
 
-    def test_a_part_that_somebody_still_writes(self, whole: Path, tmp_path: Path) -> None:
+    def test_a_shard_that_is_still_written(self, whole: Path, tmp_path: Path) -> None:
         file = tmp_path / "s.csv"
         team = at_work(whole, file)
         os.kill(team[1].pid, signal.SIGSTOP)
@@ -330,7 +330,7 @@ def test_videos_among_the_pairs_are_shared_too(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, [*map(str, asked), "-o", str(tmp_path / "whole.csv")]).exit_code == 0
     whole = (tmp_path / "whole.csv").read_bytes()
     file = tmp_path / "s.csv"
-    # killed behind a video, within a batch
+    # killed after a video, within a batch
     file.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
     assert done(ranks(2, *asked, "-o", file, folder=tmp_path)) == [0, 0]
     assert file.read_bytes() == whole

@@ -1,4 +1,4 @@
-"""`damlpips score` of video files and folders of frames: rows of videos and of frames, killed runs, what goes wrong."""
+"""`damlpips score` with video files and folders of frames: rows of videos and frames, killed runs, errors."""
 
 import json
 import random
@@ -48,7 +48,7 @@ def test_the_score_is_the_mean_over_the_frames(tmp_path: Path) -> None:
     for name in ("score", "layer_0", "layer_3"):
         assert row[name] == pytest.approx(sum(float(r[name]) for r in each) / 6, rel=1e-12)
     assert len({r["score"] for r in each}) == 6
-    # frames as images of two folders, their scores are the same
+    # the frames as images in two folders have the same scores
     for side, content in (("r", frames), ("d", noisy(frames))):
         frame_folder(tmp_path / side, content)
     assert run(tmp_path / "r", tmp_path / "d", "--csv", tmp_path / "images.csv").exit_code == 0
@@ -89,7 +89,7 @@ def test_a_damaged_video_is_a_row_with_its_error(folders: tuple[Path, Path], tmp
         *(("2.mkv", str(k), "5", False) for k in range(5)),
         ("4.png", "0", "1", False),
     ]
-    # alone, too: how far a video can be read shows only when it is read
+    # also when it is the only pair: how far a video can be read shows only when it is read
     alone = run(folders[0] / "1.mkv", folders[1] / "1.mkv", "--csv", tmp_path / "one.csv")
     assert (alone.exit_code, len(csv_rows(tmp_path / "one.csv"))) == (3, 1)
 
@@ -122,7 +122,7 @@ def test_a_run_cut_off_anywhere_goes_on_at_the_latest_video(
             assert [file.read_bytes() for file in chosen] == whole
             last = whole[-1][header:cut].split(b"\n")[-2:-1]
             first = 0 if not last else int(last[0].split(b",")[1].rsplit(b"/", 1)[1][:1])
-            # of the videos before the one that was cut none was read again
+            # no video before the one that was cut off is read again
             assert all(int(name[0]) >= first for name in read)
         monkeypatch.undo()
 
@@ -156,7 +156,7 @@ def test_refusals(folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytes
     for side in folders:
         frame_folder(side / "clips/one", moving(1, 2))
         (side / "4.png").unlink()
-    # folders of frames are read without it
+    # folders of frames need no PyAV
     assert run(*(side / "clips" for side in folders), "--frames").exit_code == 0
 
 

@@ -28,7 +28,7 @@ COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;\d+)*m"
 
 
 def in_terminal(*arguments: object, **others: str) -> str:
-    """Return what a command writes to a terminal, on stdout and stderr."""
+    """Return what a command writes to stdout and stderr in a terminal."""
     pty = pytest.importorskip("pty", reason="no pseudo-terminals on this system")
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "damlpips", *map(str, arguments)]
@@ -38,7 +38,7 @@ def in_terminal(*arguments: object, **others: str) -> str:
     while True:
         try:
             part = os.read(ours, 1 << 16)
-        except OSError:  # how Linux says that nobody writes any more
+        except OSError:  # Linux's end of file: no process has the other end open
             break
         if not part:
             break
@@ -50,7 +50,7 @@ def in_terminal(*arguments: object, **others: str) -> str:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two folders of more pairs than are scored without a progress bar."""
+    """Two folders with enough pairs for a progress bar."""
     folder = tmp_path_factory.mktemp("images")
     for side, shift in (("r", 0), ("d", 100)):
         for k in range(20):
@@ -93,7 +93,7 @@ class TestHelp:
 
 class TestCompletion:
     def completed(self, words: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """Return what bash is told for words whose last one is being typed."""
+        """Return the completions of the last of some words."""
         given = {"_DAMLPIPS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         result = CliRunner().invoke(app, [], prog_name="damlpips", env=given)
         assert result.exit_code == 0, result.output

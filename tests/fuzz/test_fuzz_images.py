@@ -1,4 +1,4 @@
-"""Whatever is in a file, reading it as an image gives pixels or the one documented error."""
+"""Whatever a file holds, reading it as an image gives pixels or the one documented error."""
 
 import io
 import struct
@@ -86,7 +86,7 @@ def check(file: Path, content: bytes) -> None:
 @pytest.mark.parametrize("kind", FILES)
 def test_the_files_are_images(file: Path, kind: str) -> None:
     file.write_bytes(FILES[kind]())
-    size = (3, 18, 14) if kind in ("png", "jpeg", "webp", "tiff") else (3, 14, 18)  # turned by their EXIF
+    size = (3, 18, 14) if kind in ("png", "jpeg", "webp", "tiff") else (3, 14, 18)  # rotated by their EXIF
     if kind == "png palette":
         assert "transparency" in Image.open(file).info
     assert tuple(read_image(file).shape) == size

@@ -1,4 +1,4 @@
-"""Whatever a manifest says, its pairs are files in the two folders, or the one documented error comes."""
+"""Whatever a manifest says, its pairs are files in the two folders, or it is the one documented error."""
 
 import os
 from pathlib import Path

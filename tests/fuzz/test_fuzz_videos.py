@@ -1,4 +1,4 @@
-"""Whatever is in a file, reading it as a video gives frames or the one documented error."""
+"""Whatever a file holds, reading it as a video gives frames or the one documented error."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from damlpips.scoring.videos import MOST_PIXELS, read_frames
 from tests.support.mutations import memory_within, mutated
 from tests.support.videos import moving, video_file
 
-# a frame of the most pixels as FFmpeg has it, as RGB, and as a tensor; a few of them wait in a decoder
+# the largest frame in FFmpeg's own format, as RGB, and as a tensor, and the few that wait in a decoder
 MOST_MEMORY = 1300
 FILES = {
     "mpeg4.mp4": ("mpeg4", "yuv420p"),
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_or_refuse(file: Path) -> str:
-    """Return the error of a video's file; empty where all of its frames are sound."""
+    """Return the error of a video file; empty if all of its frames can be read."""
     try:
         for pixels, _ in read_frames(file):
             assert pixels.dtype in (torch.uint8, torch.float32)
@@ -58,4 +58,4 @@ def test_frames_or_an_error(name: str, folder: Path) -> None:
 
     with memory_within(MOST_MEMORY):
         check()
-    assert len(errors) > 2  # the damages do damage
+    assert len(errors) > 2  # the mutations do damage

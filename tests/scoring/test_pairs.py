@@ -1,4 +1,4 @@
-"""Pairs of files are found by name, by stem, or in a manifest; whatever is wrong with them is named."""
+"""Pairs of files are found by name, by stem, or in a manifest; errors name the file."""
 
 import os
 import random

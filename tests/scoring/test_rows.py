@@ -26,7 +26,7 @@ from damlpips.scoring.scorer import Score
 from tests.support.pictures import image_file
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-# the columns of version 0.1.0, without those of frames
+# the columns of version 0.1.0, but for those of frames
 OLD = (
     *("reference", "distorted", "score", "metric", "backbone", "method", "layer_0", "layer_1", "width", "height"),
     *("sha256", "reference_sha256", "weights", "options", "error"),
@@ -116,7 +116,7 @@ def test_rows_of_another_run_are_refused(tmp_path: Path, form: type[Csv]) -> Non
             opened.write(form(table).text(changed))
         with pytest.raises(ScoringError, match=r"row 2 (has|was scored with) .*; --overwrite starts anew"):
             list(RowFile(file, form(table)).keep(2, pairs))
-    # rows of this version without one of its columns, as an older one has written them
+    # an older version may have written rows without one of the columns
     for left_out in table.columns:
         others = [column for column in rows.COLUMNS if column is not left_out]
         with pytest.MonkeyPatch.context() as patch:
@@ -146,7 +146,8 @@ def test_what_a_report_is_made_of(tmp_path: Path, kind: str, columns: Sequence[C
         name: row[name] for name in ScoredPair._fields if name in row
     }
     assert pair.settings._asdict() == TABLE.settings
-    assert pair.labelled == ((("Took", "1.5"),) if NEW in columns else ())
+    row = Table(TABLE.settings, 2).scored(every[2]).row
+    assert pair.labelled == tuple((c.label, str(row[c.name])) for c in columns if c.label)
 
 
 def test_a_column_with_a_label_is_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Pairs of files: found, read, scored, written."""
+"""Pairs of files are read and scored in batches."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def model() -> DAMLPIPS:
 
 
 def direct(model: torch.nn.Module, reference: Path, distorted: Path) -> float:
-    """The score of two files, without any of this module's batching."""
+    """Return the score of two files without any batching."""
     x, y = (torch.from_numpy(np.array(Image.open(p))).permute(2, 0, 1)[None] for p in (distorted, reference))
     with torch.no_grad():
         return model(x, y).item()

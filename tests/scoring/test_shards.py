@@ -1,4 +1,4 @@
-"""Rows in parts: any processes write them, any others go on with them; a lock keeps two from one file."""
+"""Shards: some processes write them, any others go on with them; a lock keeps a file to one process."""
 
 import errno
 import fcntl
@@ -23,7 +23,7 @@ TABLE = Table({"metric": "m", "backbone": "b", "weights": "w", "options": "o=1"}
 
 
 def scores(count: int) -> list[Score]:
-    """Scores of files that are not there."""
+    """Return scores of files that do not exist."""
     pairs = [Pair(Path("r.png"), Path(f"{k}.png"), str(k)) for k in range(count)]
     return [Score(pair, k / 3, (k / 3, 0.0), (4, 5)) for k, pair in enumerate(pairs)]
 
@@ -38,7 +38,7 @@ def test_a_stretch_of_pairs_scores_as_in_the_whole(tmp_path: Path, batch_size: i
     for k, size in enumerate(sizes):
         image_file(tmp_path / f"r/{k // 3}.png", k // 3, (40, 48))
         image_file(tmp_path / f"d/{k}.png", k + 9, size)
-    # references are shared across the bounds of batches
+    # some references are shared across the ends of batches
     pairs = [Pair(tmp_path / f"r/{k // 3}.png", tmp_path / f"d/{k}.png", str(k)) for k in range(7)]
     model = DAMLPIPS(resize="reference")
     whole = list(score_pairs(model, pairs, batch_size=batch_size))
@@ -81,13 +81,13 @@ def test_shares_are_all_that_is_missing_in_whole_batches(
     assert firsts == sorted(firsts)
 
 
-def test_parts_of_other_batches_are_taken_up(tmp_path: Path) -> None:
+def test_shards_of_other_batches_are_used(tmp_path: Path) -> None:
     file, every = tmp_path / "s.csv", scores(23)
     pairs = [score.pair for score in every]
     for start, stop in ((0, 6), (8, 19), (12, 17), (20, 23)):
         write(file, every, start, stop)
     found = shards.found(file, TABLE, pairs, start=0, batch_size=5)
-    # of the part from 8 on whole batches only; the one from 12 on has nothing that it has not
+    # of the shard from 8 on only whole batches; the one from 12 on adds nothing to it
     assert found == [Piece(Span(0, 5), 0), Piece(Span(10, 15), 8), Piece(Span(20, 23), 20)]
     missing = shards.missing(found, start=0, total=23)
     assert missing == [Span(5, 10), Span(15, 20)]
@@ -101,7 +101,7 @@ def test_parts_of_other_batches_are_taken_up(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_part_that_lacks_rows(tmp_path: Path) -> None:
+def test_a_shard_that_lacks_rows(tmp_path: Path) -> None:
     file, every = tmp_path / "s.csv", scores(4)
     pairs = [score.pair for score in every]
     write(file, every, 0, 3)
@@ -113,7 +113,7 @@ def test_a_part_that_lacks_rows(tmp_path: Path) -> None:
         shards.found(file, TABLE, pairs[:2], start=0, batch_size=1)
 
 
-def test_parts_of_changed_images_are_refused(tmp_path: Path) -> None:
+def test_shards_of_changed_images_are_refused(tmp_path: Path) -> None:
     for k in range(2):
         image_file(tmp_path / f"d/{k}.png", k)
     pairs = find_pairs(image_file(tmp_path / "r.png", 5), tmp_path / "d")
@@ -142,13 +142,13 @@ class TestLocks:
         with locked(file):
             pass
 
-    def test_a_lock_is_let_go_on_an_error(self, tmp_path: Path) -> None:
+    def test_an_error_releases_the_lock(self, tmp_path: Path) -> None:
         with pytest.raises(KeyError), locked(tmp_path / "s"):
             raise KeyError
         assert os.listdir(tmp_path) == []
 
     def test_a_lock_that_is_removed_while_it_is_taken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Its last holder ends between the opening and the locking: two would lock two files of one name."""
+        """The last holder ends between opening and locking: without care, two processes could lock two files of one name."""
         real, seen = fcntl.flock, []
 
         def flock(descriptor: int, operation: int) -> None:

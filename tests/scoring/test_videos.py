@@ -1,4 +1,4 @@
-"""Video files are read frame by frame as they are shown; what would be guessed, or leads elsewhere, is refused."""
+"""Video files are read frame by frame as they are shown; guesses and links to elsewhere are refused."""
 
 import sys
 import weakref
@@ -50,7 +50,7 @@ class TestFrames:
     ) -> None:
         frames = moving(1)
         made = video_file(tmp_path / name.replace("wrong.mp4", "v.mkv"), frames, codec, pixel_format)
-        found = list(read_frames(made.rename(tmp_path / name)))  # what it holds counts, not how it is called
+        found = list(read_frames(made.rename(tmp_path / name)))  # the contents count, not the name
         assert [f.pixels.dtype for f in found] == [torch.uint8] * 6
         far = [
             np.abs(f.pixels.permute(1, 2, 0).numpy().astype(int) - g).mean() for f, g in zip(found, frames, strict=True)
@@ -218,7 +218,7 @@ class TestFolders:
         assert [p.reference for p in find_pairs(tmp_path / "r/one", tmp_path / "d", frames=True)] == [
             tmp_path / "r/one"
         ] * 3
-        # without the sign they are images, of which `ten` has none beside it
+        # without `frames` they are images, and those of `ten` have no partners
         with pytest.raises(ScoringError, match=r"no (video|image) of this name"):
             find_pairs(tmp_path / "r", tmp_path / "d")
         frame_folder(tmp_path / "d", moving(1, 1))
@@ -332,5 +332,5 @@ class TestScores:
         monkeypatch.setattr(scored_frames, "iter_frames", closing_watched)
         score = scored(model, *files, batch_size=batch, workers=workers)
         assert (score.score, len(score.frames), len(seen)) == (0, length, 2 * length)
-        # two batches a side, three where a thread reads ahead
+        # two batches on each side, three if a thread reads ahead
         assert max(seen) <= 2 * batch * (2 if workers == 0 else 3)
