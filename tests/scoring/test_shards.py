@@ -148,7 +148,7 @@ class TestLocks:
         assert os.listdir(tmp_path) == []
 
     def test_a_lock_that_is_removed_while_it_is_taken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The last holder ends between opening and locking: without care, two processes could lock two files of one name."""
+        """The last holder ends between opening and locking, where two processes might lock two files of one name."""
         real, seen = fcntl.flock, []
 
         def flock(descriptor: int, operation: int) -> None:
