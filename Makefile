@@ -38,7 +38,7 @@ AT := build/torchmetrics-$(OLDEST)
 test-oldest: $(READY)
 	@test -d $(AT) || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(AT) torchmetrics==$(OLDEST) \
 		|| echo "torchmetrics $(OLDEST) cannot be installed: its tests are skipped" >&2
-	@test ! -d $(AT) || PYTHONPATH=$(AT) TORCHMETRICS=$(OLDEST) $(BIN)/pytest -n $(JOBS) --dist loadfile \
+	@test ! -d $(AT) || PYTHONPATH="$$PWD/$(AT)" TORCHMETRICS=$(OLDEST) $(BIN)/pytest -n $(JOBS) --dist loadfile \
 		tests/adapters/torchmetrics tests/properties/test_rank_patterns.py tests/distributed/test_ranks.py \
 		-k "not thousands_of_updates"
 

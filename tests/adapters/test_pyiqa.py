@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import damlpips
-from damlpips import DAMLPIPS, LPIPS
+from damlpips import DAMLPIPS
 
 pyiqa = pytest.importorskip("pyiqa")
 
@@ -102,26 +102,6 @@ def test_loss_weight_and_reduction() -> None:
     loss = create("damlpips", as_loss=True, loss_weight=weight, loss_reduction="sum")(x, y)
     torch.testing.assert_close(loss, (scores * weight[:, 0]).sum())
     torch.testing.assert_close(create("damlpips", as_loss=True, loss_reduction="none")(x, y)[:, 0], scores)
-
-
-@pytest.mark.shared
-def test_pretrained_names(alex_weights, squeeze_weights, monkeypatch) -> None:
-    monkeypatch.setenv("DAMLPIPS_WEIGHTS_DIR", str(alex_weights.parent))
-    x, y = pair(size=64)
-    for name, module in (
-        ("damlpips-alex", DAMLPIPS("alex")),
-        ("damlpips-squeeze", DAMLPIPS("squeeze")),
-        ("lpips-fast", LPIPS("alex")),
-        ("lpips-fast-squeeze", LPIPS("squeeze")),
-    ):
-        torch.testing.assert_close(create(name)(x, y)[:, 0], module(x, y), rtol=0, atol=0)
-
-
-def test_names_of_vgg_use_vgg(random_vgg_weights) -> None:
-    x, y = pair(size=32)
-    for name, kind in (("damlpips-vgg", DAMLPIPS), ("lpips-fast-vgg", LPIPS)):
-        metric = create(name, weights=str(random_vgg_weights))
-        torch.testing.assert_close(metric(x, y)[:, 0], kind("vgg", weights=random_vgg_weights)(x, y), rtol=0, atol=0)
 
 
 @pytest.mark.cuda
