@@ -1,11 +1,12 @@
-"""What each part and each constant of DAMLPIPS is worth: agreement with observers, part by part.
+"""What each part and each constant of DAMLPIPS contributes: agreement with observers, part by part.
 
     DAMLPIPS_WEIGHTS_DIR=WEIGHTS python benchmarks/ablation.py SETS [--backbone NAME ...] [--json FILE] [--plot FILE]
     python benchmarks/ablation.py --from-json FILE [--from-json FILE ...] [--backbone NAME ...] --plot FILE
 
-SETS is what `damlpips agree` reads. Prints a Markdown table: DAMLPIPS as it is, each part off, each constant around its
-value; per set the headline figure (SRCC, 2AFC), and their mean. `--json` keeps the figures; `--plot` draws the mean
-against each constant, with `--from-json` that of earlier runs, of which the last that has a backbone counts.
+SETS is what `damlpips agree` reads. Prints a Markdown table: DAMLPIPS as it is, without each part, and with each
+constant around its value; for each set the headline figure (SRCC, 2AFC), and their mean. `--json` keeps the figures;
+`--plot` plots the mean against each constant, with `--from-json` that of earlier runs: for each backbone the last one
+counts.
 """
 
 import argparse
@@ -49,7 +50,7 @@ CONSTANTS: dict[str, tuple[Any, tuple[float, ...]]] = {
     "gamma": (None, (0.0, 0.5, 1.0)),
     "viewing_side": (None, (128, 192, 256, 384, 0)),
 }
-# These only mix distances that are there.
+# These only combine distances that have been computed.
 MIXING = ("IMAGE_SHARE", "TEXTURE_SHARE", "FUSION_GAIN")
 OFF = {
     "no image layer": {"IMAGE_SHARE": 0.0},
@@ -69,7 +70,7 @@ def variants() -> dict[str, dict[str, float]]:
 
 
 def distances(backbone: str, pairs: list[FilePair], changes: dict[str, dict[str, float]]) -> dict[str, dict]:
-    """Return the distance of each pair under each change; what a change leaves alone is computed once."""
+    """Return the distance of each pair under each change; what a change does not affect is computed once."""
     found: dict[str, dict] = {name: {} for name in changes}
     for side in sorted({change.get("viewing_side", VIEWING_SIDE) for change in changes.values()}):
         model = DAMLPIPS(backbone, viewing_side=int(side) or None)
@@ -117,7 +118,7 @@ def headline(judged: JudgedSet, of_pair: Mapping[FilePair, float]) -> float:
 
 
 def measured(file: Path, backbones: Sequence[str]) -> dict[str, Figures]:
-    """Return the figures of each backbone, and print them as they come."""
+    """Return the figures of each backbone, and print each as soon as it is known."""
     sets = [judged for judged in load(file) if judged.kind_of_judgement in (Rating, Choice)]
     pairs = sorted({pair for judged in sets for judgement in judged.judgements for pair in pairs_of(judgement)})
     print(f"| backbone | variant | {' | '.join(s.name for s in sets)} | mean |\n|---|---|{'---|' * (len(sets) + 1)}")
@@ -132,7 +133,7 @@ def measured(file: Path, backbones: Sequence[str]) -> dict[str, Figures]:
 
 
 def earlier(files: Sequence[Path], backbones: Sequence[str] | None) -> dict[str, Figures]:
-    """Return the figures that earlier runs kept, of some backbones or of all."""
+    """Return the figures that earlier runs kept, for some backbones or for all."""
     found = {backbone: figures for file in files for backbone, figures in json.loads(file.read_text()).items()}
     return {backbone: found[backbone] for backbone in backbones or found}
 

@@ -2,10 +2,11 @@
 
     python benchmarks/ladders.py FOLDER [--count 200] [--seed 0] [--side 240] [--metric NAME ...]
 
-FOLDER holds photographs; those with a side below `--side` + 12 pixels are passed over. Each is cut to a square at its
-middle, on a grid that is 4 pixels off that of the 8 x 8 blocks of JPEG: a photograph that was JPEG before would hardly
-change when it is compressed once more on the same grid. Cells: the share of neighbouring rungs of a ladder
-(`damlpips.evaluation.ladders`) whose scores are in the wrong order or equal, in percent; last, that over all ladders.
+FOLDER holds photographs; those with a side below `--side` + 12 pixels are skipped. Each is cropped to a square at its
+centre, on a grid that is 4 pixels off that of JPEG's 8 x 8 blocks: a photograph that was a JPEG before would hardly
+change when it is compressed again on the same grid. A cell is the share of neighbouring rungs of a ladder
+(`damlpips.evaluation.ladders`) whose scores are in the wrong order or equal, in percent; the last column is that of all
+ladders together.
 """
 
 import argparse
@@ -31,7 +32,7 @@ BLOCK = 8
 
 
 def photographs(folder: Path, *, count: int, seed: int, side: int) -> list[Tensor]:
-    """Return squares cut from `count` of a folder's images, drawn by the seed: each (3, side, side), uint8.
+    """Return square crops of `count` images of a folder, drawn by the seed: each (3, side, side), uint8.
 
     Raises:
         ScoringError: an image that cannot be read, or fewer that are large enough.
@@ -57,7 +58,7 @@ def _cut(image: Tensor, side: int) -> Tensor:
 
 
 def against_one(metric: NamedMetric) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the metric's distances as a function of one image N times over and N others, the one encoded once."""
+    """Return the metric's distances as a function of N copies of a reference, which is encoded once, and N images."""
 
     def distances(references: Tensor, distorted: Tensor) -> Tensor:
         encoded = metric.encode(references[:1])

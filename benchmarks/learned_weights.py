@@ -2,10 +2,10 @@
 
     PYTHONPATH=. DAMLPIPS_WEIGHTS_DIR=WEIGHTS python benchmarks/learned_weights.py SETS PHOTOGRAPHS [--items 300]
 
-A committee of piq's metrics ranks pairs of pictures drawn as for the training of nano (`training.pairs`); the mean of
-the ranks, or -log(1 - rank), is what a non-negative combination of the terms u(S_l) and u(T_l) of the layers is
-fitted to. Prints a Markdown table: the headline figures of SETS with the weights so learned, the mean correlation of
-ranks with the committee, and the share of the image and of all textures in the weights.
+A committee of piq's metrics ranks pairs of pictures drawn as for the training of nano (`training.pairs`). A
+non-negative combination of the terms u(S_l) and u(T_l) of the layers is fitted to the mean of the ranks, or to -log(1
+- rank). Prints a Markdown table: the headline figures of SETS with the learned weights, the mean rank correlation
+with the committee, and the share of the image and of all textures in the weights.
 """
 
 import argparse
@@ -46,7 +46,7 @@ TARGETS = {"rank": lambda rank: rank, "-log(1 - rank)": lambda rank: -np.log(1.0
 
 
 def terms(metric: DAMLPIPS, x: Encoded, y: Tensor) -> np.ndarray:
-    """Return u(S_l) and then u(T_l) of each layer, the image first: (N, 2 (1 + L))."""
+    """Return u(S_l) of each layer, then u(T_l) of each, the image first: (N, 2 (1 + L))."""
     compared = metric.definition.compared(x.expand(len(y)), metric.encode(y))
     found = [c.structure for c in compared] + [c.texture for c in compared]
     return distance.share(torch.stack(found, 1)).numpy()
@@ -64,7 +64,7 @@ def drawn(metric: DAMLPIPS, photographs: Path, items: int) -> tuple[np.ndarray, 
     g = torch.Generator().manual_seed(1)
     found, judged = [], []
     for _ in range(items):
-        # the last is another picture: how unlike two pictures are is nothing that a committee of such metrics knows
+        # the last is another picture: such metrics cannot say how different two pictures are
         images = pairs.pictures(recipe, g)[:-1]
         x, y = images[:1].expand(len(images) - 1, -1, -1, -1), images[1:]
         found.append(terms(metric, metric.encode(images[:1]), y))

@@ -1,4 +1,4 @@
-"""This package's LPIPS beside the values that were published for the original: a Markdown table.
+"""This package's LPIPS compared with the values published for the original: a Markdown table.
 
     python benchmarks/published.py FOLDER
 

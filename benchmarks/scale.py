@@ -1,16 +1,16 @@
-"""What a score means: that of known distortions of photographs, and of one picture at several sizes, in Markdown.
+"""What a score means: scores of known distortions of photographs, and of one picture at several sizes, in Markdown.
 
     python benchmarks/scale.py FOLDER [--count 100] [--enlarged 20] [--seed 0] [--side 240] [--metric NAME ...]
 
-FOLDER holds photographs, read and cut as `benchmarks/ladders.py` says. The first table: the median score of each
-distortion over `--count` photographs, and the range from 10 to 90 %. Distortions are those of
-`damlpips.evaluation.ladders`; the unrelated photograph is the next one of the draw.
+FOLDER holds photographs, read and cropped as in `benchmarks/ladders.py`. The first table has the median score of each
+distortion over `--count` photographs, and the range from the 10th to the 90th percentile. The distortions are those of
+`damlpips.evaluation.ladders`; the unrelated photograph is the next one drawn.
 
-The second table: the score of a pair of images enlarged 2 and 4 times (bicubic), over its score as it is, for the first
-`--enlarged` photographs. "After": both images are enlarged, the distorted one when it has been distorted. "Before": the
-photograph is enlarged first and then distorted so that it looks the same, by a blur and a shift of as many times the
-pixels, and by contrast and saturation as they are. Grain and blocks of that size cannot be had afterwards: noise and
-JPEG have no such row. 1.00 is a score that does not depend on the size.
+The second table has the score of a pair of images enlarged 2 and 4 times (bicubic), divided by the score of the pair
+itself, for the first `--enlarged` photographs. "After": both images are enlarged after one of them was distorted.
+"Before": the photograph is enlarged first and then distorted so that it looks the same, with blur and shift multiplied
+by the factor, and contrast and saturation as they are. Noise and JPEG have no such row: coarse grain and large blocks
+cannot be added afterwards. 1.00 means that the score does not depend on the size.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from damlpips.scoring.images import ScoringError
 METRICS = ("damlpips", "damlpips-alex", "damlpips-squeeze")
 FACTORS = (2, 4)
 QUANTILES = (0.5, 0.1, 0.9)
-# a score that is less is a rounding error: saturation 0 leaves a grey photograph as it is
+# a lower score is a rounding error: saturation 0 leaves a grey photograph as it is
 LEAST = 1e-6
 
 # a photograph with a margin for shifts, and an unrelated one
@@ -50,7 +50,7 @@ def _ladder(name: str, level: float, photograph: Tensor, other: Tensor, seed: in
 
 
 def _window(photograph: Tensor, factor: int = 1) -> Tensor:
-    """Return a photograph without its margin: what all others are compared to."""
+    """Return a photograph without its margin: the reference of all its distortions."""
     margin = factor * FARTHEST
     return photograph[..., :-margin, :-margin]
 
@@ -83,7 +83,7 @@ AFTER = (
     *("JPEG, quality 30", "noise, sigma 20 of 255", "blur, sigma 2 px", "shift, 2 px each way"),
     *("saturation 0", "contrast 0.5", "mirrored", "another photograph"),
 )
-# (photograph enlarged, factor) to what looks as the row of the same name enlarged after its distortion
+# (enlarged photograph, factor) to what looks like the row of the same name, enlarged after its distortion
 BEFORE: dict[str, Callable[[Tensor, int], Tensor]] = {
     "blur, sigma 2 px": lambda x, factor: LADDERS["blur"].apply(_window(x, factor), 2 * factor),
     "shift, 2 px each way": lambda x, factor: _window(x.roll((-2 * factor, -2 * factor), (-2, -1)), factor),
@@ -103,7 +103,7 @@ def scores(metric: NamedMetric, images: Sequence[Photographs], *, seed: int, pro
 
 
 def ratios(metric: NamedMetric, images: Sequence[Photographs], *, seed: int, progress: Progress) -> dict[str, Tensor]:
-    """Return the score of each enlarged pair over that of the pair itself, (images, factors), by row of the table."""
+    """Return the score of each enlarged pair divided by that of the pair itself, (images, factors), by row."""
     shown = progress.track(images, description=f"{metric.name}, sizes")
     found: dict[str, list[list[float]]] = {row: [] for row in (*map(_after, AFTER), *map(_before, BEFORE))}
     for k, (image, other) in enumerate(shown):

@@ -17,7 +17,7 @@ from damlpips.evaluation.ladders import LADDERS
 # (image (3, H, W) in [0, 1], strength 0..1, generator) to the distorted image, which may leave the range
 Distortion = Callable[[Tensor, float, torch.Generator], Tensor]
 DISTORTIONS: dict[str, Distortion] = {}
-# How often a kind is drawn; the others once. Only neighbouring whole shifts show what a stride leaves.
+# How often a kind is drawn; all others once. Only neighbouring whole shifts show the aliasing that a stride leaves.
 WEIGHTS = {"whole_shift": 6}
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 
@@ -90,7 +90,7 @@ def _region(x: Tensor, g: torch.Generator) -> Tensor:
 
 
 def _warped(x: Tensor, flow: Tensor) -> Tensor:
-    """Return the image sampled at each place plus `flow`, (2, H, W) in pixels."""
+    """Return the image sampled at each pixel plus `flow`, (2, H, W) in pixels."""
     _, height, width = x.shape
     y0, x0 = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     grid = torch.stack([(x0 + flow[0]) / (width - 1), (y0 + flow[1]) / (height - 1)], -1) * 2 - 1
@@ -225,7 +225,7 @@ def median(x: Tensor, s: float, g: torch.Generator) -> Tensor:
 
 @_register
 def flattening(x: Tensor, s: float, g: torch.Generator) -> Tensor:
-    """Smooth away what is faint and keep edges, as denoisers and learned restorers do."""
+    """Smooth faint detail away and keep edges, as denoisers and learned restorers do."""
     edge = _between(0.02, 0.3, s)
     for _ in range(4):
         steps = [torch.roll(x, shift, dims) - x for shift, dims in ((1, 1), (-1, 1), (1, 2), (-1, 2))]
@@ -346,7 +346,7 @@ def hue(x: Tensor, s: float, g: torch.Generator) -> Tensor:
 
 
 def _hue_turned(x: Tensor, angle: float) -> Tensor:
-    """Turn colours about the axis of greys."""
+    """Rotate colours about the grey axis."""
     c, s = math.cos(angle), math.sin(angle)
     third, root = (1 - c) / 3, s / math.sqrt(3)
     turn = torch.tensor(
@@ -396,7 +396,7 @@ def colour_bleeding(x: Tensor, s: float, g: torch.Generator) -> Tensor:
 
 @_register
 def colour_stains(x: Tensor, s: float, g: torch.Generator) -> Tensor:
-    """Tint places by smooth random colours."""
+    """Tint regions with smooth random colours."""
     stains = _smooth_field(x, 3, _uniform(g, 0.1, 0.5), g)
     return x + _between(0.02, 0.5, s) * (stains - stains.mean(0, keepdim=True))
 
@@ -448,7 +448,7 @@ def scratches(x: Tensor, s: float, g: torch.Generator) -> Tensor:
 
 @_register
 def rearranged_texture(x: Tensor, s: float, g: torch.Generator) -> Tensor:
-    """Move every pixel to somewhere near: the texture stays, its places do not."""
+    """Move every pixel to somewhere near: the texture stays, its details move."""
     reach = _between(0.5, 6, s)
     return _warped(x, reach * torch.randn(2, *x.shape[1:], generator=g).clamp(-2, 2))
 
@@ -486,7 +486,7 @@ def zoom(x: Tensor, s: float, g: torch.Generator) -> Tensor:
 
 @_register
 def hallucination(x: Tensor, s: float, g: torch.Generator) -> Tensor:
-    """Take the fine detail away and put random detail of the same strength there, as generative restorers do."""
+    """Replace fine detail by random detail of the same strength, as generative restorers do."""
     sigma = _between(0.6, 5, s)
     smooth = _blurred(x, sigma)
     detail = _normal(x[:1], g)

@@ -1,4 +1,4 @@
-"""Train the backbone `nano` to find pictures as far apart as the teachers' networks do, without anyone's judgement.
+"""Train the backbone `nano` to find pictures as far apart as the teachers' networks do, without human judgements.
 
     make train-nano          the whole recipe: makes the pairs, trains, writes build/nano/trained.safetensors
     make train-nano-smoke    a minute of it
@@ -29,13 +29,13 @@ from damlpips.nets.table import IMAGENET
 from damlpips.ops.distance import TEXTURE_SHARE
 from training import pairs
 
-# Errors are relative; below it, absolute. Two pictures at 0.05 can hardly be told apart.
+# Errors are relative, below this distance absolute. Two pictures at 0.05 can hardly be told apart.
 VISIBLE = 0.05
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run depends on beside its pairs."""
+    """What a run depends on besides its pairs."""
 
     steps: int = 4800
     batch: int = 16
@@ -59,7 +59,7 @@ class LowPassed(nn.Module):
 
 
 def student(seed: int) -> Nano:
-    """Return the network to be trained, from He's initial values; its first kernels are averaged once, not twice."""
+    """Return the network to train, initialised as He et al. do; its first kernels are averaged once, not twice."""
     torch.manual_seed(seed)
     network = Nano()
     network.stem, network.margin = nn.Conv2d(3, STEM_CHANNELS, 5, stride=2), (2, 2, 2, 2)
@@ -72,7 +72,7 @@ def student(seed: int) -> Nano:
 
 
 def errors(network: nn.Module, batch: dict[str, Tensor], settings: Settings) -> dict[str, Tensor]:
-    """Return the parts of the loss: relative errors of the distances, of their places, and rungs in the wrong order."""
+    """Return the parts of the loss: relative errors of distances and of their maps, and rungs in the wrong order."""
     images = batch["images"]
     count = images.shape[1]
     x = images.flatten(0, 1).float() / 255
@@ -96,7 +96,7 @@ def _mixed(terms: dict[str, Tensor]) -> Tensor:
 
 
 def _disorder(found: Tensor, wanted: Tensor) -> Tensor:
-    """Return by how much the steps of the ladders fall short of half of the teachers' steps, in the logarithm."""
+    """Return how far the steps of the ladders fall short of half of the teachers' steps, in logarithms."""
     log_found, log_wanted = (
         (d[:, : pairs.LADDERS * pairs.RUNGS] + VISIBLE).log().unflatten(1, (pairs.LADDERS, pairs.RUNGS))
         for d in (found, wanted)
@@ -121,7 +121,7 @@ def batches(data: dict[str, Tensor], settings: Settings, start: int) -> Iterator
 
 
 def rate_at(step: int, settings: Settings) -> float:
-    """Return the learning rate: up in a line, down along a cosine."""
+    """Return the learning rate: a linear rise, then a cosine decay."""
     done = step / settings.steps
     return settings.rate * min(1.0, (step + 1) / settings.warm_up) * 0.5 * (1 + math.cos(math.pi * done))
 
@@ -135,7 +135,7 @@ def fit(
     device: torch.device,
     save_every: float = 60,
 ) -> Nano:
-    """Train, or go on training, and return the average of the weights over the last steps.
+    """Train, or continue training, and return the average of the weights over the last steps.
 
     Args:
         folder: of `state.pt`, from which it goes on, and `log.jsonl`.
@@ -195,7 +195,7 @@ def fit(
 
 @torch.inference_mode()
 def held_out_error(network: nn.Module, data: dict[str, Tensor], settings: Settings, device: torch.device) -> float:
-    """Return the loss on items that were not learned from."""
+    """Return the loss on the items held out."""
     found = []
     for k in range(0, len(data["images"]), settings.batch):
         batch = {key: values[k : k + settings.batch].to(device) for key, values in data.items()}
@@ -250,7 +250,7 @@ def main() -> None:
         save_every=options.save_every,
     )
     save_file(weights_of(network), options.out)
-    options.out.chmod(0o644)  # safetensors keeps it to its owner
+    options.out.chmod(0o644)  # safetensors makes it readable by its owner only
     print(f"DAMLPIPS(weights={str(options.out)!r}), SHA-256 {hashlib.sha256(options.out.read_bytes()).hexdigest()}")
 
 

@@ -27,7 +27,7 @@ TEACHERS = ("alex", "squeeze")
 # DAMLPIPS's own
 RHO, GAMMA = 0.25, 0.5
 SIDE = 160
-# places are compared on a grid: of cells of 16 x 16 pixels
+# maps are compared on a grid of cells of 16 x 16 pixels
 GRID = SIDE // 16
 # two ladders of three rungs, one double distortion, one pair that is not of the same picture
 LADDERS, RUNGS = 2, 3
@@ -38,7 +38,7 @@ PROCEDURAL_SHARE = 0.15
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a shard depends on beside its number."""
+    """What a shard depends on besides its number."""
 
     photographs: tuple[Path, ...]
     folder: Path
@@ -47,7 +47,7 @@ class Recipe:
     teachers: tuple[str, ...] = TEACHERS
 
     def file(self, shard: int) -> Path:
-        """Return the file of a shard; its name tells one recipe's shards from another's."""
+        """Return the file of a shard; its name depends on the recipe."""
         names = "\n".join(photograph.name for photograph in self.photographs)
         described = repr((self.seed, self.items, self.teachers, names))
         return self.folder / f"pairs_{hashlib.sha256(described.encode()).hexdigest()[:8]}_{shard:04d}.pt"
@@ -65,7 +65,7 @@ def make(recipe: Recipe, shards: Sequence[int], *, processes: int) -> None:
     """Make the shards that are not there yet."""
     missing = [shard for shard in shards if not recipe.file(shard).exists()]
     recipe.folder.mkdir(parents=True, exist_ok=True)
-    # not forked: threads that a fork loses would be waited for
+    # not forked: a child would wait for threads that it does not have
     with multiprocessing.get_context("spawn").Pool(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         done = pool.imap_unordered(_make_one, [(recipe, shard) for shard in missing])
         for _ in track(done, description="pairs", total=len(missing)):
@@ -140,7 +140,7 @@ def _picture(recipe: Recipe, g: torch.Generator) -> Tensor:
 
 
 def _cut(file: Path, g: torch.Generator) -> Tensor:
-    """Return a square of a photograph, which is looked at between the size that DAMLPIPS looks at and the whole."""
+    """Return a square crop of a photograph whose shorter side is scaled to between `SIDE` and what DAMLPIPS views."""
     image = read_image(file).float() / 255
     shorter = SIDE + float(torch.rand((), generator=g)) * (VIEWING_SIDE - SIDE)
     scale = shorter / min(image.shape[1:])
@@ -156,7 +156,7 @@ def _ladders(reference: Tensor, g: torch.Generator) -> list[Tensor]:
     rungs = []
     for kind in draw_kinds(LADDERS, g):
         seed = _below(2**31, g)
-        # more weak ones: differences near the threshold are what metrics are asked about
+        # more weak ones: metrics are mostly asked about differences near the threshold
         strengths = sorted((torch.rand(RUNGS, generator=g) ** 1.3).tolist())
         rungs += [distort(kind, reference, strength, seed) for strength in strengths]
     return rungs

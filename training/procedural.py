@@ -1,4 +1,4 @@
-"""Images made on the fly: what photographs have little of, flat areas, sharp edges, text, noise of every spectrum."""
+"""Images made on the fly, of what photographs have little of: flat areas, sharp edges, text, noise of any spectrum."""
 
 import math
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def dead_leaves(side: int, g: torch.Generator) -> Tensor:
 
 
 def spectrum_noise(side: int, g: torch.Generator) -> Tensor:
-    """Return colour noise whose amplitude falls as frequency^-a, a from 0.5 to 2.5."""
+    """Return coloured noise whose amplitude falls as frequency^-a, a from 0.5 to 2.5."""
     fy, fx = torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None]
     fall = (fy**2 + fx**2).sqrt().clamp(min=1 / side) ** -_uniform(g, 0.5, 2.5)
     noise = torch.fft.irfft2(torch.fft.rfft2(torch.randn(3, side, side, generator=g)) * fall, s=(side, side))
@@ -42,7 +42,7 @@ def spectrum_noise(side: int, g: torch.Generator) -> Tensor:
 
 
 def shapes(side: int, g: torch.Generator) -> Tensor:
-    """Return a few polygons and lines over an even slope of colour."""
+    """Return a few polygons and lines over a colour gradient."""
     ramp = torch.linspace(0, 1, side)
     ends = torch.rand(3, 3, 1, 1, generator=g)
     slope = ends[0] + (ends[1] - ends[0]) * ramp[:, None] + (ends[2] - ends[0]) * ramp

@@ -34,8 +34,8 @@ class Case:
 
     Attributes:
         kind: one of `KINDS`.
-        name: of the changed version, as `dog_22`.
-        ties_succeed: whether a metric may find both equally close.
+        name: of the changed version, such as `dog_22`.
+        ties_succeed: whether a metric may find them equally close.
     """
 
     kind: str
@@ -71,7 +71,7 @@ def load(folder: Path) -> list[Case]:
         color_stain/NAME    color_stain/NAME_stain    color_stain/NAME_ref
 
     each with the suffix of an image. Files belong together by these names, whatever their suffixes. The published set
-    has 51 cases: 11 inverted, 30 rotated, 5 moved, 5 stained.
+    has 51 cases: 11 inverted, 30 rotated, 5 shifted, 5 stained.
 
     Raises:
         ScoringError: a folder that is missing or empty, an image without one of its partners, a name that two files
@@ -108,7 +108,7 @@ def successes(
 ) -> list[bool]:
     """Return for each case whether a metric d finds the closer image closer::
 
-        d(image, closer) <= d(image, f) for every farther f    inverted, rotated, moved
+        d(image, closer) <= d(image, f) for every farther f    inverted, rotated, shifted
         d(image, closer) <  d(image, farther)                  stained
 
     Images are read as the study read them, without their alpha channels, unless `view` reads them in another way. The

@@ -49,11 +49,7 @@ class Ladder:
     margin: int = 0
 
     def first(self, image: Tensor) -> Tensor:
-        """Return rung 0, to which the others are compared: the image itself, less the margin.
-
-        Raises:
-            TypeError, ValueError: as `apply`.
-        """
+        """Return rung 0, to which the others are compared: the image itself, less the margin. Errors as of `apply`."""
         self._check_image(image)
         return image[:, : image.shape[1] - self.margin, : image.shape[2] - self.margin]
 
@@ -86,11 +82,7 @@ class Ladder:
         return self.change(image.to(working), level, seed).clamp(0, 1).to(image.dtype)
 
     def rungs(self, image: Tensor, *, seed: int = 0) -> Tensor:
-        """Return rung 0 and the image at each level, (1 + levels, 3, H, W) without the margin, in the image's dtype.
-
-        Raises:
-            TypeError, ValueError, ScoringError: as `apply`.
-        """
+        """Return rung 0 and the image at each level, (1 + levels, 3, H, W), in its dtype. Errors as of `apply`."""
         return torch.stack([self.first(image), *(self.apply(image, level, seed=seed) for level in self.levels)])
 
     def _check_image(self, image: Any) -> None:
@@ -99,9 +91,8 @@ class Ladder:
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"image: expected (3, H, W), got {tuple(image.shape)}")
         if min(image.shape[1:]) <= self.margin:
-            raise ValueError(
-                f"image: {self.name} needs more than {self.margin} pixels a side, got {tuple(image.shape[1:])}"
-            )
+            sides = tuple(image.shape[1:])
+            raise ValueError(f"image: {self.name} needs more than {self.margin} pixels a side, got {sides}")
         if image.dtype == torch.uint8:
             return
         if not image.is_floating_point():
@@ -121,12 +112,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Violations:
-    """In how many pairs of neighbouring rungs a distance does not grow.
-
-    Attributes:
-        neighbours: how many pairs there are.
-        violated: in how many of them the distance to rung 0 does not grow.
-    """
+    """How many pairs of neighbouring rungs there are, and in how many of them the distance to rung 0 does not grow."""
 
     neighbours: int
     violated: int
@@ -142,8 +128,8 @@ def violations(metric: Distance, images: Iterable[Tensor], ladder: Ladder, *, se
 
         violated = #{ (x, k) : d(x_0, x_k+1) <= d(x_0, x_k) },    k = 0, 1, ..., levels - 1
 
-    x_0 is the image, x_1 the weakest rung; d(x_0, x_0) is 0 for a distance, and -s(x_0, x_0) for a similarity s that
-    was turned into one. Neighbours that are equal in 8 bits are not counted: a grey image has no saturation to lose.
+    x_0 is the image, x_1 the weakest rung; d(x_0, x_0) is 0 for a distance, and -s(x_0, x_0) for a negated similarity.
+    Neighbours that are equal in 8 bits are not counted: a grey image has no saturation to lose.
 
     Args:
         metric: (references, distorted) to distances, (N,), lower is closer. Both are (N, 3, H, W), floats in [0, 1];
