@@ -101,7 +101,8 @@ class TestCompletion:
 
     def test_bash_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert self.completed("damlpips score --backbone ", monkeypatch) == list(BACKBONES)
-        assert self.completed("damlpips map --backbone vgg", monkeypatch) == ["vgg", "vgg19"]
+        begun = [name for name in BACKBONES if name.startswith("vgg")]
+        assert self.completed("damlpips map --backbone vgg", monkeypatch) == begun
         assert self.completed("damlpips score --metric ", monkeypatch) == ["damlpips", "lpips"]
         assert self.completed("damlpips score --device c", monkeypatch) == ["cpu", "cuda"]
         assert self.completed("damlpips ", monkeypatch) == COMMANDS
