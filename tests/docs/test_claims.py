@@ -1,15 +1,22 @@
 """What the pages name is there: files, modules, functions, tests. The picture is that of the code."""
 
 import ast
+import inspect
 import re
 import runpy
+import sys
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from pkgutil import resolve_name
+from types import FrameType
 
 import pytest
+import torch
 import typer
+from torch import Tensor
 
+from damlpips import DAMLPIPSMetric
 from damlpips.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,3 +87,50 @@ def test_the_picture_of_the_packages_is_drawn_from_the_code() -> None:
     drawn = script["draw"](script["read_parts"]())
     assert script["PICTURE"].read_text(encoding="utf-8") == drawn, "run: python docs/draw_architecture.py"
     assert 'class="up"' not in drawn
+
+
+def walk(title: str) -> list[str]:
+    """Return the dotted names in one of the walks of the page on the architecture, in their order."""
+    section = text("docs/explanation/architecture.md").split(f"### {title}")[1].split("\n### ")[0]
+    return [f"damlpips.{name}" for name in re.findall(r"`((?:\w+\.)+\w+)`", section)]
+
+
+SCORE, COMPUTE, CSV = "An image to a score", "A score to `compute()`", "Two folders to a CSV"
+
+
+@pytest.mark.parametrize("title", [SCORE, COMPUTE, CSV])
+def test_every_function_of_the_walks_exists(title: str) -> None:
+    assert len(walk(title)) > 5
+    assert [name for name in walk(title) if not is_there(name)] == []
+
+
+def score(metric: DAMLPIPSMetric, x: Tensor, y: Tensor) -> None:
+    metric.model(x, y)
+
+
+def compute(metric: DAMLPIPSMetric, x: Tensor, y: Tensor) -> None:
+    metric.update(x, y)
+    metric.compute()
+
+
+@pytest.mark.parametrize(("title", "run", "steps"), [(SCORE, score, 11), (COMPUTE, compute, 9)])
+def test_functions_of_the_walks_are_called_in_their_order(title: str, run: Callable[..., None], steps: int) -> None:
+    codes = {}
+    for name in walk(title):
+        thing = resolve_name(name)
+        function = inspect.unwrap(thing.__call__ if isinstance(thing, type) else thing)
+        codes[getattr(function, "__code__", None)] = name
+    called: dict[str, None] = {}
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code in codes:
+            called.setdefault(codes[frame.f_code])
+
+    metric, images = DAMLPIPSMetric(), torch.rand(2, 1, 3, 32, 32)
+    sys.setprofile(note)
+    try:
+        run(metric, *images)
+    finally:
+        sys.setprofile(None)
+    assert list(called) == [name for name in walk(title) if name in called]
+    assert len(called) >= steps
