@@ -36,7 +36,7 @@ def plain_lpips(a: Tensor, b: Tensor) -> Tensor:
 
 
 def lpips(a: Tensor, b: Tensor) -> Tensor:
-    return fused.lpips_head(a, b, torch.ones(a.shape[1], device=a.device)).sum()
+    return fused.lpips_distance(a, b, torch.ones(a.shape[1], device=a.device)).sum()
 
 
 def plain_damlpips(a: Tensor, b: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def plain_damlpips(a: Tensor, b: Tensor) -> Tensor:
 
 
 def damlpips(a: Tensor, b: Tensor) -> Tensor:
-    return sum(fused.adaptive_head(a, b, WEIGHING)).sum()
+    return sum(fused.damlpips_distances(a, b, WEIGHING)).sum()
 
 
 def without_kernels(head: Head) -> Head:

@@ -1,4 +1,4 @@
-"""The heads of a layer: the distances of the plain functions, with gradients that keep the features alone."""
+"""The distances of a layer equal those of the plain functions, and their graph keeps hardly more than the features."""
 
 import warnings
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from damlpips.ops import blockwise, distance, execution, fused
 from tests.support import reference
 from tests.support.features import WEIGHINGS, Case, cases, check, direct, plain
 
-HEADS = {name: lambda a, b, w=w: tuple(fused.adaptive_head(a, b, w)) for name, w in WEIGHINGS.items()}
-HEADS["lpips"] = lambda a, b: fused.lpips_head(a, b, torch.linspace(0.1, 1, a.shape[1], dtype=torch.float64))
-HEADS["lpips uniform"] = lambda a, b: fused.lpips_head(a, b, None)
+DISTANCES = {name: lambda a, b, w=w: tuple(fused.damlpips_distances(a, b, w)) for name, w in WEIGHINGS.items()}
+DISTANCES["lpips"] = lambda a, b: fused.lpips_distance(a, b, torch.linspace(0.1, 1, a.shape[1], dtype=torch.float64))
+DISTANCES["lpips uniform"] = lambda a, b: fused.lpips_distance(a, b, None)
 
 
-@pytest.fixture(params=HEADS)
-def head(request: pytest.FixtureRequest) -> Callable:
-    return HEADS[request.param]
+@pytest.fixture(params=DISTANCES)
+def of_layer(request: pytest.FixtureRequest) -> Callable:
+    return DISTANCES[request.param]
 
 
 def features(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -53,28 +53,28 @@ def test_features_of_one_place(case: Case) -> None:
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-9)
 
 
-def test_gradients_beside_finite_differences(head: Callable) -> None:
+def test_gradients_beside_finite_differences(of_layer: Callable) -> None:
     a, b = (x.requires_grad_() for x in features(2, 3, 2, 3))
-    assert torch.autograd.gradcheck(head, (a, b), check_batched_grad=True)
+    assert torch.autograd.gradcheck(of_layer, (a, b), check_batched_grad=True)
 
 
-def test_gradients_of_gradients(head: Callable) -> None:
+def test_gradients_of_gradients(of_layer: Callable) -> None:
     a, b = (x.requires_grad_() for x in features(2, 2, 2, 2))
-    assert torch.autograd.gradgradcheck(head, (a, b))
+    assert torch.autograd.gradgradcheck(of_layer, (a, b))
 
 
-def test_gradients_of_gradients_where_one_image_is_made_from_the_other(head: Callable) -> None:
-    """What reaches a through b is none of the head's gradient for a."""
+def test_gradients_of_gradients_where_one_image_is_made_from_the_other(of_layer: Callable) -> None:
+    """The gradient of a must not include the path through b."""
     a, _ = features(1, 2, 2, 2)
-    assert torch.autograd.gradgradcheck(lambda a: head(a, a.roll(1, 3) ** 2 + a), a.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda a: of_layer(a, a.roll(1, 3) ** 2 + a), a.requires_grad_())
 
 
 @pytest.mark.parametrize("needed", [0, 1])
-def test_a_gradient_for_one_input_alone(head: Callable, needed: int) -> None:
+def test_a_gradient_for_one_input_alone(of_layer: Callable, needed: int) -> None:
     maps = [x.requires_grad_() for x in features(2, 5, 4, 3)]
-    both = torch.autograd.grad(total(head(*maps)), maps)
+    both = torch.autograd.grad(total(of_layer(*maps)), maps)
     fixed = [x if k == needed else x.detach() for k, x in enumerate(maps)]
-    (alone,) = torch.autograd.grad(total(head(*fixed)), maps[needed])
+    (alone,) = torch.autograd.grad(total(of_layer(*fixed)), maps[needed])
     assert torch.equal(alone, both[needed])
 
 
@@ -84,17 +84,17 @@ def test_a_gradient_of_one_distance_alone(number: int) -> None:
         a, b = (x.requires_grad_() for x in features(2, 5, 4, 3))
         compared = distance.compare(a, b, weighing)
         expected = torch.autograd.grad([compared.structure, compared.texture][number].sum(), (a, b))
-        found = torch.autograd.grad(fused.adaptive_head(a, b, weighing)[number].sum(), (a, b))
+        found = torch.autograd.grad(fused.damlpips_distances(a, b, weighing)[number].sum(), (a, b))
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)  # float64: the order of the steps
 
 
-def test_gradients_are_finite_and_zero_where_nothing_differs(head: Callable) -> None:
+def test_gradients_are_finite_and_zero_where_nothing_differs(of_layer: Callable) -> None:
     flat, noise = torch.full((2, 3, 4, 4), 0.7), features(2, 3, 4, 4, dtype=torch.float32)[0]
     for maps in (torch.zeros(2, 3, 4, 4), flat, noise, 1e-30 * noise):
         for other in (maps.clone(), torch.zeros_like(maps), noise, flat):
             a, b = maps.clone().requires_grad_(), other.clone().requires_grad_()
-            for gradient in torch.autograd.grad(total(head(a, b)), (a, b)):
+            for gradient in torch.autograd.grad(total(of_layer(a, b)), (a, b)):
                 assert torch.isfinite(gradient).all()
                 assert not (torch.equal(maps, other) and gradient.any())
 
@@ -102,7 +102,7 @@ def test_gradients_are_finite_and_zero_where_nothing_differs(head: Callable) -> 
 def test_the_head_of_lpips_can_be_learned() -> None:
     a, b = features(2, 5, 4, 3)
     w = torch.rand(5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda w: fused.lpips_head(a, b, w), w)
+    assert torch.autograd.gradcheck(lambda w: fused.lpips_distance(a, b, w), w)
 
 
 def total(found: Tensor | tuple[Tensor, ...]) -> Tensor:
@@ -112,11 +112,11 @@ def total(found: Tensor | tuple[Tensor, ...]) -> Tensor:
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_graph_keeps_the_features_and_hardly_anything_else(head: Callable) -> None:
+def test_a_graph_keeps_the_features_and_hardly_anything_else(of_layer: Callable) -> None:
     kept: list[Tensor] = []
     a, b = (x.requires_grad_() for x in features(2, 32, 16, 16))
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        found = head(a, b)
+        found = of_layer(a, b)
         large = [t.data_ptr() for t in kept if t.numel() >= a.numel()]
         assert sorted(large) == sorted([a.data_ptr(), b.data_ptr()])
         # DAMLPIPS, of each image: two numbers a place, five a channel, and the structure
@@ -147,44 +147,46 @@ class Memory(TorchDispatchMode):
 BLOCK = 5000  # features; maps are smaller
 
 
-def test_a_score_needs_no_memory_of_the_features_size(head: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_score_needs_no_memory_of_the_features_size(of_layer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     maps = features(2, 32, 40, 40, dtype=torch.float32)
     monkeypatch.setattr(execution, "BLOCK", BLOCK)
     for a, b in (maps, [x.bfloat16() for x in maps]):
         with Memory(a, b) as seen, torch.no_grad():
-            head(a, b)
+            of_layer(a, b)
         assert seen.above(0)
         assert not seen.above(BLOCK * 4)
 
 
-def test_gradients_need_no_other_memory_of_the_features_size(head: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_need_no_other_memory_of_the_features_size(
+    of_layer: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, b = (x.requires_grad_() for x in features(2, 32, 40, 40, dtype=torch.float32))
     monkeypatch.setattr(execution, "BLOCK", BLOCK)
-    found = total(head(a, b))
+    found = total(of_layer(a, b))
     with Memory(a, b) as seen:
         gradients = torch.autograd.grad(found, (a, b))
     assert seen.above(BLOCK * 4) == [x.untyped_storage().nbytes() for x in gradients]
 
 
-def test_features_of_inference_mode_serve_as_reference(head: Callable) -> None:
+def test_features_of_inference_mode_serve_as_reference(of_layer: Callable) -> None:
     a, b = features(2, 5, 4, 3)
     with torch.inference_mode():
         fixed = b.clone()
     a.requires_grad_()
-    (found,) = torch.autograd.grad(total(head(a, fixed)), a)
-    (expected,) = torch.autograd.grad(total(head(a, b)), a)
+    (found,) = torch.autograd.grad(total(of_layer(a, fixed)), a)
+    (expected,) = torch.autograd.grad(total(of_layer(a, b)), a)
     assert torch.equal(found, expected)
 
 
-def test_features_that_were_changed_are_not_differentiated(head: Callable) -> None:
+def test_features_that_were_changed_are_not_differentiated(of_layer: Callable) -> None:
     a, b = features(2, 5, 4, 3)
-    found = total(head(a.requires_grad_(), b))
+    found = total(of_layer(a.requires_grad_(), b))
     b.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         found.backward()
 
 
-# --- whoever looks into it ------------------------------------------------------------------------------------------
+# --- compilers and transforms ---------------------------------------------------------------------------------------
 
 TRANSFORMS = {
     "vmap": lambda f, a, b: func.vmap(f, (0, None))(torch.stack([a, b, 2 * a]), b),
@@ -205,11 +207,14 @@ TRANSFORMS = {
 def test_transforms(transform: str, weighing: str | None) -> None:
     maps = features(2, 3, 2, 3)
     if weighing is None:
-        pair = (lambda a, b: fused.lpips_head(a, b, None), lambda a, b: distance.pool(distance.lpips_map(a, b, None)))
+        pair = (
+            lambda a, b: fused.lpips_distance(a, b, None),
+            lambda a, b: distance.pool(distance.lpips_map(a, b, None)),
+        )
     else:
         w = WEIGHINGS[weighing]
         pair = (
-            lambda a, b: torch.stack(tuple(fused.adaptive_head(a, b, w))).prod(0),
+            lambda a, b: torch.stack(tuple(fused.damlpips_distances(a, b, w))).prod(0),
             lambda a, b: (lambda c: c.structure * c.texture)(distance.compare(a, b, w)),
         )
     found, expected = (TRANSFORMS[transform](f, *maps) for f in pair)
@@ -217,13 +222,13 @@ def test_transforms(transform: str, weighing: str | None) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*")
-def test_traced(head: Callable) -> None:
+def test_traced(of_layer: Callable) -> None:
     a, b = features(2, 3, 4, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch means to drop it
-        traced = torch.jit.trace(lambda a, b: head(a, b), (a, b))
+        traced = torch.jit.trace(lambda a, b: of_layer(a, b), (a, b))
     other = features(2, 3, 4, 3, seed=1)
-    torch.testing.assert_close(total(traced(*other)), total(head(*other)), rtol=1e-12, atol=0)
+    torch.testing.assert_close(total(traced(*other)), total(of_layer(*other)), rtol=1e-12, atol=0)
 
 
 # --- in the modules -------------------------------------------------------------------------------------------------
@@ -240,7 +245,7 @@ def test_scores_are_those_of_the_plain_functions(random_squeeze_weights) -> None
     reference.rounded(lpips.per_layer(x, y), torch.stack([distance.pool(d) for d in maps], 1))
 
 
-def test_modules_go_through_the_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_use_the_fused_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     for name in ("lpips", "statistics"):
         whole = getattr(blockwise, name)

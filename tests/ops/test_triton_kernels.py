@@ -1,4 +1,4 @@
-"""The heads of a layer by Triton's kernels: on a CUDA device, compiled for one, and interpreted on a CPU."""
+"""The distances of a layer by Triton's kernels: on a CUDA device, compiled for one, and interpreted on a CPU."""
 
 import os
 import re
@@ -114,7 +114,7 @@ def test_values_of_a_gradient_for_one_input_alone(needed: int) -> None:
 @marked
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 def test_values_do_not_depend_on_the_rest_of_the_batch_but_for_their_layout(layout: str) -> None:
-    """No sum is taken in an open order: again the same bits, and gradients are laid out as the features are."""
+    """Every sum has a fixed order: a second run gives the same bits. Gradients have the layout of the features."""
     a, b = (laid_out(x, layout).to(DEVICE).requires_grad_() for x in case(2, 33, 5, 6).pair())
     once, again = (torch.stack(direct(case(2, 33, 5, 6), a, b)) for _ in range(2))
     assert torch.equal(once, again)
@@ -132,7 +132,7 @@ KERNELS = ("lpips", "lpips_gradients", "statistics", "differences", "channel_dif
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("dtype", "stride_one"), [("bf16", "c"), ("fp32", "p")])
 def test_kernels_compile_and_add_in_one_order(kernel: str, dtype: str, stride_one: str, monkeypatch, tmp_path) -> None:
-    """For a device that need not be there: machine code without atomic additions and without spilled registers."""
+    """For a device that need not exist here: machine code without atomic additions and without spilled registers."""
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from triton import compile as compiled
@@ -164,7 +164,7 @@ def test_kernels_compile_and_add_in_one_order(kernel: str, dtype: str, stride_on
     assert ".local" not in found.asm["ptx"]
 
 
-# --- which passes are taken -----------------------------------------------------------------------------------------
+# --- when kernels are used ------------------------------------------------------------------------------------------
 
 CUDA_FEATURES = SimpleNamespace(device=torch.device("cuda"))
 
@@ -241,7 +241,7 @@ class TestOnCuda:
         expected = metric(x, y)
         reference.rounded(found, expected)
         (other,) = torch.autograd.grad(expected.sum(), x)
-        # float32 sums of another order, through a network; relative to the largest gradient
+        # float32 sums in another order, through a network; relative to the largest gradient
         assert (gradient - other).abs().max() <= 1e-4 * other.abs().max()
 
     def test_the_kernels_are_what_ran(self, kind: str, monkeypatch) -> None:
@@ -284,11 +284,11 @@ class TestOnCuda:
         plain, direct = {
             "lpips": (
                 lambda: distance.pool(distance.lpips_map(a, b, None)),
-                lambda: fused.lpips_head(a, b, None),
+                lambda: fused.lpips_distance(a, b, None),
             ),
             "damlpips": (
                 lambda: distance.compare(a, b, weighing).structure,
-                lambda: fused.adaptive_head(a, b, weighing).structure,
+                lambda: fused.damlpips_distances(a, b, weighing).structure,
             ),
         }[kind]
 

@@ -98,8 +98,8 @@ def plain(case: Case, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def direct(case: Case, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the same by the fused."""
     head = case.weights()
-    lpips = fused.lpips_head(a, b, None if head is None else head.to(a.device))
-    return lpips, *fused.adaptive_head(a, b, WEIGHINGS[case.weighing])
+    lpips = fused.lpips_distance(a, b, None if head is None else head.to(a.device))
+    return lpips, *fused.damlpips_distances(a, b, WEIGHINGS[case.weighing])
 
 
 def check(case: Case, device: str = "cpu") -> None:

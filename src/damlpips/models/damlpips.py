@@ -19,7 +19,7 @@ from damlpips.nets.encoded import Encoded
 from damlpips.nets.shared import Source
 from damlpips.ops import colour, distance
 from damlpips.ops.execution import batches, images_of, on_cpu
-from damlpips.ops.fused import Distances, adaptive_head
+from damlpips.ops.fused import Distances, damlpips_distances
 
 DEFAULT_BACKBONE = "nano"
 
@@ -65,7 +65,7 @@ class DAMLPIPSDefinition:
     def layers(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
         network = zip(x.features, y.features, strict=True)
         image = _image_distances(x, y)
-        return _fused([image, *(adaptive_head(a, b, self._weighing) for a, b in network)])
+        return _fused([image, *(damlpips_distances(a, b, self._weighing) for a, b in network)])
 
     def spatial_map(self, x: Encoded, y: Encoded, size: Size) -> Float[Tensor, "n 1 h w"]:
         compared = self.compared(x, y)
@@ -188,9 +188,9 @@ def _image_distances(x: Encoded, y: Encoded) -> Distances:
     On a CPU, without a graph, few at a time: its cache holds them from the first step to the last.
     """
     if not on_cpu(x.seen) or checks.is_optimised(x.seen) or checks.is_optimised(y.seen):
-        return adaptive_head(_colours(x), _colours(y), IMAGE_WEIGHING)
+        return damlpips_distances(_colours(x), _colours(y), IMAGE_WEIGHING)
     parts = [
-        adaptive_head(_colours(x, part), _colours(y, part), IMAGE_WEIGHING)
+        damlpips_distances(_colours(x, part), _colours(y, part), IMAGE_WEIGHING)
         for part in batches(x.seen, max(1, images_of(x.seen) // 2))
     ]
     return Distances(*map(torch.cat, zip(*parts, strict=True)))

@@ -21,7 +21,7 @@ from damlpips.nets.table import BACKBONES, SYMMETRIC
 from damlpips.nets.weights import head_names, load_heads
 from damlpips.ops import distance
 from damlpips.ops.execution import exact_dtype
-from damlpips.ops.fused import lpips_head
+from damlpips.ops.fused import lpips_distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class LPIPSDefinition:
     def _part(self, x: Encoded, y: Encoded, arrange: distance.Arrangement) -> list[Tensor]:
         """Return what each layer adds by one of the distances that are summed."""
         if arrange is distance.in_place and self.channel_norm:
-            return [lpips_head(a, b, w) for a, b, w in self._each_layer(x.features, y.features)]
+            return [lpips_distance(a, b, w) for a, b, w in self._each_layer(x.features, y.features)]
         return [distance.pool(d) for d in self.maps(x.features, y.features, arrange)]
 
     def maps(

@@ -32,7 +32,7 @@ class Distances(NamedTuple):
     texture: Tensor
 
 
-def lpips_head(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
+def lpips_distance(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
     """Return mean_p sum_c w_c (a^_c - b^_c)^2, what a layer adds to LPIPS.
 
     Equal to `distance.pool(distance.lpips_map(a, b, head))`.
@@ -50,7 +50,7 @@ def lpips_head(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
     return _Lpips.apply(*_kept(a, b), head) if any(map(is_optimised, (a, b))) else _Lpips.forward(a, b, head)
 
 
-def adaptive_head(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Distances:
+def damlpips_distances(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Distances:
     """Return the distances in structure and in texture of a layer of DAMLPIPS.
 
     Equal to those of `distance.compare(a, b, weighing)`. The features are read twice, since the weights need sums over

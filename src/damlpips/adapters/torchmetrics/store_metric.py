@@ -23,6 +23,7 @@ from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
 from damlpips.adapters.torchmetrics.score_store import ScoreStore
 from damlpips.ops import exact_sums
+from damlpips.ops.execution import exact_dtype
 from damlpips.process import Lock
 
 # Any state of this package's in a checkpoint, whatever its configuration or version.
@@ -69,7 +70,7 @@ class StoreMetric(Metric):
 
     @property
     def _score_dtype(self) -> torch.dtype:
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
+        return exact_dtype(self.dtype)
 
     def _rank(self) -> tuple[int, int]:
         """Return this process's rank among those that gather, and their number."""
