@@ -145,9 +145,8 @@ def agree(
 
         judged = _load(sets or [], layout)
         cases = challenges.load(challenge) if challenge is not None else []
-        place = find_device(device)
         names = list(dict.fromkeys([*(metric or _default_metrics()), *([baseline] if baseline else [])]))
-        metrics = _build(names, place)
+        metrics = _build(names, find_device(device))
         with _cache(cache, unused=no_cache) as kept, _progress(shown=not quiet) as progress:
             found = agreement.agree(
                 *(metrics, judged, cases),
@@ -178,7 +177,7 @@ def agree(
 
 @contextmanager
 def _bad_input() -> Iterator[None]:
-    """Turn what the package raises for a user's input into one message and status 2."""
+    """Turn what the package raises for bad input into one message and exit status 2."""
     from damlpips.evaluation.cache import CacheError
     from damlpips.scoring.images import ScoringError
 
@@ -250,7 +249,7 @@ def _progress(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
 
         def move(doing: str, done: int, total: int) -> None:
             if doing not in tasks:
-                # one line is enough: the one before is full
+                # one bar at a time: the one before is full
                 for task in tasks.values():
                     bar.update(task, visible=False)
                 tasks[doing] = bar.add_task(printable(doing), total=total)
@@ -260,7 +259,7 @@ def _progress(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _draw(found: "Agreement", folder: Path, suffix: str) -> None:
-    """Write one plot a set, under the set's name."""
+    """Write one plot for each set, under the set's name."""
     from damlpips.evaluation.plots import render
 
     taken: set[str] = set()
@@ -281,7 +280,7 @@ def _draw(found: "Agreement", folder: Path, suffix: str) -> None:
 
 
 def _print(table: "tables.Table") -> None:
-    """Print a table: on a terminal in as many parts as its width asks for, else as Markdown."""
+    """Print a table: on a terminal in as many parts as its width requires, elsewhere as Markdown."""
     from damlpips.evaluation.tables import as_markdown
 
     console = Console()
@@ -293,7 +292,7 @@ def _print(table: "tables.Table") -> None:
 
 
 def _fitting(table: "tables.Table", console: Console) -> list[Table]:
-    """Return the table in the fewest parts, side by side in the wide one, that the terminal has room for."""
+    """Return the fewest parts of a table, cut between its columns, that fit the width of the terminal."""
     numbers = range(table.labels, len(table.columns))
     for count in range(len(numbers), 0, -1):
         parts = [_rich(table, numbers[k : k + count]) for k in range(0, len(numbers), count)]
