@@ -22,7 +22,7 @@ def test_type_checkers_know_every_option(metric: Metric) -> None:
 @pytest.mark.parametrize("name", sorted({name for metric in Metric for name in metric.settings.names()}))
 def test_every_option_is_used(name: str) -> None:
     modules = [path.read_text(encoding="utf-8") for path in SOURCE.glob("*.py") if path.name != "settings.py"]
-    assert any(re.search(rf"\b{name}\b", text) for text in modules), f"nothing in {SOURCE} reads {name}"
+    assert any(re.search(rf"\.{name}\b", text) for text in modules), f"nothing in {SOURCE} reads {name}"
 
 
 def test_the_declarations_load_no_torch() -> None:

@@ -15,6 +15,7 @@ from damlpips.cli.model import DEFAULT, Chosen, DeviceOption, bad_input, in_opti
 from damlpips.cli.options import check_outputs, find_device, to_standard_output
 from damlpips.cli.program import FAILED_PAIRS, app, fail, printable
 from damlpips.cli.summary import RunSummary
+from damlpips.models.registry import Metric
 from damlpips.scoring.workers import here
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def score(
         errors = "raise" if two_files and not found[0].video else "keep"
         where = find_device(device)
         model = chosen.build().to(where).load()
-        table = _table(model, chosen, alpha.value)
+        table = _table(model, chosen.metric, alpha.value)
         progress = _Progress(len(found), shown=not quiet, videos=any(pair.video for pair in found))
 
         def scored(*, start: int, stop: int | None = None) -> "Iterator[Score]":
@@ -236,7 +237,7 @@ def _pairs(
     return find_pairs(reference, distorted, manifest, frames=frames)
 
 
-def _table(model: "PerceptualDistance", chosen: Chosen, alpha: str) -> "Table":
+def _table(model: "PerceptualDistance", metric: Metric, alpha: str) -> "Table":
     """Return the columns of a run, and what every row says about it: all that a score depends on but the images."""
     from damlpips.scoring.rows import Table
     from damlpips.scoring.scorer import layer_count
@@ -245,10 +246,10 @@ def _table(model: "PerceptualDistance", chosen: Chosen, alpha: str) -> "Table":
     if "version" in (configuration := model.configuration()):
         others["version"] = str(configuration["version"])
     settings = {
-        "metric": chosen.metric.value,
+        "metric": metric.value,
         "backbone": model.source.name,
         "weights": model.source.identity(),
-        "options": chosen.settings().in_rows(**others),
+        "options": model.settings.in_rows(**others),
     }
     return Table(settings, layer_count(model))
 
