@@ -230,24 +230,24 @@ class TestPlain:
         (judged,) = load(tmp_path)
         assert [r.content for r in judged.judgements] == ["a", "b"]
 
-    def kinds(self, folder: Path, *rows: str) -> list[str]:
-        layouts.put(folder, ["r.png", "s.png", "d.png"])
-        (folder / "m.csv").write_text("\n".join(rows) + "\n")
-        (judged,) = load(folder)
+    @pytest.mark.parametrize(
+        ("columns", "last", "kinds"),
+        [
+            ("group", ("blur", "blur", "noise"), ["blur", "blur", "noise"]),
+            # groups that are the contents under other names are no kinds
+            ("group", ("old/r.bmp", "old/s.bmp", "old/s.bmp"), ["", "", ""]),
+            ("group,kind", ("a,blur", "b,noise", "b,noise"), ["blur", "noise", "noise"]),
+        ],
+    )
+    def test_kinds(self, columns: str, last: tuple[str, str, str], kinds: list[str], tmp_path: Path) -> None:
+        layouts.put(tmp_path, ["r.png", "s.png", "d.png"])
+        rows = [
+            f"{ref},d.png,{k},{end}" for k, (ref, end) in enumerate(zip(("r.png", "s.png", "s.png"), last, strict=True))
+        ]
+        (tmp_path / "m.csv").write_text("\n".join([f"ref,dist,score,{columns}", *rows]) + "\n")
+        (judged,) = load(tmp_path)
         assert [r.content for r in judged.judgements] == [r.reference.name for r in judged.judgements]
-        return [r.kind for r in judged.judgements]
-
-    def test_groups_are_kinds(self, tmp_path: Path) -> None:
-        rows = ("ref,dist,score,group", "r.png,d.png,1,blur", "s.png,d.png,1,blur", "s.png,d.png,2,noise")
-        assert self.kinds(tmp_path, *rows) == ["blur", "blur", "noise"]
-
-    def test_groups_that_are_contents_are_no_kinds(self, tmp_path: Path) -> None:
-        rows = ("ref,dist,score,group", "r.png,d.png,1,old/r.bmp", "s.png,d.png,1,old/s.bmp", "r.png,d.png,2,old/r.bmp")
-        assert self.kinds(tmp_path, *rows) == ["", "", ""]
-
-    def test_a_kind_is_one_beside_groups_and_contents(self, tmp_path: Path) -> None:
-        rows = ("ref,dist,score,group,kind", "r.png,d.png,1,a,blur", "s.png,d.png,1,b,noise")
-        assert self.kinds(tmp_path, *rows) == ["blur", "noise"]
+        assert [r.kind for r in judged.judgements] == kinds
 
     def test_groups_of_a_set_in_several_files(self, tmp_path: Path) -> None:
         layouts.put(tmp_path, ["r.png", "s.png", "d.png"])

@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -222,30 +222,16 @@ class TestViolations:
             assert found.share == 1
         assert violations(lambda x, y: -torch.arange(len(y)), [picture()], ladder).share == 1
 
-    @pytest.mark.parametrize(
-        ("distances", "violated"),
-        [
-            ((0, 1, 2, 3), 0),
-            ((0, 2, 1, 3), 1),
-            ((0, 1, 1, 3), 1),  # equal
-            ((0, 0, 1, 2), 1),  # the weakest is not told from the image
-            ((0, -1, 1, 2), 1),
-            ((-1, -0.5, -0.4, -0.3), 0),  # a similarity turned round
-            ((-math.inf, -30, -20, -10), 0),
-            ((0, 3, 2, 1), 2),
-            ((0, math.inf, math.inf, math.inf), 2),
-        ],
-    )
-    def test_known(self, distances: tuple[float, ...], violated: int) -> None:
-        image = torch.full((3, 8, 8), 0.5)
-        assert violations(by_rung(*distances), [image], GREY) == Violations(3, violated)
-        assert violations(by_rung(*distances), [image, image], GREY) == Violations(6, 2 * violated)
-
-    @given(st.lists(st.integers(-3, 3), min_size=4, max_size=4))
-    def test_counts_by_hand(self, distances: list[int]) -> None:
-        expected = sum(not b > a for a, b in pairwise(distances))
-        found = violations(by_rung(*distances), [torch.full((3, 8, 8), 0.5)], GREY)
+    @given(st.lists(st.sampled_from([-math.inf, *range(-3, 4), math.inf]), min_size=4, max_size=4))
+    @example([0, 1, 1, 3])  # equal neighbours
+    @example([0, 0, 1, 2])  # the weakest is not told from the image
+    @example([-math.inf, -30, -20, -10])  # negated similarities
+    @example([0, math.inf, math.inf, math.inf])
+    def test_counts_by_hand(self, distances: list[float]) -> None:
+        expected, image = sum(not b > a for a, b in pairwise(distances)), torch.full((3, 8, 8), 0.5)
+        found = violations(by_rung(*distances), [image], GREY)
         assert (found.neighbours, found.violated, found.share) == (3, expected, expected / 3)
+        assert violations(by_rung(*distances), [image, image], GREY) == Violations(6, 2 * expected)
 
     def test_what_the_metric_is_given(self, ladder: Ladder) -> None:
         seen = []
