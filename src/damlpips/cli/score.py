@@ -126,11 +126,11 @@ def score(
     command is given again. A pair that cannot be scored gets a row with its error, and the exit code is 3.
     """
     files = {"--csv": csv, "--jsonl": jsonl, "--parquet": parquet, "--json": json, "--output": output}
-    files["--frames-csv"] = frames_csv
+    files["--frames-csv"] = frames_csv  # last: a pair whose frames are written has its own row, too
     check_outputs(files)
     with bad_input():
-        from damlpips.cli.destinations import alone, destinations, growing, opened
         from damlpips.scoring import shards
+        from damlpips.scoring.destinations import alone, destinations, growing, opened
         from damlpips.scoring.scorer import score_pairs
 
         wanted = destinations(files)
@@ -171,7 +171,7 @@ def score(
         with (
             alone(wanted),
             shards.beside(growing(wanted), anew=overwrite) as file,
-            opened(wanted, table, found, batch_size=batch_size, overwrite=overwrite) as outputs,
+            opened(wanted, table, found, batch_size=batch_size, overwrite=overwrite, echo=_echo) as outputs,
         ):
             for row in outputs.kept_rows():
                 summary.add(row)
@@ -196,6 +196,10 @@ def score(
         if summary.failed:
             summary.complain()
             raise typer.Exit(FAILED_PAIRS)
+
+
+def _echo(content: bytes) -> None:
+    typer.echo(content, nl=False)
 
 
 def _methods(named: list[str]) -> dict[str, Path]:

@@ -1,22 +1,27 @@
 """Where `damlpips score` writes its rows: growing files, standard output, and files that are made at the end."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-import typer
-
-from damlpips.cli.program import fail
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from damlpips.scoring.journal import Outputs
-    from damlpips.scoring.pairs import Pair
-    from damlpips.scoring.rows import Table
+from damlpips.files import reason
+from damlpips.scoring.formats import (
+    Csv,
+    JsonLines,
+    check_parquet,
+    format_of,
+    journal_of,
+    json_parts,
+    write_json,
+    write_parquet,
+)
+from damlpips.scoring.images import ScoringError
+from damlpips.scoring.journal import InUseError, Outputs, RowFile, RowStream, locked
+from damlpips.scoring.pairs import Pair
+from damlpips.scoring.rows import Table
 
 STANDARD_OUTPUT = Path("-")
 
@@ -30,9 +35,11 @@ class Destination(NamedTuple):
 
 
 def destinations(files: Mapping[str, Path | None]) -> list[Destination]:
-    """Return what was asked for; the ending of `--output` says its format."""
-    from damlpips.scoring.formats import check_parquet, format_of
+    """Return what was asked for, by the options of `damlpips score`; the ending of `--output` says its format.
 
+    Raises:
+        ScoringError: a format or a file that is not possible; names the option.
+    """
     found = []
     for option, path in files.items():
         if path is None:
@@ -40,56 +47,68 @@ def destinations(files: Mapping[str, Path | None]) -> list[Destination]:
         kind = option.removeprefix("--")
         if option == "--output":
             if path == STANDARD_OUTPUT:
-                fail("--output -: which format? use --csv -, --jsonl - or --json -")
+                raise ScoringError("--output -: which format? use --csv -, --jsonl - or --json -")
             kind = format_of(path)
         if kind == "parquet":
             check_parquet()
             if path == STANDARD_OUTPUT:
-                fail(f"{option} -: Parquet cannot be standard output")
+                raise ScoringError(f"{option} -: Parquet cannot be standard output")
         if kind == "frames-csv" and _passing(path):
-            fail(f"{option} {path}: expected a file")
+            raise ScoringError(f"{option} {path}: expected a file")
         found.append(Destination(option, kind, path))
     twice = [d.path for d in found if d.path != STANDARD_OUTPUT]
     if len({path.resolve() for path in twice}) < len(twice):
-        fail(f"{' and '.join(d.option for d in found)}: expected different files")
+        raise ScoringError(f"{' and '.join(d.option for d in found)}: expected different files")
     return found
 
 
-def growing(wanted: "Sequence[Destination]") -> Path | None:
+def growing(wanted: Sequence[Destination]) -> Path | None:
     """Return the first of the files that a killed run goes on with; None if there is no such file."""
     return next((d.path for d in wanted if not _passing(d.path)), None)
 
 
 @contextmanager
-def alone(wanted: "Sequence[Destination]") -> "Iterator[None]":
-    """Be the only run that writes these files."""
-    from damlpips.scoring.journal import InUseError, locked
+def alone(wanted: Sequence[Destination]) -> Iterator[None]:
+    """Be the only run that writes these files.
 
+    Raises:
+        InUseError: another run writes one of them; names the option and the process.
+    """
     with ExitStack() as locks:
         for option, _, path in wanted:
             try:
                 if not _passing(path):
                     locks.enter_context(locked(path))
             except InUseError as error:
-                fail(f"{option} {error}; wait for its end, or name another file")
+                raise InUseError(f"{option} {error}; wait for its end, or name another file") from error
         yield
 
 
 @contextmanager
 def opened(
-    wanted: "Sequence[Destination]", table: "Table", pairs: "Sequence[Pair]", *, batch_size: int, overwrite: bool
-) -> "Iterator[Outputs]":
-    """Yield what takes the rows; afterwards, unless something was raised, the files are complete."""
-    from damlpips.scoring.formats import Csv, JsonLines, journal_of
-    from damlpips.scoring.journal import Outputs, RowFile, RowStream
+    wanted: Sequence[Destination],
+    table: Table,
+    pairs: Sequence[Pair],
+    *,
+    batch_size: int,
+    overwrite: bool,
+    echo: Callable[[bytes], object],
+) -> Iterator[Outputs]:
+    """Yield what takes the rows; afterwards, unless something was raised, the files are complete.
 
+    Args:
+        wanted: where the rows go; rows of frames last, so that a pair whose frames are written has its own row, too.
+        table: of the rows.
+        pairs, batch_size: of the run.
+        overwrite: whether to replace what is there.
+        echo: writes bytes to standard output.
+    """
     files: list[RowFile] = []
     streams: list[RowStream] = []
     journals: list[tuple[Destination, Path]] = []
     with ExitStack() as folders:
         with ExitStack() as handles:
-            # rows of frames last: a pair whose frames are written has its own row, too
-            for destination in sorted(wanted, key=lambda d: d.kind == "frames-csv"):
+            for destination in wanted:
                 option, kind, path = destination
                 form = (Csv if "csv" in kind else JsonLines)(replace(table, per_frame=kind == "frames-csv"))
                 if kind in ("json", "parquet"):
@@ -102,7 +121,7 @@ def opened(
                 if not into_stream:
                     files.append(RowFile(path, form, overwrite=overwrite, option=option))
                 elif path == STANDARD_OUTPUT:
-                    streams.append(RowStream(form, lambda text: typer.echo(text, nl=False), name=option))
+                    streams.append(RowStream(form, echo, name=option))
                 else:
                     file = handles.enter_context(open(path, "wb"))
                     streams.append(RowStream(form, file.write, name=f"{option} {path}"))
@@ -111,7 +130,7 @@ def opened(
             yield outputs
             outputs.finish()
         for destination, journal in journals:
-            _complete(destination, journal, table)
+            _complete(destination, journal, table, echo)
 
 
 def _passing(path: Path) -> bool:
@@ -119,19 +138,18 @@ def _passing(path: Path) -> bool:
     return path == STANDARD_OUTPUT or (path.exists() and not path.is_file())
 
 
-def _complete(place: Destination, journal: Path, table: "Table") -> None:
+def _complete(destination: Destination, journal: Path, table: Table, echo: Callable[[bytes], object]) -> None:
     """Make a file from the rows in its journal."""
-    from damlpips.scoring import formats
-
+    option, kind, path = destination
     try:
-        if place.kind == "parquet":
-            formats.write_parquet(journal, place.path, table)
-        elif place.path == STANDARD_OUTPUT:
-            for part in formats.json_parts(journal, table):
+        if kind == "parquet":
+            write_parquet(journal, path, table)
+        elif path == STANDARD_OUTPUT:
+            for part in json_parts(journal, table):
                 # as bytes, so that a file name that is not UTF-8 is kept
-                typer.echo(part.encode(errors="surrogateescape"), nl=False)
+                echo(part.encode(errors="surrogateescape"))
         else:
-            formats.write_json(journal, place.path, table)
+            write_json(journal, path, table)
         journal.unlink()
     except OSError as error:
-        fail(f"{place.option} {place.path}: {error.strerror}")
+        raise ScoringError(f"{option} {path}: {reason(error)}") from error
