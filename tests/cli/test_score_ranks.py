@@ -157,7 +157,7 @@ def test_shards_of_another_run_are_refused(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--resize", "none"], "damlpips: --resize none: expected 'reference' or the length"),
+        (["--resize", "big"], "damlpips: --resize big: expected 'reference' or the length"),
         (["--no-such-option"], "damlpips: No such option: --no-such-option"),
     ],
 )
