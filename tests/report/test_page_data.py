@@ -258,7 +258,7 @@ class TestCharts:
         found = charts.axis(list(figures_of(write_rows(tmp_path / "a.csv", rows)).values()))
         assert (found.low, found.high) == (0.0, 0.97)
         assert [tick.text for tick in found.ticks] == ["0.0", "0.2", "0.4", "0.6", "0.8"]
-        assert (found.place(0.0), found.place(0.97)) == (charts.MARGIN, 100 - charts.MARGIN)
+        assert (found.position(0.0), found.position(0.97)) == (charts.MARGIN, 100 - charts.MARGIN)
 
     @pytest.mark.parametrize("scores", [(0.0, 0.0), (0.5,), (100.0, 100.5), (-0.2, 0.1), (1e-6, 2e-6)])
     def test_axes_hold_all_scores(self, tmp_path: Path, scores: tuple[float, ...]) -> None:

@@ -161,12 +161,12 @@ class PerceptualMapLogger(_Callback):
         several = len(self._worst) > 1
         for loader, heap in sorted(self._worst.items()):
             tag = f"{self.tag}/dataloader_{loader}" if several else self.tag
-            for place, kept in enumerate(sorted(heap, key=lambda kept: kept[:2], reverse=True), start=1):
+            for rank, kept in enumerate(sorted(heap, key=lambda kept: kept[:2], reverse=True), start=1):
                 with torch.inference_mode(False), torch.no_grad():
                     shown = picture(self.model, kept.img.to(pl_module.device), kept.ref.to(pl_module.device))
                 caption = f"{type(self.model).__name__} {kept.score:.4f}, {kept.where}"
                 for sink in self._sinks:
-                    sink(f"{tag}/{place}", shown, caption, trainer.global_step)
+                    sink(f"{tag}/{rank}", shown, caption, trainer.global_step)
         self._forget()
 
 

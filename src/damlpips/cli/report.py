@@ -75,7 +75,6 @@ def report(
     with bad_input():
         from damlpips.report.page import render_report
 
-        place = find_device(device)
         with _progress(shown=not quiet) as progress:
             page = render_report(
                 rows,
@@ -86,7 +85,7 @@ def report(
                 maps=maps,
                 weights=weights or [],
                 heads=heads or [],
-                device=place,
+                device=find_device(device),
                 progress=progress,
             )
     write("--out", out, page)

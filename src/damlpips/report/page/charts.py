@@ -20,7 +20,7 @@ MARGIN = 2.0
 
 @dataclass(frozen=True)
 class Tick:
-    place: float
+    position: float
     text: str
 
 
@@ -32,7 +32,7 @@ class Axis:
     high: float
     ticks: tuple[Tick, ...]
 
-    def place(self, value: float) -> float:
+    def position(self, value: float) -> float:
         """Return the position of a value, in percent."""
         return round(_share(value, self.low, self.high), 3)
 
@@ -89,17 +89,17 @@ def distribution(figures: Figures, axis: Axis) -> Distribution:
     return Distribution(
         _dots(scores.tolist(), axis) if few else (),
         () if few else _histogram(scores, axis),
-        tuple(axis.place(q) for q in figures.quartiles),  # type: ignore[arg-type]
-        (axis.place(figures.lowest), axis.place(figures.highest)),
-        axis.place(figures.mean.value),
-        None if isnan(low) else (axis.place(low), axis.place(high)),
+        tuple(axis.position(q) for q in figures.quartiles),  # type: ignore[arg-type]
+        (axis.position(figures.lowest), axis.position(figures.highest)),
+        axis.position(figures.mean.value),
+        None if isnan(low) else (axis.position(low), axis.position(high)),
     )
 
 
 def _dots(scores: Sequence[float], axis: Axis) -> tuple[tuple[float, float], ...]:
     # at different heights, in the order of the rows, so that equal scores do not hide each other
     gap = HEIGHT / LEVELS
-    return tuple((axis.place(score), HEIGHT - gap * (k % LEVELS) - gap / 2) for k, score in enumerate(scores))
+    return tuple((axis.position(score), HEIGHT - gap * (k % LEVELS) - gap / 2) for k, score in enumerate(scores))
 
 
 def _histogram(scores: np.ndarray, axis: Axis) -> tuple[Bar, ...]:
@@ -108,7 +108,7 @@ def _histogram(scores: np.ndarray, axis: Axis) -> tuple[Bar, ...]:
     width = (100 - 2 * MARGIN) / BINS
     # a single score among many thousands remains visible
     return tuple(
-        Bar(axis.place(float(edge)), round(width, 3), round(HEIGHT - max(h, 1.0), 2), round(max(h, 1.0), 2))
+        Bar(axis.position(float(edge)), round(width, 3), round(HEIGHT - max(h, 1.0), 2), round(max(h, 1.0), 2))
         for edge, h in zip(edges[:-1].tolist(), heights.tolist(), strict=True)
         if h > 0
     )

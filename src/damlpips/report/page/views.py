@@ -45,7 +45,7 @@ class PairView:
     score: float
     images: PairImages
     layers: tuple[tuple[str, float], ...]
-    place: str
+    rank: str
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _chosen(found: Figures, count: int) -> list[tuple[str, list[ScoredPair]]]:
     return [("All pairs, the worst first", [*worst, *(pair for pair in reversed(best) if id(pair) not in rest)])]
 
 
-def _pair(images: PairImages, key: str, layers: Sequence[str], title: str, place: int) -> PairView:
+def _pair(images: PairImages, key: str, layers: Sequence[str], title: str, rank: int) -> PairView:
     pair = images.pair
     assert pair.score is not None
     images.notes = [printable(note) for note in images.notes]
@@ -201,7 +201,7 @@ def _pair(images: PairImages, key: str, layers: Sequence[str], title: str, place
         pair.score,
         images,
         tuple(zip(layers, pair.layers, strict=False)),
-        f"{_ordinal(place + 1)}{'best' if title == BEST else 'worst'}",
+        f"{_ordinal(rank + 1)}{'best' if title == BEST else 'worst'}",
     )
 
 
