@@ -143,6 +143,29 @@ def score_apart(module: nn.Module, metric: DAMLPIPSMetric, results) -> None:
     results.put((module(x, y).tolist(), metric.compute().item()))
 
 
+def test_a_refused_call_in_a_forked_process_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_forked", True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        x = torch.full((1, 3, 32, 32), 7.0)  # out of range
+        metric, module = DAMLPIPSMetric(), DAMLPIPS()
+        for refused in (
+            lambda: module(x, x),
+            lambda: module.encode(x),
+            lambda: module(x, x[0]),
+            lambda: metric.update(x, x),
+        ):
+            with pytest.raises(ValueError, match="expected"):
+                refused()
+            assert torch.get_num_threads() == 2
+        with pytest.warns(RuntimeWarning, match="forked process"):
+            DAMLPIPS().encode(x / 7)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_spawned_process_gets_module_and_metric(random_alex_weights: Path) -> None:
     x, y = images()
     module = LPIPS("alex", weights=random_alex_weights, deterministic=True)

@@ -5,8 +5,11 @@ import threading
 import warnings
 from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 _forked = False
 
@@ -38,25 +41,33 @@ def _in_child(function: Callable[[], None]) -> None:
         os.register_at_fork(after_in_child=function)
 
 
-def limit_threads_after_fork() -> None:
-    """Limit a forked process to one thread, the first time this is called: OpenMP would wait forever for the others.
+def limit_threads_after_fork(call: Callable[[], T]) -> T:
+    """Return what a call returns; the first one in a forked process has one thread, and so has all that follows.
 
-    OpenMP's threads do not survive a fork, and whether the parent had started any cannot be told from here. DataLoader
-    workers have one thread from the start. A number of threads that is set after the first call is kept. To be called
-    just before a score is computed, when nothing can be refused any more.
+    OpenMP's threads do not survive a fork, and OpenMP would wait for them forever; whether the parent had started any
+    cannot be told from here. DataLoader workers have one thread from the start. A number of threads that is set after
+    the first call is kept. A call that raises leaves everything as it was.
     """
     global _forked
     if not _forked:
-        return
+        return call()
+    threads = torch.get_num_threads()
     _forked = False
-    if (threads := torch.get_num_threads()) > 1:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
+    try:
+        found = call()
+    except BaseException:
+        _forked = True
+        torch.set_num_threads(threads)
+        raise
+    if threads > 1:
         warnings.warn(
             f"scoring in a forked process: going on with 1 thread, not {threads}, since OpenMP's threads do not survive"
             " a fork; start processes with multiprocessing's 'spawn' to use more",
             RuntimeWarning,
             stacklevel=2,
         )
+    return found
 
 
 _in_child(_after_fork)

@@ -1,30 +1,166 @@
-"""Options are declared once: each is known to type checkers, is used, and can be listed without loading torch."""
+"""Options are declared once: what is made of them, and what becomes of options that are not declared."""
 
+import json
 import re
 import subprocess
 import sys
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
+import torch
 
+from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric, LPIPSMetric, functional
+from damlpips.adapters.torchmetrics import metrics
 from damlpips.models import settings
-from damlpips.models.registry import Metric
+from damlpips.models.registry import SETTINGS
 
-SOURCE = Path(settings.__file__).parent
-KEYWORDS = {Metric.LPIPS: settings.LPIPSOptions, Metric.DAMLPIPS: settings.DAMLPIPSOptions}
+ROOT = Path(__file__).resolve().parents[2]
+# As version 0.1.0 gave them: states that it saved are recognised by them.
+GOLDEN = json.loads((ROOT / "tests" / "golden" / "digests.json").read_text())
+MODULES = {"LPIPS": lambda **o: LPIPS("nano", **{"heads": "uniform", **o}), "DAMLPIPS": DAMLPIPS}
+METRICS = {"LPIPS": lambda **o: LPIPSMetric("nano", **{"heads": "uniform", **o}), "DAMLPIPS": DAMLPIPSMetric}
+
+# Of each option a value that is not its default. An option without one fails `test_every_option_has_another_value`.
+OTHER = {
+    "value_range": (-1.0, 1.0),
+    "reduction": "sum",
+    "grey": "repeat",
+    "resize": 48,
+    "check_values": False,
+    "deterministic": True,
+    "dtype": torch.bfloat16,
+    "reference_cache": 0,
+    "tile": 64,
+    "compile": True,
+    "video": True,
+    "comparison": "mean",
+    "channel_norm": False,
+    "rho": 0.5,
+    "gamma": 0.25,
+    "viewing_side": 64,
+}
+EACH = [(kind, name) for kind, declared in SETTINGS.items() for name in declared.names()]
+FILES = ("weights", "heads")  # of these tests/nets tries other values
 
 
-@pytest.mark.parametrize("metric", Metric)
-def test_type_checkers_know_every_option(metric: Metric) -> None:
-    assert set(KEYWORDS[metric].__annotations__) == set(metric.settings.names())
+def digest(metric: torch.nn.Module) -> str:
+    return metric._prefix.split("_")[1]
 
 
-@pytest.mark.parametrize("name", sorted({name for metric in Metric for name in metric.settings.names()}))
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda c: f"{c['metric']} {c['options']}")
+def test_digests_are_those_of_the_first_version(case) -> None:
+    options = dict(case["options"])
+    if "dtype" in options:
+        options["dtype"] = getattr(torch, options["dtype"])
+    kind = {"LPIPSMetric": LPIPSMetric, "DAMLPIPSMetric": DAMLPIPSMetric}[case["metric"]]
+    assert digest(kind(**options)) == case["digest"]
+
+
+def test_golden_digests_tell_all_options_apart() -> None:
+    assert len(GOLDEN) >= 60
+    named = {name for case in GOLDEN for name in case["options"]}
+    assert {name for declared in SETTINGS.values() for name in declared.names()} - named <= {"weights"}
+
+
+@pytest.mark.parametrize(("kind", "name"), [each for each in EACH if each[1] not in FILES])
+def test_every_option_has_another_value(kind: str, name: str) -> None:
+    """An option that scores depend on changes the configuration and the digest, another does not; `repr` says it."""
+    assert name in OTHER, f"no other value of {name!r} is tried: add one to OTHER"
+    module, plain = MODULES[kind](**{name: OTHER[name]}), MODULES[kind]()
+    assert f"{name}={OTHER[name]!r}" in repr(module)
+    (scored,) = (f.metadata["scored"] for f in fields(SETTINGS[kind]) if f.name == name)
+    assert (module.configuration() != plain.configuration()) is scored
+    # what a metric does with these two changes its states
+    if name not in ("reduction", "check_values"):
+        assert (digest(METRICS[kind](**{name: OTHER[name]})) != digest(METRICS[kind]())) is scored
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_type_checkers_know_every_option(kind: str) -> None:
+    keywords = set(getattr(settings, f"{kind}Options").__annotations__)
+    assert keywords == set(SETTINGS[kind].names())
+    of_metric = set(getattr(metrics, f"{kind}MetricOptions").__annotations__)
+    assert of_metric == keywords | set(metrics.MetricOptions.__annotations__)
+
+
+@pytest.mark.parametrize("name", sorted({name for _, name in EACH}))
 def test_every_option_is_used(name: str) -> None:
-    modules = [path.read_text(encoding="utf-8") for path in SOURCE.glob("*.py") if path.name != "settings.py"]
-    assert any(re.search(rf"\.{name}\b", text) for text in modules), f"nothing in {SOURCE} reads {name}"
+    source = Path(settings.__file__).parent
+    modules = [path.read_text(encoding="utf-8") for path in source.glob("*.py") if path.name != "settings.py"]
+    assert any(re.search(rf"\b{name}\b", text) for text in modules), f"nothing in {source} reads {name}"
 
 
 def test_the_declarations_load_no_torch() -> None:
     code = "import sys, damlpips.models.registry; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("kind", "name"), EACH)
+def test_every_option_is_documented(kind: str, name: str) -> None:
+    assert re.search(rf"^ +{name}: \S", {"LPIPS": LPIPS, "DAMLPIPS": DAMLPIPS}[kind].__doc__, re.M)
+
+
+def called(**options: object) -> torch.Tensor:
+    return functional.damlpips(torch.ones(1, 3, 32, 32), torch.ones(1, 3, 32, 32), **options)
+
+
+@pytest.mark.parametrize("make", [*MODULES.values(), *METRICS.values(), called])
+def test_a_misspelled_option_is_named_with_the_nearest(make) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'determinstic': did you mean 'deterministic'"):
+        make(determinstic=True)
+
+
+@pytest.mark.parametrize("make", [*MODULES.values(), *METRICS.values()])
+def test_an_option_far_from_all_is_told_what_there_is(make) -> None:
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'zzz': .* takes weights, .*reduction"):
+        make(zzz=1)
+
+
+def test_options_of_torchmetrics_are_taken() -> None:
+    assert DAMLPIPSMetric(sync_on_compute=False).sync_on_compute is False
+    with pytest.raises(ValueError, match="dist_sync_on_step"):
+        DAMLPIPSMetric(dist_sync_on_step="yes")
+    with pytest.raises(TypeError, match="did you mean 'sync_on_compute'"):
+        DAMLPIPSMetric(sync_on_computes=False)
+
+
+@pytest.mark.parametrize("name", ["resize", "value_range", "deterministic", "viewing_side", "settings"])
+def test_options_are_fixed(name: str) -> None:
+    """An option that changed later would change scores, and not the digest that they are saved under."""
+    module = DAMLPIPS()
+    before = module.configuration()
+    with pytest.raises(AttributeError, match=f"{name}: options are fixed once a DAMLPIPS is made.*make another one"):
+        setattr(module, name, 32)
+    assert module.configuration() == before
+    with pytest.raises(FrozenInstanceError):
+        module.settings.resize = 32
+
+
+MISSPELLED = """
+from damlpips import DAMLPIPS, DAMLPIPSMetric, LPIPS, LPIPSMetric
+
+DAMLPIPS("nano", deterministic=True, rho=0.5)
+LPIPSMetric(heads="uniform", comparison="mean", dist_sync_on_step=True, on_error="skip")
+{line}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", None),
+        ("DAMLPIPS(determinstic=True)", 'Unexpected keyword argument "determinstic"'),
+        ("LPIPS(rho=0.5)", 'Unexpected keyword argument "rho"'),
+        ("DAMLPIPSMetric(reductions='sum')", 'Unexpected keyword argument "reductions"'),
+        ("LPIPSMetric(heads=3)", 'incompatible type "int"'),
+    ],
+)
+def test_a_type_checker_finds_it_in_a_users_file(tmp_path: Path, line: str, message: str | None) -> None:
+    (tmp_path / "user.py").write_text(MISSPELLED.format(line=line))
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", "--follow-imports=silent", "--cache-dir"]
+    cache = tmp_path.parent / "mypy"  # of all cases
+    done = subprocess.run(
+        [*command, str(cache), str(tmp_path / "user.py")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "") if message is None else message in done.stdout

@@ -64,17 +64,8 @@ def prepared(x: Any, y: Any, settings: Settings, encoder: Encoder) -> Pair:
     Raises:
         TypeError, ValueError: what `damlpips.checks` says; the message says what came and what was expected.
     """
-    if isinstance(x, Tensor) and isinstance(y, Tensor):
-        checks.matching_pair(x, y)
-    x, y = _checked(x, settings, encoder, what="first image"), _checked(y, settings, encoder, what="second image")
-    size = _size_of(y, settings)
-    size_x = size if settings.resize == "reference" and isinstance(x, Tensor) else _size_of(x, settings)
-    for what, found in (("first image", size_x), ("second image", size)):
-        checks.large_enough(found, encoder.min_size, what=what, backbone=encoder.name)
-    x, y = _standing_in(x, count(y)), _standing_in(y, count(x))
-    checks.matching_batch(count(x), count(y), size_x, size)
-    _about_to_run()
-    return Pair(x, y, size)
+    raise_malloc_threshold()
+    return limit_threads_after_fork(lambda: _pair(x, y, settings, encoder))
 
 
 def alone(x: Any, settings: Settings, encoder: Encoder, *, what: str = "images") -> tuple[Tensor, Size]:
@@ -85,11 +76,24 @@ def alone(x: Any, settings: Settings, encoder: Encoder, *, what: str = "images")
     """
     if isinstance(x, Encoded):
         raise TypeError(f"{what}: expected a torch.Tensor (N, 3, H, W), got an Encoded, which is encoded already")
-    images = _checked_images(x, settings, encoder, what=what)
+    raise_malloc_threshold()
+    images = limit_threads_after_fork(lambda: _checked_images(x, settings, encoder, what=what))
     size = _size_of(images, settings)
     checks.large_enough(size, encoder.min_size, what=what, backbone=encoder.name)
-    _about_to_run()
     return images, size
+
+
+def _pair(x: Any, y: Any, settings: Settings, encoder: Encoder) -> Pair:
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        checks.matching_pair(x, y)
+    x, y = _checked(x, settings, encoder, what="first image"), _checked(y, settings, encoder, what="second image")
+    size = _size_of(y, settings)
+    size_x = size if settings.resize == "reference" and isinstance(x, Tensor) else _size_of(x, settings)
+    for what, found in (("first image", size_x), ("second image", size)):
+        checks.large_enough(found, encoder.min_size, what=what, backbone=encoder.name)
+    x, y = _standing_in(x, count(y)), _standing_in(y, count(x))
+    checks.matching_batch(count(x), count(y), size_x, size)
+    return Pair(x, y, size)
 
 
 def count(x: Images) -> int:
@@ -142,9 +146,3 @@ def _size_of(x: Images, settings: Settings) -> Size:
 def _standing_in(x: Images, n: int) -> Images:
     """Let one encoded image stand in for n; one image as it is may be alone by mistake."""
     return x.expand(n) if isinstance(x, Encoded) and count(x) == 1 != n else x
-
-
-def _about_to_run() -> None:
-    """Prepare the process, once a call has turned out to be sound: one that is refused changes nothing."""
-    limit_threads_after_fork()
-    raise_malloc_threshold()

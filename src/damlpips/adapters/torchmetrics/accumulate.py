@@ -17,6 +17,7 @@ from damlpips.models.base import PerceptualDistance
 from damlpips.models.encoder import Images
 from damlpips.models.references import Keys
 from damlpips.ops import exact_sums
+from damlpips.process import limit_threads_after_fork
 
 ON_ERROR = ("raise", "skip")
 
@@ -82,6 +83,9 @@ class PerceptualMetric(StoreMetric):
             TorchMetricsUserError: the metric is synced.
         """
         self._refuse_if_synced("update")
+        limit_threads_after_fork(lambda: self._update(img, ref, index, reference_key))
+
+    def _update(self, img: Images, ref: Images, index: Any, reference_key: Keys | None) -> None:
         pair = self.model.prepared(img, ref)  # refuses what cannot be compared
         n = len(pair)
         indices = None if index is None else _checked_index(index, n).to(self.device, non_blocking=True)
