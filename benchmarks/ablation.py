@@ -106,7 +106,8 @@ def changed(model: DAMLPIPS, change: dict[str, float]) -> ExitStack:
         if where is not None:
             stack.enter_context(mock.patch.object(where, name, value))
         elif name != "viewing_side":
-            definition = replace(model.definition, **{name: value})
+            weighing = model.definition.weighing._replace(**{name: value})
+            definition = replace(model.definition, weighing=weighing)
             stack.enter_context(mock.patch.object(model, "definition", definition))
     return stack
 

@@ -88,7 +88,7 @@ def test_type_checkers_know_every_option(kind: str) -> None:
 def test_every_option_is_used(name: str) -> None:
     source = Path(settings.__file__).parent
     modules = [path.read_text(encoding="utf-8") for path in source.glob("*.py") if path.name != "settings.py"]
-    assert any(re.search(rf"\b{name}\b", text) for text in modules), f"nothing in {source} reads {name}"
+    assert any(re.search(rf"\.{name}\b", text) for text in modules), f"nothing in {source} reads {name}"
 
 
 def test_the_declarations_load_no_torch() -> None:

@@ -45,37 +45,42 @@ class AdaptiveWeights(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DAMLPIPSDefinition:
-    """DAMLPIPS of feature maps; `rho` and `gamma` as for `DAMLPIPS`."""
+    """DAMLPIPS of feature maps.
 
-    rho: float
-    gamma: float
+    Attributes:
+        weighing: how the network's places and channels are weighted.
+        fuse: what each layer adds to the score, of its distances of structure and of texture.
+    """
 
-    @property
-    def _weighing(self) -> distance.Adaptive:
-        return distance.Adaptive(self.rho, self.gamma)
+    weighing: distance.Adaptive
+    fuse: distance.Fuse = distance.fuse
 
     def compared(self, x: Encoded, y: Encoded) -> list[distance.Comparison]:
         """Return how each layer compares, the image first."""
         image, *network = zip(layers_of(x), layers_of(y), strict=True)
         return [
             distance.compare(*image, IMAGE_WEIGHING),
-            *(distance.compare(a, b, self._weighing) for a, b in network),
+            *(distance.compare(a, b, self.weighing) for a, b in network),
         ]
 
     def layers(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
         network = zip(x.features, y.features, strict=True)
         image = _image_distances(x, y)
-        return _fused([image, *(damlpips_distances(a, b, self._weighing) for a, b in network)])
+        return self.fused([image, *(damlpips_distances(a, b, self.weighing) for a, b in network)])
 
     def spatial_map(self, x: Encoded, y: Encoded, size: Size) -> Float[Tensor, "n 1 h w"]:
         compared = self.compared(x, y)
-        return _scaled([c.map for c in compared], _fused(compared), size)
+        return _scaled([c.map for c in compared], self.fused(compared), size)
+
+    def fused(self, compared: Sequence[distance.Comparison | Distances]) -> Float[Tensor, "n l"]:
+        """Return what each layer adds to the score, from how it compares."""
+        return self.fuse(torch.stack([c.structure for c in compared], 1), torch.stack([c.texture for c in compared], 1))
 
     def layers_of_tiles(self, pair: TiledPair) -> Float[Tensor, "1 l"]:
-        return TiledDamlpips(pair, self.rho, self.gamma).layers()
+        return TiledDamlpips(pair, self.weighing, self.fuse).layers()
 
     def spatial_map_of_tiles(self, pair: TiledPair, size: Size) -> Float[Tensor, "1 1 h w"]:
-        return _scaled(*TiledDamlpips(pair, self.rho, self.gamma).maps(), size)
+        return _scaled(*TiledDamlpips(pair, self.weighing, self.fuse).maps(), size)
 
     def to_keep(self, encoded: Encoded) -> Encoded:
         return replace(encoded, seen=_colours(encoded), adapted=True)
@@ -139,7 +144,7 @@ class DAMLPIPS(PerceptualDistance):
         super().__init__(source, settings, viewing_side=side)
 
     def _defined(self) -> DAMLPIPSDefinition:
-        return DAMLPIPSDefinition(self.settings.rho, self.settings.gamma)
+        return DAMLPIPSDefinition(distance.Adaptive(self.settings.rho, self.settings.gamma))
 
     def layers(self, x: Images) -> list[Tensor]:
         """Return what DAMLPIPS compares: (N, C_l, H_l, W_l), the image in adapted colours, then the feature maps."""
@@ -163,7 +168,7 @@ class DAMLPIPS(PerceptualDistance):
         return AdaptiveWeights(
             [c.place * distance.peak_weight(c.map, c.structure) for c in compared],
             [c.channel for c in compared],
-            distance.fusion_weight(structure, _fused(compared)),
+            distance.fusion_weight(structure, self.definition.fused(compared), self.definition.fuse),
         )
 
     def configuration(self) -> dict[str, Any]:
@@ -194,10 +199,6 @@ def _image_distances(x: Encoded, y: Encoded) -> Distances:
         for part in batches(x.seen, max(1, images_of(x.seen) // 2))
     ]
     return Distances(*map(torch.cat, zip(*parts, strict=True)))
-
-
-def _fused(compared: Sequence[distance.Comparison | Distances]) -> Float[Tensor, "n l"]:
-    return distance.fuse(torch.stack([c.structure for c in compared], 1), torch.stack([c.texture for c in compared], 1))
 
 
 def _scaled(maps: list[Tensor], added: Float[Tensor, "n l"], size: tuple[int, int]) -> Float[Tensor, "n 1 h w"]:

@@ -180,8 +180,8 @@ class TiledDamlpips:
     once for the statistics, which this object is made of, and once for the distances.
     """
 
-    def __init__(self, pair: TiledPair, rho: float, gamma: float) -> None:
-        self.pair, self.rho, self.gamma = pair, rho, gamma
+    def __init__(self, pair: TiledPair, weighing: distance.Adaptive, fuse: distance.Fuse) -> None:
+        self.pair, self.weighing, self.fuse = pair, weighing, fuse
         self.counts = [pair.size[0] * pair.size[1], *pair.places]
         self.x, self.y = self._statistics()
 
@@ -217,7 +217,7 @@ class TiledDamlpips:
             return distance.fixed_weights(of_a._replace(energy=places[:, :1]), colour.PHOTOGRAPH_ENERGY)
         if a is not None and b is not None:
             of_a, of_b = (s._replace(energy=_energy(m)) for s, m in ((of_a, a), (of_b, b)))
-        return distance.adaptive_weights(of_a, of_b, self.rho, self.gamma)
+        return self.weighing.weights(of_a, of_b)
 
     def _added(self, structure: list[Tensor]) -> Tensor:
         texture = [
@@ -225,7 +225,7 @@ class TiledDamlpips:
             distance.texture_distance(a.statistics, b.statistics, *self._weights(number))
             for number, (a, b) in enumerate(zip(self.x, self.y, strict=True))
         ]
-        return distance.fuse(torch.stack(structure, 1), torch.stack(texture, 1))
+        return self.fuse(torch.stack(structure, 1), torch.stack(texture, 1))
 
     def layers(self) -> Tensor:
         """Return what each layer adds to the score, (1, 1 + L)."""

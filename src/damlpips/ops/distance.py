@@ -296,7 +296,13 @@ def fuse(structure: Float[Tensor, "n l"], texture: Float[Tensor, "n l"]) -> Floa
     return torch.cat([IMAGE_SHARE * image, (1 - IMAGE_SHARE) / (layers - 1) * network], 1)
 
 
-def fusion_weight(structure: Float[Tensor, "n l"], added: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
+# Distances of structure and of texture, (N, L) each, to what each layer adds to the score.
+Fuse = Callable[[Tensor, Tensor], Tensor]
+
+
+def fusion_weight(
+    structure: Float[Tensor, "n l"], added: Float[Tensor, "n l"], fuse: Fuse = fuse
+) -> Float[Tensor, "n l"]:
     """Return added / structure, the weight that fusion gave to each layer's distance, or its limit near 0."""
     tiny = structure < 1e-8  # where log(1 + 20 d) / d is 20 in float32
     slope = fuse(torch.full_like(structure, 1e-8), torch.zeros_like(structure)) / 1e-8
