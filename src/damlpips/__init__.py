@@ -5,9 +5,7 @@ Names are loaded when they are first used, so that `import damlpips` costs nothi
 
 import sys
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from damlpips.version import __version__ as __version__
@@ -78,14 +76,17 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_PACKAGES})
 
 
-class _Moved(MetaPathFinder, Loader):
-    """Find a module by the name that it had in version 0.1.0."""
+class _Moved:
+    """Finds a module by the name that it had in version 0.1.0: a finder and its loader in one."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         package, _, name = fullname.partition(".")
-        return ModuleSpec(fullname, self) if package == __name__ and name in _MOVED else None
+        return ModuleSpec(fullname, self) if package == __name__ and name in _MOVED else None  # type: ignore[arg-type]
 
-    def exec_module(self, module: ModuleType) -> None:
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave it to Python to make an empty module."""
+
+    def exec_module(self, module: Any) -> None:
         """Put the module of today in the place of the empty one that was made for its old name."""
         sys.modules[module.__name__] = import_module(_MOVED[module.__name__.partition(".")[2]])
 

@@ -1,6 +1,7 @@
 """What LPIPS and DAMLPIPS share as modules: options, a place on a device, and the choice of the way they are run."""
 
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import torch
@@ -207,10 +208,10 @@ class PerceptualDistance(nn.Module):
         size = pair.size
         run: Runner
         if self.tiling is not None and self.is_tiled(pair):
-            compare_tiles = lambda tiles: self.definition.spatial_map_of_tiles(tiles, size)  # noqa: E731
-            run = Chunked(Tiled(self.encoder, compare_tiles, self.tiling), 1)
+            run = Tiled(self.encoder, partial(self.definition.spatial_map_of_tiles, size=size), self.tiling)
+            run = Chunked(run, 1)
             return (InOneOrder(run, self.encoder.device) if self.settings.deterministic else run)(pair)
-        return Whole(self.encoder, lambda x, y: self.definition.spatial_map(x, y, size))(pair)
+        return Whole(self.encoder, partial(self.definition.spatial_map, size=size))(pair)
 
     def _runner(self, pair: Pair) -> Runner:
         """Return the way in which a pair is compared: the one place where ways are composed."""
@@ -241,11 +242,6 @@ class PerceptualDistance(nn.Module):
     def _is_compiled(self, pair: Pair) -> bool:
         by_itself = self.settings.compile and not self.settings.deterministic and not torch.compiler.is_compiling()
         return by_itself and pair.is_images
-
-    def takes_images(self, pair: Pair) -> bool:
-        """Return whether images go through the network in a better way than as a whole batch."""
-        portions = _is_split(pair) and len(pair) > self.encoder.pass_count(pair.size)
-        return self.is_tiled(pair) or self._is_compiled(pair) or portions
 
     def is_tiled(self, pair: Pair) -> bool:
         """Return whether a pair is compared tile by tile."""
