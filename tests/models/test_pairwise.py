@@ -116,8 +116,8 @@ def test_one_reference_and_its_candidates(make) -> None:
 def test_the_same_images_twice_are_compared_once(make, monkeypatch) -> None:
     module, x = make("nano"), images(4)
     compared = []
-    original = type(module).per_layer
-    monkeypatch.setattr(type(module), "per_layer", lambda self, a, b: compared.append(len(a)) or original(self, a, b))
+    original = type(module).compared
+    monkeypatch.setattr(type(module), "compared", lambda self, pair: compared.append(len(pair)) or original(self, pair))
     rounded(matrix(x, x, metric=module), matrix(x, metric=module))
     assert sum(compared) == 2 * (4 * 3 // 2)
 
@@ -152,8 +152,8 @@ def test_on_a_device_nothing_is_read_back(make, small_passes) -> None:
 def test_blocks_hold_no_more_pairs_than_asked_for(make, monkeypatch, block) -> None:
     module, x = make("nano"), images(6)
     compared = []
-    original = type(module).per_layer
-    monkeypatch.setattr(type(module), "per_layer", lambda self, a, b: compared.append(len(a)) or original(self, a, b))
+    original = type(module).compared
+    monkeypatch.setattr(type(module), "compared", lambda self, pair: compared.append(len(pair)) or original(self, pair))
     if block is None:
         monkeypatch.setattr(pairwise, "BLOCK_BYTES", 4 * module.encode(x[:1]).nbytes)
     matrix(x, metric=module, block=block)
@@ -213,7 +213,7 @@ def test_bad_images(make) -> None:
         matrix(x, [x], metric=module)
     with pytest.raises(ValueError, match="at least one image, got an empty batch"):
         matrix(x, x[:0], metric=module)
-    with pytest.raises(ValueError, match="images: expected values in"):
+    with pytest.raises(ValueError, match="y: expected values in"):
         matrix(x, x + 1, metric=module)
     for resize in (None, "reference"):
         with pytest.raises(
