@@ -1,6 +1,7 @@
 """The command line: arguments and printing only, one module a command.
 
-Nothing heavy is imported before a command runs, so that `--help` answers at once.
+It may import everything; nothing imports it. Nothing heavy is imported before a command runs, so that `--help` answers
+at once. A new command is a module here with a function under `@app.command()`, imported below, and a row of the README.
 """
 
 # a command is known to the program once its module is imported

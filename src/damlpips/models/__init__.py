@@ -1,5 +1,14 @@
 """The distances, LPIPS and DAMLPIPS, and the ways in which a batch of pairs is run.
 
+    settings               the options, each declared once; a new one is a field there
+    inputs, video          what comes in, checked once: pairs of images, pairs of videos
+    encoder                images to feature maps, at the size at which a module looks at them
+    lpips, damlpips        the two distances: a `Definition` of feature maps, and the module that users hold
+    runners                whole, in chunks, with kept references, tiled, compiled; a new way is a class there, and
+                           `base` composes it with the others
+    references, tiled      feature maps that are kept under a key; sums over tiles
+    pairwise, registry     all pairs of two sets; the metrics by name
+
 Imports `nets`, `ops` and the plain modules.
 """
 
