@@ -13,10 +13,10 @@ from damlpips.models.inputs import Pair
 from damlpips.nets.encoded import Encoded
 from damlpips.ops.execution import batches
 
-# Values of the images that go through the backbone at a time, ten of 256 x 256: enough to keep it busy.
+# Values of the images in one pass through the backbone, ten of 256 x 256: enough to keep it busy.
 PASS_VALUES = 1 << 21
-# Bytes of the feature maps on each side of a block. What is computed with them takes a few times as much: less than a
-# pass through most networks.
+# Bytes of the feature maps on each side of a block. Comparing them takes a few times as much memory, which is less than
+# a pass through most networks.
 BLOCK_BYTES = 1 << 26
 
 
@@ -39,7 +39,7 @@ def distances(model: PerceptualDistance, x: Images, y: Images | None = None, *, 
         raise ValueError(f"x and y: expected images of one size, got {sizes}: use resize=(height, width)")
     n, m = sum(map(len, rows)), sum(map(len, columns))
     matrix = torch.zeros(n * m, dtype=model.encoder.exact_dtype, device=rows[0].device)
-    if found := list(_blocks(model, rows, columns, alone, block)):  # one image alone has no pair
+    if found := list(_blocks(model, rows, columns, alone, block)):  # a single image has no pair
         places, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
         matrix = matrix.index_put((places,), scores)
     matrix = matrix.reshape(n, m)
@@ -47,7 +47,7 @@ def distances(model: PerceptualDistance, x: Images, y: Images | None = None, *, 
 
 
 def _encoded(model: PerceptualDistance, x: Images, *, what: str) -> list[Encoded]:
-    """Run images through the backbone, some at a time; joining the parts would take the memory twice."""
+    """Run images through the backbone in parts; joining the parts would double the memory."""
     if isinstance(x, Encoded):
         model.prepared(x, x)  # checks it
         count = max(1, PASS_VALUES // x.seen[0].numel())
@@ -59,7 +59,7 @@ def _encoded(model: PerceptualDistance, x: Images, *, what: str) -> list[Encoded
 def _blocks(
     model: PerceptualDistance, rows: Sequence[Encoded], columns: Sequence[Encoded], alone: bool, block: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give the places in the flattened matrix and the scores of some pairs at a time; if `alone`, where i < j."""
+    """Yield the positions in the flattened matrix and the scores of some pairs at a time; if `alone`, only i < j."""
     m = sum(map(len, columns))
     count = block or max(1, BLOCK_BYTES // rows[0][:1].nbytes)
     for start_a, a in _placed(rows):
@@ -89,6 +89,6 @@ def _scores(model: PerceptualDistance, a: Encoded, b: Encoded, i: Tensor, j: Ten
 
     tensors = (*a.features, a.seen, *b.features, b.seen)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        # computed again on the way back: what all blocks together compute would not fit
+        # computed again in the backward pass: the intermediate results of all blocks would not fit in memory
         return checkpoint(compare, use_reentrant=False, preserve_rng_state=False)
     return compare()

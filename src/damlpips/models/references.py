@@ -1,4 +1,4 @@
-"""Feature maps of references that come again, as those of a validation set do in every epoch, under their keys.
+"""A cache of the feature maps of references, under their keys: a validation set comes again in every epoch.
 
 Each module has a cache of its own: a key such as 17 stands for another image in another data set. It holds detached
 maps on the module's device and survives `reset()` of a metric; it is never saved, copied or pickled, and is emptied
@@ -20,8 +20,8 @@ from damlpips.models.settings import CACHE_BYTES
 from damlpips.nets.encoded import Encoded
 from damlpips.process import Lock
 
-# An image is let go only after it was not asked for in this many times as many images as are kept. Epochs over more
-# references than fit would otherwise throw each one out just before it comes again, and find none.
+# An image is evicted only after this many times as many images as are kept were asked for without it. Otherwise epochs
+# over more references than fit would evict each one just before it comes again, and never find any.
 PATIENCE = 16
 
 Keys = Sequence[Hashable] | Tensor
@@ -31,23 +31,23 @@ _lock = Lock()
 
 
 class _Mark(NamedTuple):
-    """What an image is recognised by: its shape (C, H, W), and on a CPU a CRC-32 of its values."""
+    """What identifies an image: its shape (C, H, W), and on a CPU a CRC-32 of its values."""
 
     shape: tuple[int, ...]
     checksum: int | None
 
 
 class Named(NamedTuple):
-    """An image with a key: the key, under what its maps are kept, and what it is recognised by."""
+    """An image with a key: the key, the slot in which its maps are kept, and what identifies it."""
 
     key: Hashable
-    place: Hashable
+    slot: Hashable
     mark: _Mark
 
 
 @dataclass
 class _Kept:
-    """The feature maps of one image, in memory of their own, and when they were last asked for."""
+    """The feature maps of one image, in memory of their own, and when they were last used."""
 
     mark: _Mark
     maps: Encoded
@@ -61,7 +61,7 @@ class Wanted:
     Attributes:
         named: N of them.
         found: the maps of each of the N that are kept, or None.
-        rows: by place, which of `images` an image that was not found is.
+        rows: by slot, which of `images` an image that was not found is.
         images: to be run through the network, each once; where there are none, the encoded batch itself.
     """
 
@@ -72,7 +72,7 @@ class Wanted:
 
 
 def as_keys(keys: Any, n: int) -> tuple[Hashable, ...]:
-    """Return the keys of `n` references as a tuple. Those of a tensor on an accelerator are waited for.
+    """Return the keys of `n` references as a tuple. Reading those of a tensor on an accelerator waits for it.
 
     Raises:
         TypeError: not a sequence of hashables, or of whole numbers.
@@ -99,7 +99,7 @@ def as_keys(keys: Any, n: int) -> tuple[Hashable, ...]:
 
 
 class ReferenceCache:
-    """Feature maps of images with a key, within a number of bytes; the least recently used are let go first.
+    """Feature maps of images with a key, within a number of bytes; the least recently used are evicted first.
 
     A key stands for one image: of another size it is refused, and on a CPU with any other value, too. On an accelerator
     values are not looked at, since that would wait for it.
@@ -120,7 +120,7 @@ class ReferenceCache:
         self.nbytes = self.hits = self.misses = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ReferenceCache, (self.limit,)  # what is kept serves this module in this process
+        return ReferenceCache, (self.limit,)  # the maps are of use to this module in this process only
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -162,9 +162,9 @@ class ReferenceCache:
             for name, image in zip(names, images, strict=True)
         ]
         with _lock:
-            before = {place: self._kept[place].mark for _, place, _ in named if place in self._kept}
-        for key, place, mark in named:
-            _recognise(key, before.setdefault(place, mark), mark)
+            before = {slot: self._kept[slot].mark for _, slot, _ in named if slot in self._kept}
+        for key, slot, mark in named:
+            _recognise(key, before.setdefault(slot, mark), mark)
         return named
 
     def find(self, named: Sequence[Named], images: Any) -> Wanted:
@@ -177,27 +177,29 @@ class ReferenceCache:
         rows: dict[Hashable, int] = {}
         chosen: list[int] = []
         with _lock:
-            for n, (key, place, mark) in enumerate(named):
-                kept = self._kept.get(place)
+            for n, (key, slot, mark) in enumerate(named):
+                kept = self._kept.get(slot)
                 if kept is not None:
                     _recognise(key, kept.mark, mark)
-                elif place not in rows:
-                    rows[place] = len(chosen)
+                elif slot not in rows:
+                    rows[slot] = len(chosen)
                     chosen.append(n)
                 found.append(None if kept is None else kept.maps)
             self._use(named)
             self.misses += len(chosen)
         if 0 < len(chosen) < len(images):
-            images = torch.cat([images[n : n + 1] for n in chosen])  # indices would go to the device, and wait for it
+            images = torch.cat(
+                [images[n : n + 1] for n in chosen]
+            )  # not by indices, which would be copied to the device first
         run = images if chosen else Encoded.joined([maps for maps in found if maps is not None])
         return Wanted(named, found, rows, run)
 
     def _use(self, named: Sequence[Named]) -> None:
-        for _, place, _ in named:
+        for _, slot, _ in named:
             self._clock += 1
-            if (kept := self._kept.get(place)) is not None:
+            if (kept := self._kept.get(slot)) is not None:
                 kept.used = self._clock
-                self._kept.move_to_end(place)
+                self._kept.move_to_end(slot)
                 self.hits += 1
 
     def complete(self, wanted: Wanted, encoded: Encoded) -> Encoded:
@@ -205,22 +207,22 @@ class ReferenceCache:
         if not wanted.rows:
             return encoded
         encoded = encoded.detach()
-        new = {place: encoded[row : row + 1] for place, row in wanted.rows.items()}
-        for place, mark in {place: mark for _, place, mark in wanted.named if place in new}.items():
-            self._keep(place, mark, new[place])
+        new = {slot: encoded[row : row + 1] for slot, row in wanted.rows.items()}
+        for slot, mark in {slot: mark for _, slot, mark in wanted.named if slot in new}.items():
+            self._keep(slot, mark, new[slot])
         if len(new) == len(wanted.named):
             return encoded
         every = zip(wanted.named, wanted.found, strict=True)
-        return Encoded.joined([new[named.place] if maps is None else maps for named, maps in every])
+        return Encoded.joined([new[named.slot] if maps is None else maps for named, maps in every])
 
-    def _keep(self, place: Hashable, mark: _Mark, maps: Encoded) -> None:
+    def _keep(self, slot: Hashable, mark: _Mark, maps: Encoded) -> None:
         with _lock:
-            if place in self._kept:  # another thread was faster
+            if slot in self._kept:  # another thread was faster
                 return
             if fits := self._make_room(maps.nbytes):
-                # Copied: a slice would hold its whole batch. Not an inference tensor: gradients may pass it later.
+                # Copied: a slice would keep its whole batch alive. Not as inference tensors: gradients may pass later.
                 with torch.inference_mode(False), torch.no_grad():
-                    self._kept[place] = _Kept(mark, maps.copy(), self._clock)
+                    self._kept[slot] = _Kept(mark, maps.copy(), self._clock)
                 self.nbytes += maps.nbytes
         if not fits and self.limit and not self._warned:
             self._warned = True
@@ -232,14 +234,14 @@ class ReferenceCache:
             )
 
     def _make_room(self, nbytes: int) -> bool:
-        """Let images go that have not been asked for in a long time; return whether there is room for one more."""
+        """Evict images that have not been used for a long time; return whether there is room for one more."""
         while self.nbytes + nbytes > self.limit:
             if not self._kept:
                 return False
-            place, oldest = next(iter(self._kept.items()))
+            slot, oldest = next(iter(self._kept.items()))
             if self._clock - oldest.used < PATIENCE * len(self._kept):
                 return False
-            del self._kept[place]
+            del self._kept[slot]
             self.nbytes -= oldest.maps.nbytes
         return True
 
@@ -248,7 +250,7 @@ def _mark(image: Tensor) -> _Mark:
     if image.device.type != "cpu":
         return _Mark(tuple(image.shape), None)
     values = image.detach().contiguous().view(torch.uint8)
-    # some thirty times as fast as the smallest network
+    # takes about a thirtieth of the time of the smallest network
     return _Mark(tuple(image.shape), zlib.crc32(values.numpy().data))
 
 

@@ -16,13 +16,13 @@ from damlpips.nets.encoded import Encoded
 from damlpips.ops import colour, distance
 from damlpips.ops.tiling import Cut, Span, Tile, Tiling
 
-# What is asked of a tile: of both images' maps, of nothing but the places that are the tile's own.
+# What is computed of a tile: from both images' maps, at those places only that belong to no other tile.
 Look = Callable[[Encoded, Encoded], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, eq=False)
 class TiledPair:
-    """Two images (1, 3, H, W) of one size, as the network is to see them, and how to run a tile of either through it.
+    """Two images (1, 3, H, W) of one size, as the network sees them, and how to run a tile of either through it.
 
     Attributes:
         exact: the type of the results.
@@ -78,7 +78,7 @@ class TiledPair:
 
 
 def own_part(encoded: Encoded, tile: Tile) -> Encoded:
-    """Return what a tile's network made, less its halo: the pixels and the places that belong to no other tile.
+    """Return the feature maps of a tile without its halo: the pixels and the places that belong to no other tile.
 
     Raises:
         RuntimeError: a map is smaller than the network's geometry says.
@@ -114,7 +114,7 @@ def _cut(x: Tensor, down: Span, across: Span) -> Tensor:
 
 
 def _sum(x: Tensor) -> Tensor:
-    """Sum over places, (N, C, H, W) to (N, C); over a tile in its own precision, ready to be added to other tiles'."""
+    """Sum over places, (N, C, H, W) to (N, C); in the tile's precision, then widened so that tiles can be added up."""
     return _wide(x.sum((2, 3)))
 
 
@@ -253,7 +253,7 @@ def _layers(x: Encoded) -> list[Tensor]:
 def _moments(x: Encoded) -> list[Tensor]:
     """Return the sums over places of each layer's channels and of their squares."""
     image, *features = _layers(x)
-    # what is left of the image's power when its tint is taken off may be a small part of it
+    # in float64: taking off the tint may leave only a small part of the image's power
     return [_sum(m) for layer in (_wide(image), *features) for m in (layer, layer.square())]
 
 

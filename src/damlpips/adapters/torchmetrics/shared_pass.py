@@ -20,9 +20,9 @@ from damlpips.models.video import VideoPair
 from damlpips.nets.encoded import Encoded
 from damlpips.process import Lock
 
-# The modules that belong to metrics: with a single user of a backbone nothing is kept.
+# The modules of all metrics. Where a backbone has a single user, nothing is kept.
 _users: "weakref.WeakSet[PerceptualDistance]" = weakref.WeakSet()
-_users_lock = Lock()  # a set that grows in one thread cannot be listed in another
+_users_lock = Lock()  # a set cannot be iterated over while another thread adds to it
 
 
 def enrol(model: PerceptualDistance) -> None:
@@ -79,14 +79,14 @@ _last = _Last()
 
 
 def _can_be_kept(x: object) -> TypeGuard[Tensor]:
-    # Inference tensors have no version: on the CPU their values are compared, elsewhere a change would go unseen.
+    # Inference tensors have no version: on the CPU their values are compared, elsewhere a change would go unnoticed.
     return isinstance(x, Tensor) and (x.device.type == "cpu" or not x.is_inference())
 
 
 def shared(
     model: PerceptualDistance, x: Images, y: Images, pair: Pair | VideoPair, reference_key: Keys | None
 ) -> tuple[Pair | VideoPair, Keys | None]:
-    """Return a pair of batches as feature maps, of one pass for all metrics that see it; and the keys to go with it.
+    """Return a pair of batches as feature maps, from one pass for all metrics that see it, and the keys still needed.
 
     What nobody else sees comes back as it is, and so do videos and images that are compared tile by tile, whose feature
     maps would be too large to be kept.
@@ -98,7 +98,7 @@ def shared(
     alone = pair, reference_key
     if not isinstance(pair, Pair) or not (_can_be_kept(x) and _can_be_kept(y)) or model.is_tiled(pair):
         return alone
-    # one graph for two metrics could be walked back only once
+    # two metrics cannot share a graph, which can be walked back only once
     if pair.is_optimised:
         return alone
     conditions = model.sharing_key(pair.size)
