@@ -12,7 +12,7 @@ from damlpips.cli import app
 from damlpips.cli.model import DEFAULT, Chosen, takes_metric
 from damlpips.models.registry import Metric
 from damlpips.models.settings import Command
-from damlpips.report.page.reading import Settings
+from damlpips.report.page.reading import RunSettings
 from damlpips.report.page.rebuilding import rebuild
 from tests.support.scored import NANO
 
@@ -96,7 +96,7 @@ def test_what_is_given_reaches_the_module_and_the_rows_and_is_rebuilt(
     version = {"version": str(v)} if (v := model.configuration().get("version")) else {}
     row = settings.in_rows(alpha="error", **version)
     assert f"{name}={command.text(getattr(settings, name))}" in row.split(" ")
-    rebuilt = rebuild(Settings(metric.value, "nano", NANO, row))
+    rebuilt = rebuild(RunSettings(metric.value, "nano", NANO, row))
     assert rebuilt.model is not None, rebuilt.reason
     assert metric.settings.make(built[1]) == settings
 

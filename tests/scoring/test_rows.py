@@ -13,7 +13,7 @@ import pytest
 
 from damlpips.adapters.ray import ScorePairs
 from damlpips.report.page import reading
-from damlpips.report.page.reading import ScoredPair, Settings, read_rows
+from damlpips.report.page.reading import RunSettings, ScoredPair, read_rows
 from damlpips.report.page.rendering import render_report
 from damlpips.scoring import rows
 from damlpips.scoring.formats import READERS, Csv, JsonLines, write_parquet
@@ -163,7 +163,7 @@ def test_a_column_with_a_label_is_on_the_page(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_settings_of_a_report_are_those_of_a_run() -> None:
-    assert Settings._fields == tuple(column.name for column in COLUMNS if column.source is RUN)
+    assert RunSettings._fields == tuple(column.name for column in COLUMNS if column.source is RUN)
 
 
 def test_ray_adds_what_is_taken_from_a_score(tmp_path: Path) -> None:

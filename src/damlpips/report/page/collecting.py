@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from damlpips.report.page.reading import ScoredPair, Settings, read_rows
+from damlpips.report.page.reading import RunSettings, ScoredPair, read_rows
 from damlpips.scoring.images import ScoringError
 
 # failed pairs of a section that are listed
@@ -48,7 +48,7 @@ class Method:
 class Section:
     """The rows of one metric, backbone and set of options."""
 
-    settings: Settings
+    settings: RunSettings
     methods: dict[str, Method] = field(default_factory=dict)
     contents: dict[str, int] = field(default_factory=dict)
     failures: list[ScoredPair] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Collection:
     """
 
     def __init__(self, keep: int) -> None:
-        self.sections: dict[Settings, Section] = {}
+        self.sections: dict[RunSettings, Section] = {}
         self.cut: list[Path] = []
         self.rows = 0
         self._keep = keep

@@ -12,7 +12,7 @@ from damlpips.scoring.rows import COLUMNS
 ENDINGS = ".csv, .jsonl or .parquet"
 
 
-class Settings(NamedTuple):
+class RunSettings(NamedTuple):
     """What all rows of a run have in common: the columns of `Source.RUN`."""
 
     metric: str
@@ -24,7 +24,7 @@ class Settings(NamedTuple):
 class ScoredPair(NamedTuple):
     """A row: two files and their score, which is None where there is an `error`; `labelled` are columns to show."""
 
-    settings: Settings
+    settings: RunSettings
     method: str
     reference: str
     distorted: str
@@ -48,7 +48,7 @@ def read_rows(path: Path, on_cut: Callable[[], None] = lambda: None) -> Iterator
         raise ScoringError(f"{path}: expected rows of scores, as damlpips score writes them ({ENDINGS})") from error
     if kind == "json":
         raise ScoringError(f"{path}: a JSON file lacks what a report needs: expected CSV, JSON Lines or Parquet")
-    runs: dict[Settings, Settings] = {}
+    runs: dict[RunSettings, RunSettings] = {}
     try:
         with open_regular(path) as file:
             rows = READERS[kind](file, path, lambda headers: _wanted(headers, path), on_cut)
@@ -78,7 +78,7 @@ def _pair(row: Mapping[str, Any]) -> ScoredPair:
     layers = (row[name] for column in COLUMNS if column.numbered for name in column.headers_in(row))
     labelled = ((column.label, row.get(column.name)) for column in COLUMNS if column.label)
     return ScoredPair(
-        settings=Settings(*(row[name] for name in Settings._fields)),
+        settings=RunSettings(*(row[name] for name in RunSettings._fields)),
         layers=tuple(value for value in layers if value is not None),
         labelled=tuple((label, printable(str(value))) for label, value in labelled if value not in (None, "")),
         **{name: row[name] for name in ScoredPair._fields if name in row},

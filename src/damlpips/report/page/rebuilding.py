@@ -12,7 +12,7 @@ from damlpips.models.base import PerceptualDistance
 from damlpips.models.registry import Metric
 from damlpips.nets.table import BACKBONES
 from damlpips.nets.weights import WeightsError, find_backbone, head_names, sha256
-from damlpips.report.page.reading import Settings
+from damlpips.report.page.reading import RunSettings
 from damlpips.scoring.images import ALPHA
 
 
@@ -30,7 +30,7 @@ class Rebuilt:
 
 
 def rebuild(
-    settings: Settings,
+    settings: RunSettings,
     *,
     weights: Sequence[Path] = (),
     heads: Sequence[Path] = (),
@@ -56,7 +56,7 @@ def rebuild(
         return Rebuilt(None, str(error), alpha)
 
 
-def _options(settings: Settings) -> dict[str, str]:
+def _options(settings: RunSettings) -> dict[str, str]:
     """Return the options that the rows say, by name, as text."""
     if settings.metric not in list(Metric):
         raise _Different(f"the metric {_quoted(settings.metric)} is not one of this package")
@@ -70,7 +70,7 @@ def _options(settings: Settings) -> dict[str, str]:
 
 
 def _built(
-    settings: Settings, options: Mapping[str, str], weights: Sequence[Path], heads: Sequence[Path]
+    settings: RunSettings, options: Mapping[str, str], weights: Sequence[Path], heads: Sequence[Path]
 ) -> PerceptualDistance:
     if settings.backbone not in BACKBONES:
         raise _Different(f"the backbone {_quoted(settings.backbone)} is not one of this package")
