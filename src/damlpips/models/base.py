@@ -15,6 +15,7 @@ from damlpips.models.inputs import Pair
 from damlpips.models.references import Keys, ReferenceCache
 from damlpips.models.runners import Chunked, Compiled, InOneOrder, Referenced, Runner, Tiled, Whole
 from damlpips.models.settings import Settings
+from damlpips.models.tiled import TiledPair
 from damlpips.nets.backbone import Backbone
 from damlpips.nets.encoded import Encoded
 from damlpips.nets.geometry import tiling_of
@@ -22,6 +23,7 @@ from damlpips.nets.shared import Source
 from damlpips.nets.table import Scaling
 from damlpips.ops import distance
 from damlpips.ops.execution import deterministic_sums, on_cpu
+from damlpips.ops.tiling import Tiling
 
 # What a pair of batches is checked by, and becomes.
 _MEDIA: dict[bool, Callable[..., Pair | video.VideoPair]] = {False: inputs.prepared, True: video.prepared}
@@ -205,21 +207,16 @@ class PerceptualDistance(nn.Module):
         return self._runner(pair)(pair)
 
     def _spatial_map(self, pair: Pair, _keys: None = None) -> Float[Tensor, "n 1 h w"]:
-        size = pair.size
-        run: Runner
-        if self.tiling is not None and self.is_tiled(pair):
-            run = Tiled(self.encoder, partial(self.definition.spatial_map_of_tiles, size=size), self.tiling)
-            run = Chunked(run, 1)
-            return (InOneOrder(run, self.encoder.device) if self.settings.deterministic else run)(pair)
-        return Whole(self.encoder, partial(self.definition.spatial_map, size=size))(pair)
+        if (tiling := self._tiling_of(pair)) is not None:
+            return self._by_tiles(tiling, partial(self.definition.spatial_map_of_tiles, size=pair.size))(pair)
+        return Whole(self.encoder, partial(self.definition.spatial_map, size=pair.size))(pair)
 
     def _runner(self, pair: Pair) -> Runner:
         """Return the way in which a pair is compared: the one place where ways are composed."""
+        if (tiling := self._tiling_of(pair)) is not None:
+            return self._by_tiles(tiling, self.definition.layers_of_tiles)
         run: Runner
-        tiled = self.tiling is not None and self.is_tiled(pair)
-        if self.tiling is not None and tiled:
-            run = Tiled(self.encoder, self.definition.layers_of_tiles, self.tiling)
-        elif pair.names:
+        if pair.names:
             run = self._referenced()
         elif self._is_compiled(pair):
             self._compiled = self._compiled or Compiled(self.encoder, self.definition.layers)
@@ -228,9 +225,11 @@ class PerceptualDistance(nn.Module):
             run = Whole(self.encoder, self.definition.layers)
         if self.settings.deterministic:
             return InOneOrder(Chunked(run, 1), self.encoder.device)
-        if tiled:
-            return Chunked(run, 1)
         return Chunked(run, self.encoder.pass_count(pair.size)) if _is_split(pair) else run
+
+    def _by_tiles(self, tiling: Tiling, compare: Callable[[TiledPair], Tensor]) -> Runner:
+        run = Chunked(Tiled(self.encoder, compare, tiling), 1)
+        return InOneOrder(run, self.encoder.device) if self.settings.deterministic else run
 
     def _referenced(self) -> Referenced:
         return Referenced(self.encoder, self.definition.layers, self.references, self._to_keep)
@@ -245,7 +244,13 @@ class PerceptualDistance(nn.Module):
 
     def is_tiled(self, pair: Pair) -> bool:
         """Return whether a pair is compared tile by tile."""
-        return self.tiling is not None and pair.is_images and not self.tiling.fits(self.encoder.seen_size(pair.size))
+        return self._tiling_of(pair) is not None
+
+    def _tiling_of(self, pair: Pair) -> Tiling | None:
+        """Return how a pair is cut, None where it is compared whole."""
+        if self.tiling is None or not pair.is_images or self.tiling.fits(self.encoder.seen_size(pair.size)):
+            return None
+        return self.tiling
 
     def sharing_key(self, size: Size) -> Hashable:
         """Return what two modules must agree in for the feature maps of one to serve the other.

@@ -77,7 +77,11 @@ def alone(x: Any, settings: Settings, encoder: Encoder, *, what: str = "images")
     if isinstance(x, Encoded):
         raise TypeError(f"{what}: expected a torch.Tensor (N, 3, H, W), got an Encoded, which is encoded already")
     raise_malloc_threshold()
-    images = limit_threads_after_fork(lambda: _checked_images(x, settings, encoder, what=what))
+    return limit_threads_after_fork(lambda: _single(x, settings, encoder, what=what))
+
+
+def _single(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> tuple[Tensor, Size]:
+    images = _checked_images(x, settings, encoder, what=what)
     size = _size_of(images, settings)
     checks.large_enough(size, encoder.min_size, what=what, backbone=encoder.name)
     return images, size
