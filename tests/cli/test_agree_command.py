@@ -1,26 +1,27 @@
 """`damlpips agree`: what it prints, writes and refuses."""
 
-import csv
 import io
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
+from rich.console import Console
+from typer.testing import Result
 
-from damlpips.cli import app
+from damlpips.cli import agree
 from damlpips.cli.agree import _fitting, _progress
-from damlpips.evaluation import agreement, figures
+from damlpips.evaluation import agreement, figures, named
 from damlpips.evaluation import views as module
 from damlpips.evaluation.figures import SetFigures
 from damlpips.evaluation.tables import Table
+from tests.support import commands
+from tests.support.commands import csv_rows, refused
 
 STRENGTHS = (5, 15, 40)
 
@@ -88,14 +89,7 @@ def views(monkeypatch: pytest.MonkeyPatch) -> Views:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["agree", *(str(a) for a in arguments)])
-
-
-def refused(message: str, *arguments: object) -> None:
-    result = run(*arguments)
-    assert (result.exit_code, result.stdout) == (2, ""), result.output
-    assert result.stderr.splitlines()[-1].startswith("damlpips: ")
-    assert re.search(message, result.stderr), result.stderr
+    return commands.run("agree", *arguments)
 
 
 class TestTables:
@@ -128,7 +122,7 @@ class TestTables:
         result = run(judged / "mos.csv", "--metric", "mse", "--samples", 20, "--by", "kind", "--csv", file)
         assert "noisy: 12 judgements of 4 contents" in result.stdout
         assert re.search(r"^\| mse +\| weak +\| +8 \|", result.stdout, re.M)
-        parts = {row["part"] for row in csv.DictReader(io.StringIO(file.read_text()))}
+        parts = {row["part"] for row in csv_rows(file)}
         assert parts == {"", "weak", "strong"}
 
     @pytest.mark.parametrize(
@@ -202,10 +196,8 @@ class TestTables:
         assert {"mse", "damlpips", "lpips-alex", "torchmetrics:psnr"} <= set(names)
         assert len(names) == len(set(names))
 
-    def test_help(self) -> None:
-        text = run("--help").stdout
-        assert "damlpips agree tid2013/" in text
-        assert "130 when interrupted" in " ".join(re.sub(r"[^\w]+", " ", text).split())
+    def test_help_says_the_exit_codes(self) -> None:
+        assert "130 when interrupted" in " ".join(re.sub(r"[^\w]+", " ", run("--help").stdout).split())
 
 
 class TestFiles:
@@ -213,9 +205,7 @@ class TestFiles:
         out = tmp_path / "figures.csv", tmp_path / "figures.json"
         result = run(judged, "--metric", "mse", "--samples", 5, "-q", "--csv", out[0], "--json", out[1])
         assert (result.exit_code, result.output) == (0, "")
-        assert len(list(csv.DictReader(io.StringIO(out[0].read_text())))) == len(
-            json.loads(out[1].read_text())["figures"]
-        )
+        assert len(csv_rows(out[0])) == len(json.loads(out[1].read_text())["figures"])
 
     def test_plots(self, judged: Path, tmp_path: Path) -> None:
         result = run(judged, "--metric", "mse", "--samples", 5, "--plot", tmp_path / "a/b", "--plot-format", "svg")
@@ -269,65 +259,45 @@ class TestRefusals:
         assert re.search(r"torchmetrics:ms-ssim is left out of noisy: .*0_0\.png against", result.stderr)
         assert re.search(r"^\| torchmetrics:ms-ssim +\| +- \| +- \| +- \|", result.stdout, re.M)
 
-    def test_nothing_left(self, judged: Path) -> None:
-        refused("no metric could be built", judged, "--metric", "lpips-alex")
-        refused("no metric could be computed", judged, "--metric", "torchmetrics:ms-ssim")
+    @pytest.mark.parametrize(("message", "metric"), [("built", "lpips-alex"), ("computed", "torchmetrics:ms-ssim")])
+    def test_nothing_left(self, judged: Path, message: str, metric: str) -> None:
+        result = run(judged, "--metric", metric)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.splitlines()[-1] == f"damlpips: no metric could be {message}"
 
     def test_a_library_that_is_not_installed(self, judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from damlpips.evaluation import named
-
         monkeypatch.setattr(named, "find_spec", lambda name: None)
-        refused(r"piq:ssim: piq is not installed: pip install 'damlpips\[piq\]'", judged, "--metric", "piq:ssim")
+        result = run(judged, "--metric", "piq:ssim")
+        assert result.exit_code == 2
+        assert "left out: piq:ssim: piq is not installed: pip install 'damlpips[piq]'\n" in result.stderr
 
-    def test_options(self, judged: Path, tmp_path: Path) -> None:
-        refused("expected a judged set, or --challenge", "--metric", "mse")
-        refused(r"unknown metric 'damlpip': did you mean damlpips", judged, "--metric", "damlpip")
-        refused("--layout tid: expected auto, bapps-2afc", judged, "--layout", "tid")
-        refused("--cache and --no-cache", judged, "--cache", tmp_path / "c", "--no-cache")
-        refused("--plot .*mos.csv: is a file", judged, "--plot", judged / "mos.csv")
-        refused("--csv .*: is a folder", judged, "--csv", tmp_path)
-        refused("--device tpu", judged, "--device", "tpu")
-        refused("Invalid value for '--by'", judged, "--by", "colour")
-
-    def test_sets(self, judged: Path, tmp_path: Path) -> None:
-        refused("gone: No such file", tmp_path / "gone", "--metric", "mse")
-        (judged / "0_1.png").unlink()
-        refused(r"0_1\.png", judged, "--metric", "mse")
-
-    def test_a_damaged_cache(self, judged: Path, tmp_path: Path) -> None:
-        (tmp_path / "c").write_bytes(b"not a database" * 100)
-        refused(r"c: a damaged cache", judged, "--metric", "mse", "--cache", tmp_path / "c")
-
-    @pytest.mark.parametrize("missing", ["scipy", "matplotlib"])
-    def test_a_missing_package_is_named_by_its_extra(self, judged: Path, missing: str, tmp_path: Path) -> None:
-        code = f"import sys; sys.modules[{missing!r}] = None; from damlpips.__main__ import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", code, "agree", judged, "--metric", "mse", "--plot", tmp_path / "p"],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env={**os.environ},
-        )
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == "damlpips: agree needs: pip install 'damlpips[agree]'\n"
+    @pytest.mark.parametrize(
+        ("message", "arguments"),
+        [
+            ("expected a judged set, or --challenge", []),
+            ("unknown metric 'damlpip': did you mean damlpips", ["mos.csv", "--metric", "damlpip"]),
+            ("--layout tid: expected auto, bapps-2afc", ["mos.csv", "--layout", "tid"]),
+            ("--cache and --no-cache", ["mos.csv", "--cache", "c", "--no-cache"]),
+            ("--plot mos.csv: is a file", ["mos.csv", "--plot", "mos.csv"]),
+            ("--csv .*: is a folder", ["mos.csv", "--csv", ".."]),
+            ("--device tpu", ["mos.csv", "--device", "tpu"]),
+            ("Invalid value for '--by'", ["mos.csv", "--by", "colour"]),
+            ("gone: No such file", ["gone"]),
+            (r"0_1\.png", ["lacking.csv"]),
+            ("c: a damaged cache", ["mos.csv", "--cache", "c"]),
+        ],
+    )
+    def test_one_line_says_what_is_wrong(
+        self, judged: Path, monkeypatch: pytest.MonkeyPatch, message: str, arguments: list[str]
+    ) -> None:
+        monkeypatch.chdir(judged)
+        Path("lacking.csv").write_text(Path("mos.csv").read_text().replace("0_1.png", "folder/0_1.png"))
+        Path("c").write_bytes(b"not a database" * 100)
+        refused(message, "agree", "--metric", "mse", *arguments)
 
 
 class TestTerminal:
-    def test_help_loads_nothing_heavy(self) -> None:
-        code = (
-            "import sys; from damlpips.__main__ import main\n"
-            "sys.argv = ['damlpips', 'agree', '--help']\n"
-            "try: main()\n"
-            "except SystemExit as exit: assert not exit.code\n"
-            "heavy = {'torch', 'numpy', 'scipy', 'PIL', 'matplotlib'} & set(sys.modules)\n"
-            "sys.exit(f'loaded {heavy}' if heavy else 0)"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-
     def test_a_wide_table_comes_in_parts_that_fit(self) -> None:
-        from rich.console import Console
-
         columns = ("metric", *(f"set number {k}" for k in range(6)))
         table = Table("Title", columns, (("damlpips", *("0.544 (0.45 to 0.63)",) * 6),))
         for width, parts in ((200, 1), (100, 2), (40, 6)):
@@ -341,8 +311,6 @@ class TestTerminal:
             assert text.count("0.544 (0.45 to 0.63)") == 6
 
     def test_names_are_text(self) -> None:
-        from rich.console import Console
-
         table = Table("[bold]T", ("metric", "[red]set"), (("a\x1b[31mb", "1"),))
         console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
         console.print(*_fitting(table, console))
@@ -353,10 +321,6 @@ class TestTerminal:
     def test_the_bar_is_for_terminals_only(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        from rich.console import Console
-
-        from damlpips.cli import agree
-
         def shown(terminal: bool, wanted: bool) -> str:
             monkeypatch.setattr(agree, "Console", lambda **_: Console(file=sys.stderr, force_terminal=terminal))
             with _progress(shown=wanted) as move:
@@ -370,8 +334,5 @@ class TestTerminal:
 
 
 def test_a_fault_of_the_program_is_not_hidden(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fault(*_: object, **__: object) -> None:
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(agreement, "evaluate", fault)
+    monkeypatch.setattr(agreement, "evaluate", Mock(side_effect=RuntimeError("a bug")))
     assert isinstance(run(judged, "--metric", "mse").exception, RuntimeError)

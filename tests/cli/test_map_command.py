@@ -1,28 +1,30 @@
 """`damlpips map`: the picture that it writes, and what it refuses."""
 
-import importlib
 import os
-import re
 import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from damlpips import DAMLPIPS, LPIPS
-from damlpips.cli import app
 from damlpips.report import figure
 from damlpips.scoring.images import read_image
+from tests.support import commands
+from tests.support.commands import refused_output
 from tests.support.pictures import image_file
-
-command = importlib.import_module("damlpips.cli.map")
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+    return commands.run("map", *arguments)
+
+
+def refused(message: str, out: Path, *arguments: object) -> None:
+    refused_output(message, out, "map", *arguments)
 
 
 @pytest.fixture
@@ -52,21 +54,9 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list:
     return drawn
 
 
-def refused(message: str, out: Path, *arguments: object) -> None:
-    """Assert that a run exits with 2 and one line that matches, and leaves the folder of its output as it was."""
-    before = sorted(os.listdir(out.parent)) if out.parent.is_dir() else None
-    content = out.read_bytes() if out.is_file() else None
-    result = run("map", *arguments, "--out", out)
-    assert (result.exit_code, result.stdout) == (2, ""), result.output
-    assert re.fullmatch(r"damlpips: .*\n", result.stderr), result.stderr
-    assert re.search(message, result.stderr), result.stderr
-    assert (sorted(os.listdir(out.parent)) if out.parent.is_dir() else None) == before
-    assert (out.read_bytes() if out.is_file() else None) == content
-
-
 class TestPicture:
     def test_it_is_the_figure_of_plot_map(self, pair: tuple[Path, Path], out: Path, figures: list) -> None:
-        result = run("map", *pair, "-o", out, "--dpi", 40)
+        result = run(*pair, "-o", out, "--dpi", 40)
         assert result.exit_code == 0, result.stderr
         reference, distorted = map(read_image, pair)
         model = DAMLPIPS()
@@ -78,14 +68,14 @@ class TestPicture:
         assert figures[0].axes[0].get_title() == "reference: r.png"
 
     def test_pixels_and_quiet(self, pair: tuple[Path, Path], out: Path, figures: list) -> None:
-        result = run("map", *pair, "-o", out, "--dpi", 60, "--quiet")
+        result = run(*pair, "-o", out, "--dpi", 60, "--quiet")
         assert (result.exit_code, result.output) == (0, "")
         with Image.open(out) as image:
             assert image.size == tuple(int(60 * side) for side in figures[0].get_size_inches())
 
     def test_formats(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
         for name, start in (("a.svg", b"<?xml"), ("a.PDF", b"%PDF")):
-            assert run("map", *pair, "-o", tmp_path / name, "--dpi", 30).exit_code == 0
+            assert run(*pair, "-o", tmp_path / name, "--dpi", 30).exit_code == 0
             assert (tmp_path / name).read_bytes().startswith(start)
         assert sorted(os.listdir(tmp_path)) == ["a.PDF", "a.svg", "d.png", "r.png"]
 
@@ -93,7 +83,7 @@ class TestPicture:
         reference, distorted = image_file(tmp_path / "r.png", 1, (50, 120)), image_file(tmp_path / "d.png", 2, (50, 90))
         options = ("--metric", "lpips", "--backbone", "nano", "--heads", "uniform", "--weights", random_nano_weights)
         more = ("--resize", "reference", "--tile", 48, "--limit", 0.5, "--device", "cpu")
-        result = run("map", reference, distorted, *options, *more, "-o", tmp_path / "m.png", "--dpi", 30)
+        result = run(reference, distorted, *options, *more, "-o", tmp_path / "m.png", "--dpi", 30)
         assert result.exit_code == 0, result.stderr
         model = LPIPS("nano", heads="uniform", weights=random_nano_weights, resize="reference")
         with torch.no_grad():
@@ -106,20 +96,16 @@ class TestPicture:
         odd = pair[1].rename(pair[1].with_name("$\\frac a\x1b[31m\U0001f600.png"))
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a letter that the font has not is no news for a user
-            result = run("map", pair[0], odd, "-o", out, "--dpi", 30)
+            result = run(pair[0], odd, "-o", out, "--dpi", 30)
         assert (result.exit_code, result.stderr) == (0, ""), result.exception
         assert figures[0].axes[1].get_title() == "distorted: $\\frac a\ufffd[31m\U0001f600.png"
 
     def test_a_link_is_written_through(self, pair: tuple[Path, Path], out: Path) -> None:
         link = out.with_name("link.png")
         link.symlink_to(out)
-        assert run("map", *pair, "-o", link, "--dpi", 30).exit_code == 0
+        assert run(*pair, "-o", link, "--dpi", 30).exit_code == 0
         assert link.is_symlink()
         assert Image.open(out).format == "PNG"
-
-    def test_help_shows_an_example(self) -> None:
-        text = run("map", "--help").stdout
-        assert "damlpips map original.png compressed.jpg -o map.png" in text
 
 
 class TestRefusals:
@@ -147,13 +133,6 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("message", "options"),
         [
-            ("'ssim' is not one of 'damlpips', 'lpips'", ["--metric", "ssim"]),
-            ("--heads uniform: only --metric lpips has heads", ["--heads", "uniform"]),
-            ("unknown backbone 'alexa'", ["--backbone", "alexa"]),
-            ("--weights '/gone.pth': no such file", ["--weights", "/gone.pth"]),
-            ("--resize big: expected 'reference' or", ["--resize", "big"]),
-            ("--tile: expected None or at least 44 pixels", ["--tile", "43"]),
-            ("--device tpu: expected auto, cpu", ["--device", "tpu"]),
             ("--limit 0.0: expected a finite number above 0", ["--limit", "0"]),
             ("--limit nan: expected a finite number above 0", ["--limit", "nan"]),
             ("Invalid value for '--dpi'", ["--dpi", "1"]),
@@ -163,17 +142,10 @@ class TestRefusals:
         refused(message, out, *pair, *options)
 
     def test_an_output_is_required(self, pair: tuple[Path, Path]) -> None:
-        result = run("map", *pair)
+        result = run(*pair)
         assert result.exit_code == 2
         assert "Missing option '--out'" in result.stderr
 
     def test_a_disk_that_is_full(self, pair: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(*_: object) -> None:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(os, "replace", refuse)
+        monkeypatch.setattr(os, "replace", Mock(side_effect=OSError(28, "No space left on device")))
         refused(r"--out .*map\.png: No space left on device", out, *pair)
-
-    def test_without_matplotlib(self, pair: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(command, "find_spec", lambda name: None)
-        refused(r"map needs: pip install 'damlpips\[viz\]'", out, *pair)

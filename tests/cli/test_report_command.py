@@ -5,32 +5,25 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from damlpips.cli import app
 from damlpips.report.page import render_report
+from tests.support import commands
+from tests.support.commands import refused_output
 from tests.support.scored import row, run_score, write_rows
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["report", *(str(a) for a in arguments)])
+    return commands.run("report", *arguments)
+
+
+def refused(message: str, out: Path, *arguments: object) -> None:
+    refused_output(message, out, "report", *arguments)
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_score(tmp_path_factory.mktemp("run"), noises={"m": 9, "n": 20}, names=["a.png", "b.png"])
-
-
-def refused(message: str, out: Path, *arguments: object) -> None:
-    """Assert that a run exits with 2 and one line that matches, and leaves the folder of its output as it was."""
-    before = sorted(os.listdir(out.parent)) if out.parent.is_dir() else None
-    content = out.read_bytes() if out.is_file() else None
-    result = run(*arguments, "--out", out)
-    assert (result.exit_code, result.stdout) == (2, ""), result.output
-    assert re.fullmatch(r"damlpips: .*\n", result.stderr), result.stderr
-    assert re.search(message, result.stderr), result.stderr
-    assert (sorted(os.listdir(out.parent)) if out.parent.is_dir() else None) == before
-    assert (out.read_bytes() if out.is_file() else None) == content
 
 
 class TestPage:
@@ -108,13 +101,6 @@ class TestRefused:
         refused("--heads .*none: no such file", out, rows, "--heads", tmp_path / "none")
         refused("--pairs", out, rows, "--pairs", -1)
         refused("--device tpu", out, rows, "--device", "tpu")
-
-    def test_what_it_needs_is_not_installed(self, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        import importlib
-
-        command = importlib.import_module("damlpips.cli.report")
-        monkeypatch.setattr(command, "find_spec", lambda name: None if name == "jinja2" else name)
-        refused(r"report needs: pip install 'damlpips\[report\]'", tmp_path / "page.html", rows)
 
 
 def dir_named(path: Path) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -19,11 +20,11 @@ from damlpips.cli import app
 from damlpips.nets import weights
 from damlpips.nets.table import BACKBONES
 from tests.support.commands import piped, variables
-from tests.support.pictures import image_file
+from tests.support.pictures import image_file, image_folders
 
 command = importlib.import_module("damlpips.cli.info")
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-ESCAPE = "\x1b"
+CLI = ("typer", "rich", "PIL", "filelock")
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;\d+)*m")
 
 
@@ -51,11 +52,7 @@ def in_terminal(*arguments: object, **others: str) -> str:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two folders with enough pairs for a progress bar."""
-    folder = tmp_path_factory.mktemp("images")
-    for side, shift in (("r", 0), ("d", 100)):
-        for k in range(20):
-            image_file(folder / side / f"{k}.png", k + shift)
-    return folder / "r", folder / "d"
+    return image_folders(tmp_path_factory.mktemp("images"), [(40, 48)] * 20)
 
 
 class TestHelp:
@@ -72,16 +69,34 @@ class TestHelp:
             "sys.argv = ['damlpips', *sys.argv[1:]]\n"
             "try: main()\n"
             "except SystemExit as exit: assert not exit.code\n"
-            "heavy = {'torch', 'torchvision', 'numpy', 'PIL', 'av', 'matplotlib', 'pyarrow'} & set(sys.modules)\n"
+            "heavy = {'torch', 'torchvision', 'numpy', 'scipy', 'PIL', 'av', 'matplotlib', 'pyarrow'}\n"
+            "heavy &= set(sys.modules)\n"
             "sys.exit(f'loaded {heavy}' if heavy else 0)"
         )
         words = "damlpips score --backbone "
         completing = {"_DAMLPIPS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "3"}
-        asked: list[tuple[str, ...]] = [("--help",), ("score", "--help"), ("info", "-h"), ("--version",)]
+        asked = [("--help",), *((command, "--help") for command in COMMANDS), ("info", "-h"), ("--version",)]
         for result in (*(piped(*arguments, code=code) for arguments in asked), piped(code=code, **completing)):
             assert (result.returncode, result.stderr) == (0, "")
-            assert ESCAPE not in result.stdout
+            assert "\x1b" not in result.stdout
             assert result.stdout
+
+    @pytest.mark.parametrize(
+        ("missing", "arguments", "message"),
+        [
+            *((name, (), "the command line needs: pip install 'damlpips[cli]'") for name in CLI),
+            ("scipy", ("agree", "set.csv"), "agree needs: pip install 'damlpips[agree]'"),
+            ("matplotlib", ("agree", "set.csv", "--plot", "p"), "agree needs: pip install 'damlpips[agree]'"),
+            ("matplotlib", ("map", "r.png", "d.png", "-o", "m.png"), "map needs: pip install 'damlpips[viz]'"),
+            ("jinja2", ("report", "rows.csv"), "report needs: pip install 'damlpips[report]'"),
+        ],
+    )
+    def test_a_missing_package_is_named_by_its_extra(
+        self, missing: str, arguments: tuple[str, ...], message: str
+    ) -> None:
+        code = f"import sys; sys.modules[{missing!r}] = None; from damlpips.__main__ import main; main()"
+        result = piped(*arguments, code=code)
+        assert (result.returncode, result.stdout, result.stderr) == (2, "", f"damlpips: {message}\n")
 
     def test_the_module_is_the_program(self) -> None:
         result = piped("--version")
@@ -92,21 +107,21 @@ class TestHelp:
 
 
 class TestCompletion:
-    def completed(self, words: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    def completed(self, words: str) -> list[str]:
         """Return the completions of the last of some words."""
         given = {"_DAMLPIPS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         result = CliRunner().invoke(app, [], prog_name="damlpips", env=given)
         assert result.exit_code == 0, result.output
         return result.stdout.split()
 
-    def test_bash_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert self.completed("damlpips score --backbone ", monkeypatch) == list(BACKBONES)
+    def test_bash_is_told(self) -> None:
+        assert self.completed("damlpips score --backbone ") == list(BACKBONES)
         begun = [name for name in BACKBONES if name.startswith("vgg")]
-        assert self.completed("damlpips map --backbone vgg", monkeypatch) == begun
-        assert self.completed("damlpips score --metric ", monkeypatch) == ["damlpips", "lpips"]
-        assert self.completed("damlpips score --device c", monkeypatch) == ["cpu", "cuda"]
-        assert self.completed("damlpips ", monkeypatch) == COMMANDS
-        assert "--frames-csv" in self.completed("damlpips score --fra", monkeypatch)
+        assert self.completed("damlpips map --backbone vgg") == begun
+        assert self.completed("damlpips score --metric ") == ["damlpips", "lpips"]
+        assert self.completed("damlpips score --device c") == ["cpu", "cuda"]
+        assert self.completed("damlpips ") == COMMANDS
+        assert "--frames-csv" in self.completed("damlpips score --fra")
 
     @pytest.mark.skipif(sys.platform == "win32", reason="no bash there")
     def test_bash_completes_after_its_installation(self, tmp_path: Path) -> None:
@@ -119,19 +134,15 @@ class TestCompletion:
             "_damlpips_completion damlpips; echo ${COMPREPLY[@]}"
         )
         home = {"HOME": str(tmp_path), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-        done = subprocess.run(
-            ["bash", "--norc", "-c", script], capture_output=True, text=True, timeout=60, env=variables(**home)
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.split() == list(BACKBONES)
-        shown = subprocess.run(
-            ["bash", "--norc", "-c", "damlpips --show-completion; true"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env=variables(**home),
-        )
-        assert "complete -o default -F _damlpips_completion damlpips" in shown.stdout
+
+        def bash(script: str) -> str:
+            command = ["bash", "--norc", "-c", script]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=variables(**home))
+            assert (done.returncode, done.stderr) == (0, "")
+            return done.stdout
+
+        assert bash(script).split() == list(BACKBONES)
+        assert "complete -o default -F _damlpips_completion damlpips" in bash("damlpips --show-completion; true")
 
 
 def judged_set(folder: Path) -> Path:
@@ -179,9 +190,7 @@ class TestInfo:
         assert (result.exit_code, result.stderr) == (0, "")
         return json.loads(result.stdout)
 
-    def test_versions_devices_and_variables(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import torch
-
+    def test_versions_devices_and_variables(self) -> None:
         found = self.described(DAMLPIPS_KERNELS="off", OMP_NUM_THREADS="3", NO_COLOR=None)
         assert found["versions"]["damlpips"] == __version__
         assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -208,8 +217,6 @@ class TestInfo:
         assert re.search(r"^  video +without av: pip install 'damlpips\[video\]'$", text, re.MULTILINE)
 
     def test_weights(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        import torch
-
         monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("downloads"))
         content = b"not the weights"
         (tmp_path / "alexnet_features.safetensors").write_bytes(content)

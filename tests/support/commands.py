@@ -25,8 +25,6 @@ _SERVER.set_forkserver_preload(
 )
 
 PATIENCE = 100.0
-
-
 # what CI systems set, and asks rich for colours where there is no terminal
 FORCING = ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "NO_COLOR")
 
@@ -42,6 +40,18 @@ def refused(message: str, *arguments: object) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert re.fullmatch(r"damlpips: .*\n", result.stderr), result.stderr
     assert re.search(message, result.stderr), result.stderr
+
+
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    """Return what is in a folder: the bytes of each file, None for anything else."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.glob("*")}
+
+
+def refused_output(message: str, out: Path, *arguments: object) -> None:
+    """Assert that a run is refused as in `refused`, and leaves the folder of its output as it was."""
+    before = contents(out.parent)
+    refused(message, *arguments, "--out", out)
+    assert contents(out.parent) == before
 
 
 def variables(**others: str) -> dict[str, str]:
