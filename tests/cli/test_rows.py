@@ -1,16 +1,16 @@
 """`damlpips score` writes a row for each pair as it comes, and goes on where a killed run stopped."""
 
+import hashlib
 import json
 import os
 import random
-import re
 import signal
-import subprocess
 import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,8 +22,8 @@ from damlpips.scoring import scorer
 from damlpips.scoring.images import read_image
 from damlpips.scoring.rows import Table
 from tests.support import commands
-from tests.support.commands import csv_rows, json_rows
-from tests.support.pictures import image_file
+from tests.support.commands import Command, csv_rows, json_rows, outputs, refused
+from tests.support.pictures import image_file, image_folders
 
 
 def run(*arguments: object) -> Result:
@@ -32,29 +32,26 @@ def run(*arguments: object) -> Result:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    for k in range(7):
-        image_file(tmp_path / f"r/{k}.png", k, (40, 48) if k != 3 else (36, 50))
-        image_file(tmp_path / f"d/{k}.png", k + 10, (40, 48) if k != 3 else (36, 50))
-    return tmp_path / "r", tmp_path / "d"
+    return image_folders(tmp_path, [(36, 50) if k == 3 else (40, 48) for k in range(7)])
+
+
+LPIPS = ["--metric", "lpips", "--backbone", "nano", "--heads", "uniform"]
 
 
 class TestColumns:
     def test_the_same_rows_in_every_format(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
-        files = [tmp_path / f"s.{ending}" for ending in ("csv", "jsonl", "parquet", "json")]
-        options = [part for file in files[:3] for part in (f"--{file.suffix[1:]}", file)]
-        assert run(*folders, *options, "--json", files[3]).exit_code == 0
-        rows, others = json_rows(files[1]), pq.read_table(files[2]).to_pylist()
+        files, options = outputs(tmp_path)
+        assert run(*folders, *options).exit_code == 0
+        rows = json_rows(files["jsonl"])
         assert [list(row) for row in rows] == [list(Table({}, 4).types)] * 7
-        assert rows == others
+        assert pq.read_table(files["parquet"]).to_pylist() == rows
         text = [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
-        assert csv_rows(files[0]) == text
+        assert csv_rows(files["csv"]) == text
         brief = [{k: row[k] for k in ("reference", "distorted", "score")} for row in rows]
-        assert json.loads(files[3].read_text())["pairs"] == brief
-        assert sorted(os.listdir(tmp_path)) == ["d", "r", *sorted(f.name for f in files)]
+        assert json.loads(files["json"].read_text())["pairs"] == brief
+        assert sorted(os.listdir(tmp_path)) == ["d", "r", *sorted(f.name for f in files.values())]
 
     def test_what_a_row_says(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
-        import hashlib
-
         assert run(*folders, "--jsonl", tmp_path / "s", "--batch-size", 1, "--resize", "reference").exit_code == 0
         row = json_rows(tmp_path / "s")[3]
         images = [read_image(folder / "3.png")[None] for folder in (folders[1], folders[0])]
@@ -69,19 +66,14 @@ class TestColumns:
         assert row["options"] == "alpha=error resize=reference tile=none version=1"
 
     def test_the_ending_tells_the_format(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
-        for ending, start in (
-            ("csv", b"reference,"),
-            ("JSONL", b'{"reference"'),
-            ("parquet", b"PAR1"),
-            ("json", b"{\n"),
-        ):
+        starts = {"csv": b"reference,", "JSONL": b'{"reference"', "parquet": b"PAR1", "json": b"{\n"}
+        for ending, start in starts.items():
             file = tmp_path / f"s.{ending}"
             assert run(*folders, "-o", file, "-q").exit_code == 0
             assert file.read_bytes().startswith(start)
-        result = run(*folders, "--output", tmp_path / "s.txt")
-        assert (result.exit_code, "s.txt: expected a name that ends in .csv" in result.stderr) == (2, True)
-        result = run(*folders, "--csv", tmp_path / "s.csv", "--output", tmp_path / "s.csv")
-        assert (result.exit_code, "expected different files" in result.stderr) == (2, True)
+        refused(r"s\.txt: expected a name that ends in \.csv", "score", *folders, "--output", tmp_path / "s.txt")
+        file = tmp_path / "s.csv"
+        refused("expected different files", "score", *folders, "--csv", file, "--output", file)
 
     @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are text there")
     def test_odd_names_come_back(self, tmp_path: Path) -> None:
@@ -89,8 +81,7 @@ class TestColumns:
         names = ["a\nb.png", 'c "d", e.png', os.fsdecode(b"f\xff.png"), "g\r.png", "ü.png"]
         for name in names:
             image_file(tmp_path / "d/x.png", 1).rename(tmp_path / "d" / name)
-        files = {kind: tmp_path / f"s.{kind}" for kind in ("csv", "jsonl", "parquet", "json")}
-        options = [part for kind, file in files.items() for part in (f"--{kind}", file)]
+        files, options = outputs(tmp_path)
         assert run(reference, tmp_path / "d", *options).exit_code == 0
         for rows in (csv_rows(files["csv"]), json_rows(files["jsonl"]), json.loads(files["json"].read_text())["pairs"]):
             assert sorted(Path(row["distorted"]).name for row in rows) == sorted(names)
@@ -99,14 +90,11 @@ class TestColumns:
         assert (again.exit_code, [file.read_bytes() for file in files.values()]) == (0, written)
 
 
-def scored_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list to which the name of each image is added when it is read."""
-    read: list[str] = []
-    real = scorer.read_image
-    monkeypatch.setattr(
-        scorer, "read_image", lambda path, **o: read.append(f"{path.parent.name}/{path.name}") or real(path, **o)
-    )
-    return read
+def watched_reading(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Return what stands in for `read_image` from here on, and knows what it has read."""
+    reading = Mock(wraps=scorer.read_image)
+    monkeypatch.setattr(scorer, "read_image", reading)
+    return reading
 
 
 class TestGoingOn:
@@ -127,22 +115,22 @@ class TestGoingOn:
         cuts += [whole.rindex(b"z ") + 5]  # after the line feed in a quoted name, or in its escape
         for cut in cuts:
             file.write_bytes(whole[:cut])
-            read = scored_names(monkeypatch)
+            reading = watched_reading(monkeypatch)
             assert run(*command).exit_code == 3
             monkeypatch.undo()
             assert file.read_bytes() == whole
             rows = whole[header:cut].count(b"\n")
             if kind == "jsonl":
-                assert len(read) == 14 - 2 * (rows - rows % 2)
+                assert reading.call_count == 14 - 2 * (rows - rows % 2)
 
     def test_a_complete_file_is_left_as_it_is(
         self, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = run(*folders, "--csv", tmp_path / "s.csv")
         before = (tmp_path / "s.csv").read_bytes(), (tmp_path / "s.csv").stat().st_mtime_ns
-        read = scored_names(monkeypatch)
+        reading = watched_reading(monkeypatch)
         again = run(*folders, "--csv", tmp_path / "s.csv")
-        assert read == []
+        reading.assert_not_called()
         assert ((tmp_path / "s.csv").read_bytes(), (tmp_path / "s.csv").stat().st_mtime_ns) == before
         assert (again.exit_code, again.stdout) == (0, first.stdout)
         assert again.stderr == "7 of 7 pairs were scored before\n"
@@ -179,9 +167,10 @@ class TestGoingOn:
         assert run(*command).exit_code == 130
         assert (file.exists(), json_rows(journal)) == (False, rows[:4])
         monkeypatch.undo()
-        read = scored_names(monkeypatch)
+        reading = watched_reading(monkeypatch)
         assert run(*command).exit_code == 0
-        assert sorted(read) == [f"{side}/{k}.png" for side in "dr" for k in (4, 5, 6)]
+        read = sorted(call.args[0].relative_to(tmp_path) for call in reading.call_args_list)
+        assert read == [Path(side, f"{k}.png") for side in "dr" for k in (4, 5, 6)]
         assert (file.read_bytes(), journal.exists()) == (whole, False)
 
     @pytest.mark.parametrize(
@@ -190,11 +179,7 @@ class TestGoingOn:
             ([], ["--resize", "reference"], "was scored with resize=none, this run has resize=reference"),
             ([], ["--backbone", "squeeze", "--weights", "SQUEEZE"], "lacks layer_4, layer_5, layer_6, layer_7"),
             ([], ["--weights", "NANO"], "row 1 has weights 'nano:[0-9a-f]{64}', this run 'nano:[0-9a-f]{64}'"),
-            (
-                ["--metric", "lpips", "--backbone", "nano", "--heads", "uniform"],
-                ["--tile", "64", "--metric", "lpips", "--backbone", "nano", "--heads", "uniform"],
-                "was scored with tile=none, this run has tile=64",
-            ),
+            (LPIPS, [*LPIPS, "--tile", "64"], "was scored with tile=none, this run has tile=64"),
         ],
     )
     @pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
@@ -215,36 +200,28 @@ class TestGoingOn:
         rows = tmp_path / "s.rows.jsonl" if kind == "json" else file
         assert run(*folders, "--jsonl" if kind == "json" else f"--{kind}", rows, *first).exit_code == 0
         before = rows.read_bytes()
-        result = run(*folders, f"--{kind}", file, *options)
-        assert result.exit_code == 2
-        assert re.search(rf"{rows}: .*{message}.*; --overwrite starts anew\n$", result.stderr)
+        message = rf"{rows}: .*{message}.*; --overwrite starts anew\n$"
+        refused(message, "score", *folders, f"--{kind}", file, *options)
         assert rows.read_bytes() == before
         assert run(*folders, f"--{kind}", file, *options, "--overwrite").exit_code == 0
         assert file.read_bytes() != before
 
     def test_rows_of_other_images_are_refused(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
         file = tmp_path / "s.csv"
-        assert run(*folders, "--csv", file).exit_code == 0
-
-        def refused(message: str) -> None:
-            result = run(*folders, "--csv", file)
-            assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
-
-        kept = (folders[1] / "2.png").read_bytes()
-        image_file(folders[1] / "2.png", 77)
-        refused("row 3 was scored with another")
-        (folders[1] / "2.png").write_bytes(kept)
-        kept = (folders[0] / "4.png").read_bytes()
-        image_file(folders[0] / "4.png", 77)
-        refused("row 5 was scored with another")
-        (folders[0] / "4.png").write_bytes(kept)
+        command = ("score", *folders, "--csv", file)
+        assert commands.run(*command).exit_code == 0
+        for image, message in ((folders[1] / "2.png", "row 3"), (folders[0] / "4.png", "row 5")):
+            kept = image.read_bytes()
+            image_file(image, 77)
+            refused(f"{message} was scored with another", *command)
+            image.write_bytes(kept)
         for folder in folders:
             (folder / "6.png").rename(folder / "06.png")
             (folder / "1.png").rename(folder / "1b.png")
-        refused("row 2 has reference")
+        refused("row 2 has reference", *command)
         for folder in folders:
             (folder / "1b.png").unlink()
-        refused("holds 7 rows, this run has 6 pairs")
+        refused("holds 7 rows, this run has 6 pairs", *command)
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -258,8 +235,7 @@ class TestGoingOn:
         self, folders: tuple[Path, Path], tmp_path: Path, content: bytes, message: str
     ) -> None:
         (tmp_path / "s.csv").write_bytes(content)
-        result = run(*folders, "--csv", tmp_path / "s.csv")
-        assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+        refused(message, "score", *folders, "--csv", tmp_path / "s.csv")
         assert (tmp_path / "s.csv").read_bytes() == content
         (tmp_path / "empty").touch()
         assert run(*folders, "--csv", tmp_path / "empty").exit_code == 0
@@ -272,8 +248,7 @@ class TestGoingOn:
         for damage in (b'"x"y\n', b"\n", lines[4][:90] + b"\n", lines[4].replace(b"0.", b"x", 1)):
             damaged = b"".join([*lines[:4], damage, *lines[5:]])
             file.write_bytes(damaged)
-            result = run(*folders, f"--{kind}", file)
-            assert (result.exit_code, "is damaged" in result.stderr) == (2, True), (damage, result.stderr)
+            refused("is damaged", "score", *folders, f"--{kind}", file)
             assert file.read_bytes() == damaged
 
 
@@ -283,8 +258,7 @@ class TestBadPairs:
         image_file(folders[1] / "2.png", 5, (20, 48))
         (folders[0] / "4.png").unlink()
         (folders[0] / "4.png").symlink_to("nowhere")
-        files = {kind: tmp_path / f"s.{kind}" for kind in ("csv", "jsonl", "parquet", "json")}
-        options = [part for kind, file in files.items() for part in (f"--{kind}", file)]
+        files, options = outputs(tmp_path)
         result = run(*folders, *options)
         assert result.exit_code == 3
         rows = json_rows(files["jsonl"])
@@ -338,37 +312,30 @@ def test_a_long_table_is_its_mean(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal")
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_killed_run_ends_with_the_same_file(tmp_path: Path, kind: str) -> None:
-    for k in range(60):
-        size = (48, 40 + 4 * (k % 3))
-        image_file(tmp_path / f"r/{k}.png", k, size)
-        image_file(tmp_path / f"d/{k}.png", k + 100, size)
+    folders = image_folders(tmp_path, [(48, 40 + 4 * (k % 3)) for k in range(60)])
     (tmp_path / "d/33.png").write_bytes(b"no image")
-    command = [sys.executable, "-m", "damlpips", "score", str(tmp_path / "r"), str(tmp_path / "d"), "--batch-size", "4"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    def start(file: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*command, f"--{kind}", str(file)], stderr=subprocess.PIPE, env=environment)
+    def start(file: Path) -> Command:
+        return Command("score", *folders, "--batch-size", 4, f"--{kind}", file, output=tmp_path / "said")
 
-    assert start(tmp_path / "whole").wait(120) == 3
+    def length() -> int:
+        return killed.stat().st_size if killed.exists() else 0
+
+    killed = tmp_path / "killed"
+    assert start(tmp_path / "whole").wait() == 3
     chance = random.Random(kind)
     lengths = [0]
     for _ in range(4):
-        running = start(tmp_path / "killed")
+        running = start(killed)
         # until it has written some more bytes, a random number
         goal = lengths[-1] + chance.randrange(1, 7000)
-        while running.poll() is None and length(tmp_path / "killed") < goal:
+        while running.process.is_alive() and length() < goal:
             time.sleep(0.001)
         running.kill()
-        running.wait(60)
-        lengths.append(length(tmp_path / "killed"))
+        lengths.append(length())
     assert lengths[-1] > 0
     assert sum(one != other for one, other in pairwise(lengths)) >= 2
-    last = start(tmp_path / "killed")
-    assert last.wait(120) == 3
-    assert last.stderr is not None
-    assert b" of 60 pairs were scored before" in last.stderr.read()
-    assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
-
-
-def length(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+    last = start(killed)
+    assert last.wait() == 3
+    assert " of 60 pairs were scored before" in last.err
+    assert killed.read_bytes() == (tmp_path / "whole").read_bytes()

@@ -58,12 +58,18 @@ def done(team: list[Command]) -> list[int]:
     return [process.wait() for process in team]
 
 
+def finished(whole: Path, file: Path, *more: object, world: int = 2) -> list[Command]:
+    """Run some processes to their end; what they have written is what one process writes."""
+    team = ranks(world, *command(whole, file, *more), folder=file.with_name("said"))
+    assert done(team) == [3] * world  # for the damaged image
+    assert file.read_bytes() == (whole / f"whole{file.suffix}").read_bytes()
+    return team
+
+
 @pytest.mark.parametrize(("kind", "world"), [("csv", 2), ("jsonl", 3), ("parquet", 2), ("json", 2)])
 def test_the_same_bytes_as_of_one_process(whole: Path, tmp_path: Path, kind: str, world: int) -> None:
     file = tmp_path / f"s.{kind}"
-    team = ranks(world, *command(whole, file), folder=tmp_path / "said")
-    assert done(team) == [3] * world  # for the damaged image
-    assert file.read_bytes() == (whole / f"whole.{kind}").read_bytes()
+    team = finished(whole, file, world=world)
     assert sorted(os.listdir(tmp_path)) == [file.name, "said"]
     assert "mean" in team[0].out
     assert team[0].err.startswith("damlpips: 1 of 44 pairs could not be scored:\n")
@@ -117,12 +123,10 @@ def test_a_killed_run_goes_on_with_any_number_of_processes(
         for process in caught(lambda world=world: start(world), lambda goal=goal: written() >= goal, file.unlink):
             process.kill()
     assert not file.exists() or file.read_bytes() != (whole / "whole.csv").read_bytes()
-    team = start(worlds[-1])
-    assert done(team) == [3] * worlds[-1]
+    team = finished(whole, file, world=worlds[-1])
     before = re.match(r"(\d+) of 44 pairs were scored before\n", team[0].err)
     assert before
     assert 6 <= int(before[1]) < 44
-    assert file.read_bytes() == (whole / "whole.csv").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["s.csv", "said"]
 
 
@@ -132,12 +136,10 @@ def test_killed_while_shards_are_joined(whole: Path, tmp_path: Path) -> None:
     file.write_bytes(b"".join(rows[:4])[:-7])
     shard_of(file, 0).write_bytes(b"".join(rows[:24]))
     shard_of(file, 24).write_bytes(b"".join(rows[24:]))
-    team = ranks(2, *command(whole, file), folder=tmp_path / "said")
-    assert done(team) == [3, 3]
+    team = finished(whole, file)
     assert team[0].err.startswith("44 of 44 pairs were scored before\n")
-    assert file.read_bytes() == (whole / "whole.jsonl").read_bytes()
-    again = ranks(2, *command(whole, file), folder=tmp_path / "said")
-    assert (done(again), again[0].out) == ([3, 3], team[0].out)
+    printed = team[0].out
+    assert finished(whole, file)[0].out == printed
 
 
 def test_shards_of_another_run_are_refused(whole: Path, tmp_path: Path) -> None:
@@ -149,9 +151,7 @@ def test_shards_of_another_run_are_refused(whole: Path, tmp_path: Path) -> None:
     assert done(team) == [2, 2]
     refused = "s.jsonl.part000000000024.rows.jsonl: row 2 was scored with tile=64, this run has tile=none; --overwrite"
     assert refused in team[0].err
-    team = ranks(2, *command(whole, file, "--overwrite"), folder=tmp_path / "said")
-    assert done(team) == [3, 3]
-    assert file.read_bytes() == (whole / "whole.jsonl").read_bytes()
+    finished(whole, file, "--overwrite")
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,8 @@ def test_processes_without_a_file_system_in_common(tmp_path: Path, content: str 
     if content is not None:
         (tmp_path / "s.csv.parts.json").write_text(content)
     job = Job(scorer.score_pairs, [], Table({}, 0), 8)  # never used
-    with pytest.raises(
-        ScoringError, match=r"s\.csv\.parts\.json: is not what rank 0 wrote: the processes need one file"
-    ):
+    message = r"s\.csv\.parts\.json: is not what rank 0 wrote: the processes need one file"
+    with pytest.raises(ScoringError, match=message):
         _share(Ranks(None, 1, 2), job, tmp_path / "s.csv", "mark")
 
 
@@ -223,9 +222,7 @@ class TestLostProcesses:
         }
         assert said[lost] in team[1 - lost].err
         assert "the same command goes on" in team[1 - lost].err
-        team = ranks(2, *command(whole, file), folder=tmp_path / "said")
-        assert done(team) == [3, 3]
-        assert file.read_bytes() == (whole / "whole.csv").read_bytes()
+        finished(whole, file)
 
     def test_one_that_never_came(self, whole: Path, tmp_path: Path) -> None:
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0, "WORLD_SIZE": 2, "RANK": 0, "DAMLPIPS_RANK_TIMEOUT": 1}
@@ -243,9 +240,9 @@ def test_torchrun(whole: Path, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "damlpips"]
     arguments = list(map(str, command(whole, tmp_path / "s.csv")))
     run = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=120, check=False)
-    # torchrun exits with 1 if any process did not exit with 0
+    # torchrun exits with 1 if any process did not exit with 0, and may end the other one before it exits
     assert run.returncode == 1
-    assert run.stderr.count("exitcode  : 3") == 2
+    assert "exitcode  : 3" in run.stderr
     assert run.stderr.count("1 of 44 pairs could not be scored") == 1
     assert run.stdout.count("lower is closer") == 1
     assert (tmp_path / "s.csv").read_bytes() == (whole / "whole.csv").read_bytes()

@@ -5,16 +5,19 @@ import random
 import re
 import sys
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import pytest
+from rich.console import Console
 from typer.testing import Result
 
 from damlpips import DAMLPIPS
+from damlpips.cli import score
 from damlpips.scoring import frames as scored_frames
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.scorer import score_pairs
 from tests.support import commands
-from tests.support.commands import csv_rows
+from tests.support.commands import csv_rows, json_rows, refused
 from tests.support.pictures import image_file
 from tests.support.videos import frame_folder, moving, noisy, video_file
 
@@ -42,7 +45,7 @@ def test_the_score_is_the_mean_over_the_frames(tmp_path: Path) -> None:
     result = run(*files, "--frames-csv", tmp_path / "f.csv", "-o", tmp_path / "s.jsonl")
     assert (result.exit_code, result.stderr) == (0, "")
     assert re.search(r"^ +video +score", result.stdout, re.MULTILINE)
-    (row,) = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    (row,) = json_rows(tmp_path / "s.jsonl")
     each = csv_rows(tmp_path / "f.csv")
     assert [(r["frame"], r["frames"], r["time"]) for r in each] == [(str(k), "6", str(k * 40 / 1000)) for k in range(6)]
     for name in ("score", "layer_0", "layer_3"):
@@ -105,54 +108,46 @@ def test_a_run_cut_off_anywhere_goes_on_at_the_latest_video(
             file.unlink(missing_ok=True)
         assert run(*command).exit_code == 3
         whole = [file.read_bytes() for file in chosen]
-        read: list[str] = []
-        real = scored_frames.iter_frames
-        monkeypatch.setattr(
-            scored_frames,
-            "iter_frames",
-            lambda path, **o: read.append(path.name) or real(path, **o),  # noqa: B023
-        )
-        assert (run(*command).exit_code, read) == (3, [])
+        reading = Mock(wraps=scored_frames.iter_frames)
+        monkeypatch.setattr(scored_frames, "iter_frames", reading)
+        assert (run(*command).exit_code, reading.call_count) == (3, 0)
         assert [file.read_bytes() for file in chosen] == whole
         header = whole[-1].index(b"\n") + 1
         for cut in (header, *random.Random(0).sample(range(header, len(whole[-1])), 7), len(whole[-1]) - 1):
             chosen[-1].write_bytes(whole[-1][:cut])
-            read.clear()
+            reading.reset_mock()
             assert run(*command).exit_code == 3
             assert [file.read_bytes() for file in chosen] == whole
             last = whole[-1][header:cut].split(b"\n")[-2:-1]
             first = 0 if not last else int(last[0].split(b",")[1].rsplit(b"/", 1)[1][:1])
             # no video before the one that was cut off is read again
-            assert all(int(name[0]) >= first for name in read)
+            assert all(int(read.args[0].stem) >= first for read in reading.call_args_list)
         monkeypatch.undo()
 
 
 def test_rows_of_frames_of_another_run_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    command = (*folders, "--frames-csv", tmp_path / "f.csv", "-q")
-    assert run(*command).exit_code == 3
+    command = ("score", *folders, "--frames-csv", tmp_path / "f.csv", "-q")
+    assert commands.run(*command).exit_code == 3
     before = (tmp_path / "f.csv").read_bytes()
     for options, message in (
         (["--resize", "32"], "row 1 was scored with resize=none, this run has resize=32"),
         (["--backbone", "nano", "--metric", "lpips", "--heads", "uniform"], "has layer_3 besides"),
     ):
-        result = run(*command, *options)
-        assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+        refused(message, *command, *options)
     video_file(folders[1] / "2.mkv", moving(9, 5))
-    result = run(*command)
-    assert (result.exit_code, "pair 3 was scored with another" in result.stderr) == (2, True), result.stderr
+    refused("pair 3 was scored with another", *command)
     (tmp_path / "f.csv").write_bytes(before.replace(b",1,3,", b",2,3,", 1))
-    result = run(*command)
-    assert (result.exit_code, "row 2 is damaged (no frame 1)" in result.stderr) == (2, True), result.stderr
-    assert run(*command, "--overwrite").exit_code == 3
+    refused(r"row 2 is damaged \(no frame 1\)", *command)
+    assert commands.run(*command, "--overwrite").exit_code == 3
 
 
 def test_refusals(folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = folders[0] / "4.png"
-    commands.refused("no videos among the pairs", "score", image, image, "--frames-csv", tmp_path / "f.csv")
-    commands.refused("--frames-csv -: expected a file", "score", *folders, "--frames-csv", "-")
-    commands.refused("is an image: with --frames", "score", image, image, "--frames")
+    refused("no videos among the pairs", "score", image, image, "--frames-csv", tmp_path / "f.csv")
+    refused("--frames-csv -: expected a file", "score", *folders, "--frames-csv", "-")
+    refused("is an image: with --frames", "score", image, image, "--frames")
     monkeypatch.setitem(sys.modules, "av", None)
-    commands.refused(r"needs PyAV: pip install 'damlpips\[video\]'", "score", *folders)
+    refused(r"needs PyAV: pip install 'damlpips\[video\]'", "score", *folders)
     for side in folders:
         frame_folder(side / "clips/one", moving(1, 2))
         (side / "4.png").unlink()
@@ -172,24 +167,15 @@ def test_unequal_sizes_say_which_option_helps(tmp_path: Path) -> None:
 def test_a_bar_says_how_far_a_video_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rich.console import Console
-
-    from damlpips.cli import score
-
     monkeypatch.setattr(score, "Console", lambda **_: Console(file=sys.stderr, force_terminal=True, width=120))
     progress = score._Progress(1, shown=True, videos=True)
-
-    def scores():  # type: ignore[no-untyped-def]
-        progress.watch(Pair(tmp_path / "r", tmp_path / "long.mkv", "x", video=True), 1234)
-        yield 1
-
-    assert list(progress.along(scores())) == [1]
+    pair = Pair(tmp_path / "r", tmp_path / "long.mkv", "x", video=True)
+    list(progress.along(progress.watch(pair, frames) for frames in (1234,)))
     assert "long.mkv: 1234 frames" in capsys.readouterr().err
 
 
 def test_frames_are_counted_as_they_are_scored(tmp_path: Path) -> None:
     video = video_file(tmp_path / "r.mkv", moving(1, 7))
-    seen: list[tuple[Pair, int]] = []
-    pair = Pair(video, video, "x", video=True)
-    list(score_pairs(DAMLPIPS(), [pair], batch_size=3, watch=lambda *told: seen.append(told)))
-    assert seen == [(pair, 3), (pair, 6), (pair, 7)]
+    pair, watch = Pair(video, video, "x", video=True), Mock()
+    list(score_pairs(DAMLPIPS(), [pair], batch_size=3, watch=watch))
+    assert watch.call_args_list == [call(pair, 3), call(pair, 6), call(pair, 7)]

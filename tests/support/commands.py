@@ -73,6 +73,12 @@ def piped(*arguments: object, code: str = "", **others: str) -> subprocess.Compl
     )
 
 
+def outputs(folder: Path, *kinds: str) -> tuple[dict[str, Path], list[object]]:
+    """Return a file of each kind in a folder, and the options that ask for them."""
+    files = {kind: folder / f"s.{kind}" for kind in kinds or ("csv", "jsonl", "parquet", "json")}
+    return files, [part for kind, file in files.items() for part in (f"--{kind}", file)]
+
+
 def csv_rows(file: Path) -> list[dict[str, str]]:
     with open(file, newline="", encoding="utf-8", errors="surrogateescape") as opened:
         return list(csv.DictReader(opened))
