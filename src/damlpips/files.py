@@ -48,7 +48,7 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def shown(text: str, most: int) -> str:
+def shown(text: str, most: int = MOST_SHOWN) -> str:
     """Return a text as an error message quotes it, shortened: a file may hold very long ones."""
     return repr(text if len(text) <= most else f"{text[:most]}...")
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -294,24 +295,22 @@ class TestSets:
     def test_parts(self) -> None:
         judged, distance = ratings()
         score = np.array([j.score for j in judged.judgements])
-        parts = breakdown(judged, distance)
-        assert list(parts.by_kind) == ["blur", "noise"]
-        assert list(parts.by_content) == [f"c{k}" for k in range(6)]
-        assert parts.by_kind["noise"].figures["SRCC"] == srcc(distance[1::2], score[1::2])
-        assert parts.by_content["c2"].figures["PLCC"] == plcc(distance[2::6], score[2::6])
-        assert {part.judgements for part in parts.by_content.values()} == {8}
+        kinds, contents = (breakdown(judged, distance, by) for by in ("kind", "content"))
+        assert (list(kinds), list(contents)) == (["blur", "noise"], [f"c{k}" for k in range(6)])
+        assert kinds["noise"].figures["SRCC"] == srcc(distance[1::2], score[1::2])
+        assert contents["c2"].figures["PLCC"] == plcc(distance[2::6], score[2::6])
+        assert {part.judgements for part in contents.values()} == {8}
 
     def test_parts_have_ceilings(self) -> None:
         choices = tuple(Choice(*PICTURES, a, 4 - a, "c", kind) for a, kind in [(4, "x"), (3, "x"), (2, "")])
-        parts = breakdown(JudgedSet("choices", choices), [(0, 1), (0, 1), (1, 0)]).by_kind
+        parts = breakdown(JudgedSet("choices", choices), [(0, 1), (0, 1), (1, 0)], "kind")
         assert parts["x"].ceilings["majority"] == parts["x"].figures["2AFC"] == pytest.approx(0.875)
         assert parts[""].ceilings == {"human": 0.5, "majority": 0.5}
 
     def test_a_part_that_is_too_small_has_no_figure(self) -> None:
         judged, distance = ratings(n=4, contents=2)
-        assert all(
-            np.isnan(v) for part in breakdown(judged, distance).by_content.values() for v in part.figures.values()
-        )
+        parts = breakdown(judged, distance, "content").values()
+        assert all(np.isnan(value) for part in parts for value in part.figures.values())
 
     def test_one_content_has_no_interval(self) -> None:
         judged, distance = ratings(n=20, contents=1)
@@ -335,12 +334,12 @@ class TestSets:
             evaluate(judged, distance[1:])
         choices = JudgedSet("two", (Choice(*PICTURES, 1, 0, "c"),))
         with pytest.raises(ValueError, match=r"two: expected distances \(1, 2\) for judgements Choice, got \(2, 1\)"):
-            breakdown(choices, [[0.1], [0.2]])
+            breakdown(choices, [[0.1], [0.2]], "kind")
 
     def test_errors_name_the_set_and_the_judgement(self) -> None:
         judged, distance = ratings(n=20)
         distance[7] = np.nan
-        for function in (evaluate, breakdown):
+        for function in (evaluate, partial(breakdown, by="kind")):
             with pytest.raises(ValueError, match=r"ratings: distance: expected finite numbers, got nan in row 7"):
                 function(judged, distance)
         none = JudgedSet("two", (Choice(*PICTURES, 0, 0, "c"),))

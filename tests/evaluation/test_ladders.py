@@ -1,6 +1,5 @@
 """Distortion ladders, the count of wrong orders on them, and the two benchmarks that print tables of them."""
 
-import doctest
 import importlib
 import math
 import re
@@ -17,7 +16,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from damlpips.evaluation import ladders
 from damlpips.evaluation.ladders import FARTHEST, LADDERS, Ladder, Violations, violations
 from damlpips.evaluation.named import build
 from damlpips.scoring.images import ScoringError, read_image
@@ -275,12 +273,6 @@ class TestViolations:
         photograph = read_image(DEMO / "landscape.png")[:, :128, :128]
         found = violations(build("damlpips").distances, [photograph], ladder)
         assert found == Violations(len(ladder.levels), 0)
-
-
-def test_examples() -> None:
-    result = doctest.testmod(ladders)
-    assert result.attempted > 4
-    assert result.failed == 0
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ def _print_names() -> None:
     from damlpips.evaluation.named import names
 
     for name in names():
-        typer.echo(name.name)
+        typer.echo(name)
 
 
 def _load(paths: Sequence[Path], layout: str) -> "list[JudgedSet]":

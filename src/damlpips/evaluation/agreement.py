@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,6 @@ from damlpips.scoring.images import ScoringError
 
 # called with what is being done, how many of its steps are done, and how many there are
 Progress = Callable[[str, int, int], None]
-
-# by metric and set
-Distances = Mapping[tuple[str | None, str], NDArray[np.float64]]
 
 CHALLENGE = "challenge"
 
@@ -110,7 +108,7 @@ def agree(
         metrics, sets: each name once.
         cases: of `damlpips.evaluation.challenge.load`.
         baseline: the name of the metric that the others are compared with; without it nothing is compared.
-        cache: as for `damlpips.evaluation.distances.distances`.
+        cache: where distances are looked up and kept; None computes all of them.
         shorter_side: as for `damlpips.evaluation.views.View`.
         samples, seed, headline_only: as for `damlpips.evaluation.figures.evaluate`.
         progress: called after every pair of images, and after the figures of every metric and set.
@@ -121,17 +119,6 @@ def agree(
     Raises:
         CacheError: the cache is damaged or cannot be written.
         ValueError: two metrics or two sets of one name, a set without judgements or with opinions that are none.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from damlpips.evaluation.judgements import Rating
-        >>> from damlpips.evaluation.named import build
-        >>> reference, folder = Path("docs/demo/pebbles.png"), Path("docs/demo/pebbles")
-        >>> scores = {"noise_5.png": 5.0, "noise_15.png": 4.0, "noise_40.png": 2.0}
-        >>> ratings = tuple(Rating(reference, folder / name, score, "pebbles") for name, score in scores.items())
-        >>> found = agree([build("mse")], [JudgedSet("demo", ratings)])
-        >>> found.results["mse", "demo"].figures.headline.value
-        1.0
     """
     for what, names in (("metrics", [m.name for m in metrics]), ("sets", [s.name for s in sets])):
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -150,7 +137,11 @@ def agree(
         for judged in sets:
             try:
                 values = distances(metric, judged, view, cache=cache, progress=tell(metric, judged.name))
-                found[metric.name, judged.name] = _finite(values)
+                if len(bad := values[~np.isfinite(values)]):
+                    # the PSNR of two equal images, for one
+                    count = f"{len(bad)} of its {values.size} distances are {bad[0]}"
+                    raise ScoringError(f"{count}, of which there are no figures")
+                found[metric.name, judged.name] = values
             except ScoringError as error:
                 failures.append(Failure(metric.name, judged.name, str(error)))
         if cases:
@@ -161,13 +152,19 @@ def agree(
                 failures.append(Failure(metric.name, CHALLENGE, str(error)))
     drawn = {"samples": samples, "seed": seed}
     results: dict[tuple[str, str], Result] = {}
-    for metric in metrics:
-        for judged in sets:
-            if (metric.name, judged.name) not in found:
-                continue
-            results[metric.name, judged.name] = _result(metric, judged, found, baseline, headline_only, drawn)
-            if progress is not None:
-                progress("figures and their intervals", len(results), len(found))
+    for metric, judged in product(metrics, sets):
+        if (metric.name, judged.name) not in found:
+            continue
+        values, others = found[metric.name, judged.name], found.get((baseline, judged.name))
+        figures = evaluate(judged, values, headline_only=headline_only, **drawn)
+        differences = {}
+        if others is not None and metric.name != baseline:
+            differences = compare(judged, values, others, headline_only=headline_only, **drawn)
+        results[metric.name, judged.name] = Result(
+            metric.name, metric.lower_is_closer, judged, values, figures, differences
+        )
+        if progress is not None:
+            progress("figures and their intervals", len(results), len(found))
     return Agreement(
         metrics={metric.name: metric.identity for metric in metrics},
         sets=tuple(sets),
@@ -181,37 +178,12 @@ def agree(
     )
 
 
-def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    bad = values[~np.isfinite(values)]
-    if len(bad):
-        # the PSNR of two equal images, for one
-        raise ScoringError(f"{len(bad)} of its {values.size} distances are {bad[0]}, of which there are no figures")
-    return values
-
-
-def _result(
-    metric: NamedMetric,
-    judged: JudgedSet,
-    found: Distances,
-    baseline: str | None,
-    headline_only: bool,
-    drawn: Mapping[str, int],
-) -> Result:
-    values, others = found[metric.name, judged.name], found.get((baseline, judged.name))
-    return Result(
-        metric=metric.name,
-        lower_is_closer=metric.lower_is_closer,
-        judged_set=judged,
-        distances=values,
-        figures=evaluate(judged, values, headline_only=headline_only, **drawn),
-        differences={}
-        if others is None or metric.name == baseline
-        else compare(judged, values, others, headline_only=headline_only, **drawn),
-    )
-
-
 def _means(
-    metrics: Sequence[str], sets: Sequence[JudgedSet], found: Distances, baseline: str | None, drawn: Mapping[str, int]
+    metrics: Sequence[str],
+    sets: Sequence[JudgedSet],
+    found: Mapping[tuple[str | None, str], NDArray[np.float64]],
+    baseline: str | None,
+    drawn: Mapping[str, int],
 ) -> dict[str, Mean]:
     if len(sets) < 2:  # the mean of one set says nothing new
         return {}

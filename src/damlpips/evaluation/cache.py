@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from damlpips.files import digest, identity, reason
 from damlpips.scoring.images import ScoringError
@@ -70,18 +69,8 @@ class DistanceCache:
         path: the file, made if it is not there; None for `default_path()`.
 
     Raises:
-        CacheError: the file cannot be opened or written, is no cache of this package's, or is damaged.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from damlpips.evaluation.cache import DistanceCache, key
-        >>> file = Path(tempfile.mkdtemp()) / "distances.sqlite"
-        >>> with DistanceCache(file) as cache:
-        ...     cache.put(key("metric", "view", "a", "b"), 0.25)
-        >>> with DistanceCache(file) as cache:
-        ...     cache.get(key("metric", "view", "a", "b"))
-        0.25
+        CacheError: here and from its methods: the file cannot be opened or written, is no cache of this package's, or
+            is damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -121,11 +110,7 @@ class DistanceCache:
                 )
 
     def get(self, key: bytes) -> float | None:
-        """Return the distance under `key`, or None.
-
-        Raises:
-            CacheError: the file is damaged.
-        """
+        """Return the distance under `key`, or None."""
         if key in self._distances:
             return self._distances[key]
         with self._explained():
@@ -138,12 +123,7 @@ class DistanceCache:
         return value
 
     def put(self, key: bytes, value: float) -> None:
-        """Keep a distance under `key`.
-
-        Raises:
-            ValueError: NaN, which is no distance.
-            CacheError: the file cannot be written.
-        """
+        """Keep a distance under `key`; NaN, which is none, is a ValueError."""
         if value != value:
             raise ValueError("expected a distance, got NaN")
         self._distances[key] = float(value) + 0.0  # SQLite does not keep the sign of a zero
@@ -154,7 +134,6 @@ class DistanceCache:
 
         Raises:
             ScoringError: the file cannot be read.
-            CacheError: the cache is damaged, or cannot be written.
         """
         name = os.fsencode(path.absolute())
         try:
@@ -185,11 +164,7 @@ class DistanceCache:
         return looks, content
 
     def flush(self) -> None:
-        """Write what was put to the disk.
-
-        Raises:
-            CacheError: the file cannot be written.
-        """
+        """Write what was put to the disk."""
         distances = [(k, v, _digest(k, struct.pack("<d", v))) for k, v in self._distances.items()]
         contents = [(n, *row, _digest(n, *(text.encode() for text in row))) for n, row in self._contents.items()]
         if distances or contents:
@@ -214,9 +189,7 @@ class DistanceCache:
     def __enter__(self) -> "DistanceCache":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @contextmanager

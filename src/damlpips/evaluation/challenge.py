@@ -87,10 +87,8 @@ def load(folder: Path) -> list[Case]:
     for kind, changes in CHANGES.items():
         files = _by_name(folder / kind)
         for name in _names(files, changes, folder / kind):
-            cases += [
-                Case(kind, f"{name}_{change}", files[name], files[f"{name}_{change}"], farther, True)
-                for change in changes
-            ]
+            changed = [f"{name}_{change}" for change in changes]
+            cases += [Case(kind, other, files[name], files[other], farther, True) for other in changed]
     files = _by_name(folder / STAIN)
     for name in _names(files, (CLOSER, FARTHER), folder / STAIN):
         closer, other = files[f"{name}_{CLOSER}"], files[f"{name}_{FARTHER}"]
@@ -116,27 +114,15 @@ def successes(
     """
     pairs = [(case.image, other) for case in cases for other in (case.closer, *case.farther)]
     distance = dict(zip(pairs, pair_distances(metric, pairs, view, cache=cache, progress=progress), strict=True))
-
-    def succeeds(case: Case) -> bool:
+    found = []
+    for case in cases:
         closer, nearest = distance[case.image, case.closer], min(distance[case.image, f] for f in case.farther)
-        return closer < nearest or (case.ties_succeed and closer == nearest)
-
-    return [succeeds(case) for case in cases]
+        found.append(closer < nearest or (case.ties_succeed and closer == nearest))
+    return found
 
 
 def rates(cases: Sequence[Case], succeeded: Sequence[bool]) -> dict[str, Rate]:
-    """Return the rate of each kind that there are cases of, and last that of all of them as `"overall"`.
-
-    Raises:
-        ValueError: not one result a case, or no cases.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from damlpips.evaluation.challenge import Case, rates
-        >>> dog = [Case("rotate", f"dog_{k}", Path("dog"), Path(f"dog_{k}"), (Path("red"),), True) for k in (22, 45)]
-        >>> rates(dog, [True, False])["overall"].share
-        0.5
-    """
+    """Return the rate of each kind that there are cases of, and last that of all of them as `"overall"`."""
     if not cases or len(cases) != len(succeeded):
         raise ValueError(f"expected one result a case, got {len(succeeded)} of {len(cases)}")
     by_kind = {kind: [s for case, s in zip(cases, succeeded, strict=True) if case.kind == kind] for kind in KINDS}

@@ -45,16 +45,6 @@ def distances(
         ScoringError: an image that cannot be read, a pair in two sizes, a metric that fails for a pair or gives no
             number; names the files and the metric. What was computed before stays in the cache.
         CacheError: the cache is damaged or cannot be written.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from damlpips.evaluation.distances import distances
-        >>> from damlpips.evaluation.judgements import JudgedSet, Rating
-        >>> from damlpips.evaluation.named import build
-        >>> original, blurred = Path("docs/demo/pebbles.png"), Path("docs/demo/pebbles/blur_3.png")
-        >>> judged = JudgedSet("demo", (Rating(original, blurred, score=3.0, content="pebbles"),))
-        >>> distances(build("mse"), judged).shape
-        (1,)
     """
     pairs = [pair for judgement in judged.judgements for pair in pairs_of(judgement)]
     table = np.array(pair_distances(metric, pairs, view, cache=cache, progress=progress), dtype=np.float64)
@@ -123,7 +113,6 @@ class _Reference:
         return self.metric.encode(self.view.of(self.pixels, self.metric.device))
 
     def distance(self, distorted: Path) -> float:
-        """Return the distance of a file to this reference."""
         reference, pixels = self.pixels, self.view.read(distorted)
         if pixels.shape != reference.shape:
             sizes = [f"{height} x {width}" for _, height, width in (pixels.shape, reference.shape)]

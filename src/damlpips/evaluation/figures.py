@@ -14,8 +14,7 @@ as the correlation with a constant, is NaN.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,7 +22,7 @@ from numpy.typing import ArrayLike
 from damlpips.evaluation.correlation import krcc, plcc, srcc, srcc_of_samples
 from damlpips.evaluation.judgements import Choice, JudgedSet, Judgement, Rating, SameOrNot
 from damlpips.evaluation.votes import human_2afc, jnd_map, majority_2afc, two_afc
-from damlpips.report.intervals import Counts, Difference, Figure, Floats, Interval, Rows, interval, paired_difference
+from damlpips.report.intervals import Difference, Figure, Floats, Interval, Rows, interval, paired_difference
 
 
 @dataclass(frozen=True)
@@ -91,32 +90,15 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Breakdown:
-    """The figures of a set's kinds of distortion and of its contents, each in the order in which the set names them."""
-
-    by_kind: Mapping[str, Part]
-    by_content: Mapping[str, Part]
-
-
-@dataclass(frozen=True)
 class _Figure:
-    """A figure of some rows of a table."""
+    """A figure of some rows of a table; `of_samples` is as in `damlpips.report.intervals.interval`."""
 
     function: Callable[..., float]
     columns: Sequence[Floats]
+    of_samples: Callable[..., Floats] | None
 
     def __call__(self, rows: Rows) -> float:
         return self.function(*(column[rows] for column in self.columns))
-
-
-@dataclass(frozen=True)
-class _FigureAtOnce(_Figure):
-    """A figure of many samples at once, too."""
-
-    at_once: Callable[..., Floats]
-
-    def of_samples(self, counts: Counts) -> Floats:
-        return self.at_once(*self.columns, counts)
 
 
 @dataclass(frozen=True)
@@ -134,12 +116,7 @@ class _Table:
     def figure(self, name: str) -> Figure:
         function, columns = self.of.figures[name], [*self.distances, *self.opinions]
         at_once = self.of.at_once.get(name)
-        return _Figure(function, columns) if at_once is None else _FigureAtOnce(function, columns, at_once)
-
-    def part(self, rows: Rows) -> "Part":
-        opinions = [column[rows] for column in self.opinions]
-        figures = {name: self.figure(name)(rows) for name in self.names()}
-        return Part(len(rows), figures, {name: function(*opinions) for name, function in self.of.ceilings.items()})
+        return _Figure(function, columns, at_once and partial(at_once, *columns))
 
 
 def evaluate(
@@ -152,13 +129,6 @@ def evaluate(
         samples: bootstrap samples of each interval.
         seed: the same seed draws the same samples.
         headline_only: leave the others out: a thousand curves fitted for the interval of PLCC take seconds.
-
-    Example:
-        >>> from pathlib import Path
-        >>> scores = [(1.0, "boat"), (3.0, "boat"), (2.0, "lake"), (4.0, "lake")]
-        >>> ratings = tuple(Rating(Path("r.png"), Path("d.png"), score, content) for score, content in scores)
-        >>> evaluate(JudgedSet("demo", ratings), [0.4, 0.2, 0.3, 0.1]).headline
-        Interval(value=1.0, low=1.0, high=1.0)
     """
     table = _table(judged_set, distances)
     return SetFigures(
@@ -173,28 +143,24 @@ def evaluate(
     )
 
 
-def breakdown(judged_set: JudgedSet, distances: ArrayLike) -> Breakdown:
-    """Return a set's figures for each kind of distortion and for each content.
+def breakdown(judged_set: JudgedSet, distances: ArrayLike, by: str) -> dict[str, Part]:
+    """Return a set's figures for each `kind` of distortion or each `content`, in the order in which the set names them.
 
     A metric may order the images of each kind well and still put the kinds in the wrong order, or the other way round:
     the figure of the whole set tells neither. Parts have no intervals: most are too small for one.
-
-    Example:
-        >>> from pathlib import Path
-        >>> votes = [(3, 1, "blur"), (1, 3, "blur"), (4, 0, "noise")]
-        >>> paths = Path("r.png"), Path("a.png"), Path("b.png")
-        >>> choices = tuple(Choice(*paths, a, b, "boat", kind) for a, b, kind in votes)
-        >>> parts = breakdown(JudgedSet("demo", choices), [(0.1, 0.2), (0.1, 0.2), (0.1, 0.2)])
-        >>> {kind: part.figures["2AFC"] for kind, part in parts.by_kind.items()}
-        {'blur': 0.5, 'noise': 1.0}
     """
     table = _table(judged_set, distances)
-
-    def by(labels: Sequence[str]) -> dict[str, Part]:
-        column = np.array(labels)
-        return {label: table.part(np.flatnonzero(column == label)) for label in dict.fromkeys(labels)}
-
-    return Breakdown(by([j.kind for j in judged_set.judgements]), by(table.contents))
+    labels = [getattr(judgement, by) for judgement in judged_set.judgements]
+    parts = {}
+    for label in dict.fromkeys(labels):
+        rows = np.flatnonzero(np.array(labels) == label)
+        votes = [column[rows] for column in table.opinions]
+        parts[label] = Part(
+            judgements=len(rows),
+            figures={name: table.figure(name)(rows) for name in table.names()},
+            ceilings={name: function(*votes) for name, function in table.of.ceilings.items()},
+        )
+    return parts
 
 
 def compare(
@@ -209,14 +175,6 @@ def compare(
     """Return how far the figures of a first metric exceed those of a second one on the same set, by name.
 
     Each has its 95 % interval and the p value of `paired_difference`; the options are those of `evaluate`.
-
-    Example:
-        >>> from pathlib import Path
-        >>> pairs = [(1.0, "boat"), (0.5, "boat"), (0.0, "lake"), (1.0, "lake")]
-        >>> same = tuple(SameOrNot(Path("a.png"), Path("b.png"), share, content) for share, content in pairs)
-        >>> found = compare(JudgedSet("demo", same), [0.1, 0.2, 0.3, 0.1], [0.1, 0.1, 0.1, 0.1])
-        >>> round(found["mAP"].value, 3)
-        0.342
     """
     one, other = _table(judged_set, first), _table(judged_set, second)
     return {
@@ -231,9 +189,14 @@ def headline_of(judged_set: JudgedSet, distances: ArrayLike) -> Figure:
     return table.figure(*table.names(headline_only=True))
 
 
+def opinions(judged_set: JudgedSet, field_name: str) -> Floats:
+    """Return what the observers said, (n,): a field of the judgements that holds numbers."""
+    return np.array([getattr(judgement, field_name) for judgement in judged_set.judgements], dtype=np.float64)
+
+
 def _table(judged_set: JudgedSet, distances: ArrayLike) -> _Table:
     """Return a set as columns that all figures can be taken of."""
-    judgements: tuple[Any, ...] = judged_set.judgements
+    judgements = judged_set.judgements
     if not judgements:
         raise ValueError(f"{judged_set.name}: expected judgements, got none")
     of = FIGURES[judged_set.kind_of_judgement]
@@ -243,8 +206,7 @@ def _table(judged_set: JudgedSet, distances: ArrayLike) -> _Table:
         kind = judged_set.kind_of_judgement.__name__
         raise ValueError(f"{judged_set.name}: expected distances {shape} for judgements {kind}, got {array.shape}")
     columns = list(array.reshape(len(judgements), of.distances).T)
-    opinions = [np.array([get(j) for j in judgements], dtype=np.float64) for get in map(attrgetter, of.opinions)]
-    table = _Table(of, columns, opinions, [j.content for j in judgements])
+    table = _Table(of, columns, [opinions(judged_set, name) for name in of.opinions], judged_set.contents)
     try:
         # before any resampling: the error's row is then the judgement's
         table.figure(*table.names(headline_only=True))(np.arange(len(judgements)))

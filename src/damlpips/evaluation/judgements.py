@@ -68,3 +68,8 @@ class JudgedSet:
     def kind_of_judgement(self) -> type[Rating] | type[Choice] | type[SameOrNot]:
         """The class of the set's judgements, which says what figures it has."""
         return type(self.judgements[0])
+
+    @property
+    def contents(self) -> list[str]:
+        """The content of each judgement."""
+        return [judgement.content for judgement in self.judgements]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from damlpips.evaluation.peers import LUMA
+from damlpips.evaluation.peers import luma
 from damlpips.scoring.images import ScoringError
 
 WHITE = 255
@@ -65,13 +65,6 @@ class Ladder:
             TypeError: not a tensor of uint8 or floats.
             ValueError: not (3, H, W), too small for the margin, values outside [0, 1], or a level out of bounds.
             ScoringError: JPEG without Pillow.
-
-        Example:
-            >>> import torch
-            >>> from damlpips.evaluation.ladders import LADDERS
-            >>> LADDERS["contrast"].apply(torch.tensor([0.0, 1.0]).expand(3, 2, 2), 0.5)[0]
-            tensor([[0.2500, 0.7500],
-                    [0.2500, 0.7500]])
         """
         self._check_image(image)
         self._check_level(level)
@@ -140,20 +133,17 @@ def violations(metric: Distance, images: Iterable[Tensor], ladder: Ladder, *, se
     Raises:
         TypeError, ValueError, ScoringError: as `Ladder.apply`; no images; a metric that does not return one number for
             each rung.
-
-    Example:
-        >>> import torch
-        >>> from damlpips.evaluation.ladders import LADDERS, violations
-        >>> def mse(x, y):
-        ...     return (x - y).square().mean((1, 2, 3))
-        >>> violations(mse, [torch.rand(3, 32, 32)], LADDERS["noise"])
-        Violations(neighbours=6, violated=0)
     """
     neighbours = violated = 0
     k = -1
     for k, image in enumerate(images):
-        rungs = ladder.rungs(image, seed=seed + k)
-        distances = _distances(metric, rungs, where=f"image {k}, {ladder.name}")
+        rungs, where = ladder.rungs(image, seed=seed + k), f"image {k}, {ladder.name}"
+        floats = rungs.float() / WHITE if rungs.dtype == torch.uint8 else rungs
+        distances = torch.as_tensor(metric(floats[:1].expand_as(floats), floats)).detach().cpu()
+        if distances.shape != (len(rungs),):
+            raise ValueError(f"{where}: expected {len(rungs)} distances, ({len(rungs)},), got {tuple(distances.shape)}")
+        if distances.isnan().any():
+            raise ValueError(f"{where}: the metric gives NaN, not a number")
         eight_bits = _bytes(rungs)
         differ = (eight_bits[1:] != eight_bits[:-1]).flatten(1).any(1).cpu()
         neighbours += int(differ.sum())
@@ -163,35 +153,18 @@ def violations(metric: Distance, images: Iterable[Tensor], ladder: Ladder, *, se
     return Violations(neighbours, violated)
 
 
-def _distances(metric: Distance, rungs: Tensor, *, where: str) -> Tensor:
-    """Return the distance of each rung to rung 0, on the CPU."""
-    images = rungs.float() / WHITE if rungs.dtype == torch.uint8 else rungs
-    distances = torch.as_tensor(metric(images[:1].expand_as(images), images)).detach().cpu()
-    if distances.shape != (len(rungs),):
-        raise ValueError(f"{where}: expected {len(rungs)} distances, ({len(rungs)},), got {tuple(distances.shape)}")
-    if distances.isnan().any():
-        raise ValueError(f"{where}: the metric gives NaN, not a number")
-    return distances
-
-
 def _bytes(x: Tensor) -> Tensor:
     """Return floats in [0, 1], or a step outside, as uint8."""
     return x if x.dtype == torch.uint8 else (x.clamp(0, 1) * WHITE).round().to(torch.uint8)
 
 
-def _luma(x: Tensor) -> Tensor:
-    return (x * x.new_tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
-
-
 def _noisy(x: Tensor, sigma: float, seed: int) -> Tensor:
-    """Return the image with white Gaussian noise: one pattern a seed, scaled."""
     # drawn on the CPU: a GPU draws other numbers by the same seed
     pattern = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
     return x + sigma / WHITE * pattern.to(x)
 
 
 def _blurred(x: Tensor, sigma: float, seed: int) -> Tensor:
-    """Return the image under a Gaussian kernel."""
     radius = math.ceil(REACH * sigma)
     places = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
     kernel = torch.softmax(-(places**2) / (2 * sigma**2), 0)
@@ -218,13 +191,13 @@ def _compressed(x: Tensor, quality: float, seed: int) -> Tensor:
 
 def _flattened(x: Tensor, contrast: float, seed: int) -> Tensor:
     """Return the image with its contrast lost towards its mean luma."""
-    mean = _luma(x).mean()
+    mean = luma(x).mean()
     return mean + contrast * (x - mean)
 
 
 def _faded(x: Tensor, saturation: float, seed: int) -> Tensor:
     """Return the image with its colours lost towards each pixel's luma."""
-    grey = _luma(x)
+    grey = luma(x)
     return grey + saturation * (x - grey)
 
 

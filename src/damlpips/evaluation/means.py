@@ -19,31 +19,20 @@ from damlpips.evaluation.figures import headline_of
 from damlpips.evaluation.judgements import JudgedSet
 from damlpips.report.intervals import LEVEL, Difference, Floats, Interval, drawn_figures
 
-# of the samples, the share that may have no figure
-MOST_LOST = 1 - LEVEL
-
 
 def mean_figure(
     sets: Sequence[JudgedSet], distances: Sequence[ArrayLike], *, samples: int = 1000, seed: int = 0
 ) -> Interval:
     """Return the mean of a metric's headline figures over sets, and its 95 % interval.
 
-    The interval is NaN where a set has a single content, or a figure is not defined.
-
-    Args:
-        sets: at least one.
-        distances: the metric's on each set, as for `damlpips.evaluation.figures.evaluate`.
-        samples: bootstrap samples of each set.
-        seed: the same seed draws the same samples.
-
-    Raises:
-        ValueError: no sets, or what `evaluate` raises.
+    The interval is NaN where a set has a single content, or a figure is not defined. Distances, options and errors are
+    those of `damlpips.evaluation.figures.evaluate`; no sets are a ValueError.
 
     Reference:
         Satterthwaite, "An Approximate Distribution of Estimates of Variance Components", Biometrics Bulletin 2(6),
         1946.
     """
-    mean, error, freedom = _combined(*_spread(sets, *_drawn(sets, distances, samples, seed)))
+    mean, error, freedom = _combined(sets, *_drawn(sets, distances, samples, seed))
     reach = _reach(error, freedom)
     # no figure is beyond 1, nor below -1
     low, high = np.clip([mean - reach, mean + reach], -1.0, 1.0)
@@ -67,10 +56,16 @@ def compare_means(
     """
     (one, drawn_of_one), (other, drawn_of_other) = (_drawn(sets, d, samples, seed) for d in (first, second))
     drawn = [a - b for a, b in zip(drawn_of_one, drawn_of_other, strict=True)]
-    values, variances, counts = _spread(sets, one - other, drawn)
-    mean, error, freedom = _combined(values, variances, counts)
+    mean, error, freedom = _combined(sets, one - other, drawn)
     reach = _reach(error, freedom)
-    return Difference(mean, mean - reach, mean + reach, _p_value(mean, error, freedom, counts.sum()))
+    if np.isnan(error):
+        p = float("nan")
+    elif mean == 0:
+        p = 1.0
+    else:
+        share = float(stdtr(freedom, -abs(mean) / error)) if error > 0 else 0.0
+        p = max(2 * share, 2.0 ** (1 - sum(len(set(judged.contents)) for judged in sets)))
+    return Difference(mean, mean - reach, mean + reach, p)
 
 
 def _drawn(
@@ -83,26 +78,24 @@ def _drawn(
     seeds = np.random.SeedSequence(seed).generate_state(len(sets))
     values, drawn = [], []
     for judged, of_set, seed_of_set in zip(sets, distances, seeds, strict=True):
-        figure, contents = headline_of(judged, of_set), [j.content for j in judged.judgements]
-        values.append(figure(np.arange(len(contents))))
-        drawn.append(drawn_figures(contents, figure, samples, int(seed_of_set)))
+        figure = headline_of(judged, of_set)
+        values.append(figure(np.arange(len(judged.judgements))))
+        drawn.append(drawn_figures(judged.contents, figure, samples, int(seed_of_set)))
     return np.array(values), drawn
 
 
-def _spread(sets: Sequence[JudgedSet], values: Floats, drawn: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
-    """Return for each set the figure, its variance over contents, and the number of contents."""
-    counts = np.array([len({j.content for j in judged.judgements}) for judged in sets], dtype=np.float64)
-    return values, np.array([_variance(*each) for each in zip(drawn, counts, strict=True)]), counts
-
-
 def _variance(drawn: Floats, k: float) -> float:
+    """Return the variance of a figure over k contents."""
     told = drawn[~np.isnan(drawn)]
-    enough = len(told) > 1 and len(told) >= (1 - MOST_LOST) * len(drawn)
+    # as in `damlpips.report.intervals.ends`
+    enough = len(told) > 1 and len(told) >= LEVEL * len(drawn)
     return float(told.var(ddof=1)) * k / (k - 1) if enough else float("nan")
 
 
-def _combined(values: Floats, variances: Floats, counts: Floats) -> tuple[float, float, float]:
-    """Return the mean, its standard error, and the degrees of freedom of that."""
+def _combined(sets: Sequence[JudgedSet], values: Floats, drawn: Sequence[Floats]) -> tuple[float, float, float]:
+    """Return the mean of the sets' figures, its standard error, and the degrees of freedom of that."""
+    counts = np.array([len(set(judged.contents)) for judged in sets], dtype=np.float64)
+    variances = np.array([_variance(*each) for each in zip(drawn, counts, strict=True)])
     total = float(variances.sum())
     freedom = total**2 / float((variances**2 / (counts - 1)).sum()) if total > 0 else float("nan")
     return float(values.mean()), float(np.sqrt(total)) / len(values), freedom
@@ -111,12 +104,3 @@ def _combined(values: Floats, variances: Floats, counts: Floats) -> tuple[float,
 def _reach(error: float, freedom: float) -> float:
     """Return how far the interval reaches to either side: 0 if no sample differs, NaN if it cannot be estimated."""
     return float(stdtrit(freedom, (1 + LEVEL) / 2)) * error if error > 0 else error
-
-
-def _p_value(mean: float, error: float, freedom: float, contents: float) -> float:
-    if np.isnan(error):
-        return float("nan")
-    if mean == 0:
-        return 1.0
-    share = float(stdtr(freedom, -abs(mean) / error)) if error > 0 else 0.0
-    return max(2 * share, float(2.0 ** (1 - contents)))

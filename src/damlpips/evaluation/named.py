@@ -5,21 +5,20 @@ Scores of similarity are turned into distances here, once: everywhere else lower
 
 import contextlib
 import difflib
-import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from damlpips.evaluation.peers import LIBRARIES, Library
+from damlpips.files import digest
 from damlpips.models.encoder import Images
 from damlpips.models.registry import named
 from damlpips.nets.weights import weights_dir
@@ -37,13 +36,6 @@ class UnknownMetricError(ValueError):
 
 class UnavailableMetricError(RuntimeError):
     """A metric that cannot be built here; the message names it and says why: a library, weights or a download."""
-
-
-class KnownMetric(NamedTuple):
-    """A name that `build` takes, and the library that computes it."""
-
-    name: str
-    library: str
 
 
 @dataclass(frozen=True)
@@ -72,12 +64,8 @@ class NamedMetric:
 
         A similarity s becomes the distance -s: agreement is about order.
 
-        Args:
-            reference: (N, 3, H, W) in [0, 1] on `device`, or what `encode` returned for it.
-            distorted: (N, 3, H, W) in [0, 1] on `device`.
-
-        Raises:
-            Exception: whatever the library raises for these images.
+        Images are (N, 3, H, W) in [0, 1] on `device`; the reference may be what `encode` returned for it. The library
+        raises what it likes for images that it refuses.
         """
         scores = self.score(distorted, reference).detach().to("cpu", torch.float64)
         return scores if self.lower_is_closer else -scores
@@ -100,13 +88,6 @@ def build(
         UnknownMetricError: no metric has this name; lists the nearest.
         UnavailableMetricError: the library is not installed; weights are missing, damaged, or not taken; a download
             failed; ...
-
-    Example:
-        >>> import torch
-        >>> from damlpips.evaluation.named import build
-        >>> x = torch.full((1, 3, 64, 64), 0.25)
-        >>> build("mse").distances(x, x + 0.5)
-        tensor([0.2500], dtype=torch.float64)
     """
     device = torch.device(device)
     library, of_library = _split(name)
@@ -115,20 +96,20 @@ def build(
     if library is None:
         return _build_own(name, device, weights)
     with _unavailable(name), _stdout_kept_clean():
-        _check_known(name, (f"{library.name}:{known}" for known in library.names()))
+        _check_known(name, library.full_names())
         score, lower_is_closer, options = library.build(of_library, device)
     options = {**options, "scores": SCORES}
     identity = _identity(library.name, of_library, version(library.name), device, options)
     return NamedMetric(name, lower_is_closer, identity, device, score, _unchanged)
 
 
-def names() -> list[KnownMetric]:
+def names() -> list[str]:
     """Return every name that `build` takes, of the libraries that are installed; importing pyiqa takes seconds."""
-    known = [KnownMetric(name, OWN) for name in (MSE, *named())]
+    known = [MSE, *named()]
     for library in LIBRARIES.values():
         if find_spec(library.name) is not None:
             with _stdout_kept_clean():
-                known += [KnownMetric(f"{library.name}:{name}", library.name) for name in library.names()]
+                known += library.full_names()
     return known
 
 
@@ -159,11 +140,12 @@ def _build_own(name: str, device: torch.device, weights: str | os.PathLike[str] 
         identity = _identity(OWN, name, __version__, device, {"scores": SCORES})
         return NamedMetric(name, True, identity, device, _mse, _unchanged)
     # other libraries' are suggested, too, where they are known without importing them
-    others = (f"{library.name}:{n}" for library in LIBRARIES.values() if library.is_light for n in library.names())
+    others = (n for library in LIBRARIES.values() if library.is_light for n in library.full_names())
     _check_known(name, [*named(), MSE, *others])
     with _unavailable(name):
         model = named()[name].build(weights=weights).to(device).load()
-    options = {**model.configuration(), "scores": SCORES, "weights": _known_weights()}
+    # the table of weights pins the contents of each file that is used by default
+    options = {**model.configuration(), "scores": SCORES, "weights": digest(weights_dir() / "cards.toml")}
     identity = _identity(OWN, type(model).__name__, __version__, device, options)
     return NamedMetric(name, True, identity, device, model, torch.no_grad()(model.encode))
 
@@ -183,14 +165,8 @@ def _identity(library: str, metric: str, release: str, device: torch.device, opt
     return json.dumps(described, sort_keys=True, default=repr)
 
 
-@lru_cache(maxsize=1)
-def _known_weights() -> str:
-    """Return a digest of the table of weights, which pins the contents of each file that is used by default."""
-    return hashlib.sha256((weights_dir() / "cards.toml").read_bytes()).hexdigest()
-
-
 @contextlib.contextmanager
-def _unavailable(name: str) -> Any:
+def _unavailable(name: str) -> Iterator[None]:
     try:
         yield
     except UnknownMetricError:

@@ -64,6 +64,10 @@ class Library:
     build: Callable[[str, torch.device], Built]
     is_light: bool = True
 
+    def full_names(self) -> list[str]:
+        """Return the names of its metrics with its own in front."""
+        return [f"{self.name}:{name}" for name in self.names()]
+
 
 _UNREDUCED = {"reduction": "none"}
 _RANGED = {"data_range": 1.0}
@@ -111,13 +115,9 @@ def _pair_by_pair(function: Callable[[Tensor, Tensor], Any], distorted: Tensor, 
     return torch.stack([torch.as_tensor(function(x, y)).reshape(()) for x, y in pairs])
 
 
-def _luma(x: Tensor) -> Tensor:
-    return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-
-
-def _of_prepared(function: Callable[[Tensor, Tensor], Any], peer: Peer, distorted: Tensor, reference: Tensor) -> Any:
-    x, y = (peer.white * (_luma(image) if peer.grey else image) for image in (distorted, reference))
-    return function(x, y)
+def luma(x: Tensor) -> Tensor:
+    """Return the luma of images (..., 3, H, W), (..., 1, H, W)."""
+    return (x * x.new_tensor(LUMA)[:, None, None]).sum(-3, keepdim=True)
 
 
 def _build_peer(table: Mapping[str, Peer], name: str, device: torch.device) -> Built:
@@ -129,9 +129,12 @@ def _build_peer(table: Mapping[str, Peer], name: str, device: torch.device) -> B
         function = member(**peer.options).to(device).eval()
     else:
         function = partial(member, **peer.options)
+
+    def of_prepared(distorted: Tensor, reference: Tensor) -> Any:
+        return function(*(peer.white * (luma(x) if peer.grey else x) for x in (distorted, reference)))
+
     options = {"call": peer.place, "grey": peer.grey, "white": peer.white, **peer.options}
-    score = partial(_pair_by_pair, partial(_of_prepared, function, peer))
-    return Built(score, peer.lower_is_closer, options)
+    return Built(partial(_pair_by_pair, of_prepared), peer.lower_is_closer, options)
 
 
 def _pyiqa_configurations() -> dict[str, dict[str, Any]]:

@@ -9,7 +9,6 @@ printer need to tell colours apart.
 """
 
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from math import ceil
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from damlpips.checks import one_of
+from damlpips.evaluation.figures import opinions
 from damlpips.evaluation.judgements import Choice, Rating, SameOrNot
 from damlpips.evaluation.logistic import logistic_fit
 from damlpips.evaluation.votes import precision_recall
+from damlpips.report.figure import render as render_figure
 from damlpips.report.intervals import Interval
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from damlpips.evaluation.agreement import Result
 
-FORMATS = ("pdf", "svg", "png")
 DOTS_PER_INCH = 300
 
 # Okabe and Ito's colours without yellow, which is too light for a marker on white; the groups after the seventh begin
@@ -64,44 +63,28 @@ STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "pdf.fonttype": 42,
-    "svg.fonttype": "none",
-    # equal input gives equal files
-    "svg.hashsalt": "damlpips",
 }
 
 
 def render(results: "Sequence[Result]", *, suffix: str = "pdf") -> bytes:
-    """Return the contents of a file with the plot of one set.
-
-    Args:
-        results: what the metrics scored, all on one set.
-        suffix: `pdf`, `svg` or `png`.
+    """Return the contents of a `pdf`, `svg` or `png` file with the plot of one set; equal results give equal files.
 
     Raises:
         ValueError: an unknown suffix, no results, or results on several sets.
-        ImportError: matplotlib is not installed.
     """
     import matplotlib
 
-    file = BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure = draw(results)
-        undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
-        figure.savefig(file, format=one_of("format", suffix, FORMATS), dpi=DOTS_PER_INCH, metadata=undated[suffix])
-    return file.getvalue()
+        return render_figure(draw(results), suffix, dpi=DOTS_PER_INCH)
 
 
 def draw(results: "Sequence[Result]") -> "Figure":
-    """Return the figure of one set; `render` saves it in the style that goes with it."""
+    """Return the figure of one set; `render` draws it in a style of its own."""
     if len({id(r.judged_set) for r in results}) != 1:
         raise ValueError(f"results: expected those of one set, got {sorted({r.judged_set.name for r in results})}")
-    kinds: dict[type, Callable[[Sequence[Result]], Figure]] = {
-        Rating: _ratings,
-        Choice: _choices,
-        SameOrNot: _same_or_not,
-    }
-    return kinds[results[0].judged_set.kind_of_judgement](results)
+    draws: dict[type, Callable[[Sequence[Result]], Figure]]
+    draws = {Rating: _ratings, Choice: _choices, SameOrNot: _same_or_not}
+    return draws[results[0].judged_set.kind_of_judgement](results)
 
 
 def _ratings(results: "Sequence[Result]") -> "Figure":
@@ -109,9 +92,11 @@ def _ratings(results: "Sequence[Result]") -> "Figure":
     groups, title = _groups(results[0].judged_set.judgements)
     handles: list[Any] = []
     for panel, result in zip(axes, results, strict=True):
-        scores = _column(result, "score")
+        scores = opinions(result.judged_set, "score")
         handles = _points(panel, result.distances, scores, groups)
-        _curve(panel, result.distances, scores)
+        if np.ptp(result.distances) > 0:  # else the metric is blind to the set
+            x = np.linspace(result.distances.min(), result.distances.max(), 200)
+            panel.plot(x, logistic_fit(result.distances, scores)(x), color="black", linewidth=1.2)
         panel.set_title(_title(result), loc="left")
         panel.set_xlabel("distance" if result.lower_is_closer else "-score")
     _only_left(axes, "mean opinion score")
@@ -124,8 +109,8 @@ def _choices(results: "Sequence[Result]") -> "Figure":
     groups, title = _groups(results[0].judged_set.judgements)
     handles: list[Any] = []
     for (marginal, panel), result in zip(axes, results, strict=True):
-        votes = _column(result, "votes_a")
-        share = votes / (votes + _column(result, "votes_b"))
+        votes, others = (opinions(result.judged_set, name) for name in ("votes_a", "votes_b"))
+        share = votes / (votes + others)
         preference, label = _preference(result.distances)
         reach = 1.05 * float(np.abs(preference).max()) or 1.0
         panel.axhline(0.5, color="0.8", linewidth=0.6, zorder=0)
@@ -150,7 +135,7 @@ def _same_or_not(results: "Sequence[Result]") -> "Figure":
     side = 1.5 * PANEL_INCHES
     figure = Figure(figsize=(side, side + LINE_INCHES * len(results)), layout="constrained")
     panel = figure.subplots()
-    same = _column(results[0], "same")
+    same = opinions(results[0].judged_set, "same")
     panel.axhline(same.mean(), color="0.8", linewidth=0.6, zorder=0)
     for k, result in enumerate(results):
         recall, precision = precision_recall(result.distances, same)
@@ -162,11 +147,6 @@ def _same_or_not(results: "Sequence[Result]") -> "Figure":
     panel.set_aspect("equal")
     figure.legend(loc="outside lower center", frameon=False)
     return figure
-
-
-def _column(result: "Result", field: str) -> NDArray:
-    """Return what the observers of a result's set said, (n,)."""
-    return np.array([getattr(j, field) for j in result.judged_set.judgements], dtype=np.float64)
 
 
 def _panels(count: int, above: float = 0.0) -> tuple["Figure", list[Any]]:
@@ -202,24 +182,20 @@ def _only_left(panels: "Sequence[Axes]", label: str) -> None:
 def _points(panel: "Axes", x: NDArray, y: NDArray, groups: Sequence[str]) -> list[Any]:
     """Draw the judgements, and return one handle a group."""
     names = sorted(set(groups))
-    several = len(names) > 1
-    members = np.array(groups)
-    handles = []
-    for k, name in enumerate(names):
-        of_group = members == name
-        handles.append(
-            panel.scatter(
-                x[of_group],
-                y[of_group],
-                s=9,
-                marker=MARKERS[k],
-                color=COLOURS[k % len(COLOURS)],
-                alpha=0.75 if several else 0.5,
-                linewidths=0,
-                rasterized=len(x) > MOST_VECTOR_POINTS,
-            )
+    members = [np.array(groups) == name for name in names]
+    return [
+        panel.scatter(
+            x[member],
+            y[member],
+            s=9,
+            marker=MARKERS[k],
+            color=COLOURS[k % len(COLOURS)],
+            alpha=0.75 if len(names) > 1 else 0.5,
+            linewidths=0,
+            rasterized=len(x) > MOST_VECTOR_POINTS,
         )
-    return handles
+        for k, member in enumerate(members)
+    ]
 
 
 def _groups(judgements: Sequence[Any]) -> tuple[list[str], str]:
@@ -245,13 +221,6 @@ def _legend(figure: "Figure", handles: Sequence[Any], groups: Sequence[str], tit
     figure.legend(
         handles, labels, title=title, loc="outside lower center", ncols=columns, frameon=False, handletextpad=0.2
     )
-
-
-def _curve(panel: "Axes", distances: NDArray, scores: NDArray) -> None:
-    if np.ptp(distances) == 0:
-        return  # a metric that is blind to the set
-    x = np.linspace(distances.min(), distances.max(), 200)
-    panel.plot(x, logistic_fit(distances, scores)(x), color="black", linewidth=1.2)
 
 
 def _preference(distances: NDArray) -> tuple[NDArray, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from damlpips.checks import one_of
 from damlpips.evaluation.agreement import CHALLENGE, Agreement, Mean, Result
-from damlpips.evaluation.figures import FIGURES, Part, breakdown
+from damlpips.evaluation.figures import FIGURES, breakdown
 from damlpips.evaluation.judgements import JudgedSet
 from damlpips.report.intervals import Difference, Interval
 from damlpips.version import __version__
@@ -29,7 +29,7 @@ CSV_COLUMNS = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table of cells; the first column, or as many as `labels`, says what the row is, the others hold numbers."""
+    """A table of cells; the first `labels` columns say what the row is, the others hold numbers."""
 
     title: str
     columns: tuple[str, ...]
@@ -38,11 +38,7 @@ class Table:
 
 
 def all_tables(agreement: Agreement, *, by: str | None = None) -> list[Table]:
-    """Return the tables that have something to show.
-
-    Args:
-        by: one of `PARTS` to have all figures, too.
-    """
+    """Return the tables that have something to show; with `by`, one of `PARTS`, those of all figures, too."""
     found = []
     if agreement.sets:
         found.append(main_table(agreement))
@@ -100,12 +96,8 @@ def _with_means(agreement: Agreement, title: str, rows: list[tuple[str, ...]]) -
 def part_tables(agreement: Agreement, by: str) -> list[Table]:
     """Return a table of all figures for each set.
 
-    Args:
-        by: `set` for a row a metric, with intervals; `kind` or `content` for a row a metric and kind of distortion or
-            content, without.
-
-    Raises:
-        ValueError: `by` is none of them.
+    By `set` it has a row for each metric, with intervals; by `kind` of distortion or `content` a row for each metric
+    and part, without.
     """
     one_of("by", by, PARTS)
     tables = []
@@ -119,12 +111,11 @@ def part_tables(agreement: Agreement, by: str) -> list[Table]:
             rows = [
                 (r.metric, label or NOTHING, str(part.judgements), *(_number(part.figures[name]) for name in names))
                 for r in results
-                for label, part in _parts(r, by).items()
+                for label, part in breakdown(judged, r.distances, by).items()
             ]
             columns = ("metric", by, "n", *names)
-        contents = len({j.content for j in judged.judgements})
-        title = f"{judged.name}: {_count(len(judged.judgements), 'judgement')} of {_count(contents, 'content')}"
-        tables.append(Table(title, columns, tuple(rows), labels=1 if by == "set" else 2))
+        counts = _count(len(judged.judgements), "judgement"), _count(len(set(judged.contents)), "content")
+        tables.append(Table(f"{judged.name}: {' of '.join(counts)}", columns, tuple(rows), 1 if by == "set" else 2))
     return tables
 
 
@@ -155,31 +146,25 @@ def as_markdown(table: Table) -> str:
 
 
 def as_csv(agreement: Agreement, *, by: str | None = None) -> str:
-    """Return a CSV table with a header, one row a figure, in full precision; empty where there is none.
+    """Return a CSV table with a header and a row a figure, in full precision; a value that there is none of is empty.
 
-    Args:
-        by: `kind` or `content` to have the figures of each, too.
+    With `by`, `kind` or `content`, it has the figures of each, too.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    for row in _records(agreement, by):
-        writer.writerow({column: _exact(value) for column, value in row.items()})
+    writer.writerows(_records(agreement, by))
     return text.getvalue()
 
 
 def as_json(agreement: Agreement, *, by: str | None = None) -> str:
-    """Return a JSON object with everything that a figure depends on, and the rows of `as_csv` as objects.
-
-    Args:
-        by: `kind` or `content` to have the figures of each, too.
-    """
+    """Return a JSON object with everything that a figure depends on, and the rows of `as_csv` as objects."""
     sets = [
         {
             "name": judged.name,
             "figure": _headline(judged),
             "judgements": len(judged.judgements),
-            "contents": len({j.content for j in judged.judgements}),
+            "contents": len(set(judged.contents)),
             "ceilings": _ceilings(agreement, judged),
         }
         for judged in agreement.sets
@@ -191,20 +176,26 @@ def as_json(agreement: Agreement, *, by: str | None = None) -> str:
         "shorter_side": agreement.shorter_side,
         "metrics": [{"name": name, "identity": identity} for name, identity in agreement.metrics.items()],
         "sets": sets,
-        "figures": [{key: _or_null(value) for key, value in row.items()} for row in _records(agreement, by)],
+        "figures": list(_records(agreement, by)),
         "failures": [{"metric": f.metric, "set": f.judged_set, "reason": f.reason} for f in agreement.failures],
     }
     return json.dumps(found, indent=2, allow_nan=False) + "\n"
 
 
 def _records(agreement: Agreement, by: str | None) -> Iterator[dict[str, Any]]:
-    """Yield one row of the CSV table after another."""
+    """Yield the rows of the CSV table; a figure that is not defined is None."""
+    for row in _rows(agreement, by):
+        yield {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+
+
+def _rows(agreement: Agreement, by: str | None) -> Iterator[dict[str, Any]]:
     for (metric, judged), result in agreement.results.items():
         of_set = {"metric": metric, "set": judged, "by": "set", "part": "", "judgements": result.figures.judgements}
         for name, figure in result.figures.figures.items():
             differences = _difference_columns(agreement.baseline, result.differences.get(name))
             yield {**of_set, "figure": name, **_interval_columns(figure), **differences}
-        for label, part in (_parts(result, by) if by in ("kind", "content") else {}).items():
+        parts = breakdown(result.judged_set, result.distances, by) if by in ("kind", "content") else {}
+        for label, part in parts.items():
             of_part = {**of_set, "by": by, "part": label, "judgements": part.judgements}
             for name, value in part.figures.items():
                 yield {**of_part, "figure": name, "value": value}
@@ -227,11 +218,6 @@ def _difference_columns(baseline: str | None, difference: Difference | None) -> 
         return {}
     ends = {"difference_low": difference.low, "difference_high": difference.high}
     return {"baseline": baseline, "difference": difference.value, **ends, "p": difference.p}
-
-
-def _parts(result: Result, by: str) -> Mapping[str, Part]:
-    parts = breakdown(result.judged_set, result.distances)
-    return {"kind": parts.by_kind, "content": parts.by_content}[by]
 
 
 def _headline(judged: JudgedSet) -> str:
@@ -269,13 +255,3 @@ def _difference(difference: Difference | None) -> str:
 def _cell(text: str) -> str:
     """Return a text that breaks neither a cell nor a row."""
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def _exact(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return "" if math.isnan(value) else repr(value)
-
-
-def _or_null(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value

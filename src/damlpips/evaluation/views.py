@@ -27,18 +27,7 @@ MOST_KEPT = 600_000_000
 class KeptImages:
     """A reader that does not read again what it read last, up to `most` bytes of pixels, unless the file has changed.
 
-    It has the name of the function that it reads with, since what it reads is the same.
-
-    Raises:
-        ScoringError: when called, as `read`.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from damlpips.evaluation.views import KeptImages
-        >>> from damlpips.scoring.images import read_image
-        >>> read = KeptImages(read_image)
-        >>> read(Path("docs/demo/pebbles.png")) is read(Path("docs/demo/pebbles.png"))
-        True
+    It has the name of the function that it reads with, since what it reads is the same; errors are that function's.
     """
 
     def __init__(self, read: Reader, most: int = MOST_KEPT) -> None:
@@ -66,10 +55,7 @@ def read_without_alpha(path: Path) -> Tensor:
     """Return an image file's pixels as uint8 RGB (3, H, W), whatever its alpha channel says.
 
     Some of the inverted images of the challenge set have edges that are transparent by a tenth; the study compared
-    their colours all the same.
-
-    Raises:
-        ScoringError: the file cannot be read as an image; or Pillow is not installed.
+    their colours all the same. Errors are those of `read_image`.
     """
     try:
         from PIL import Image
@@ -91,9 +77,6 @@ class View:
         read: from a file to its pixels: a function of a module, under whose name distances are kept; or `KeptImages`.
         shorter_side: in pixels; images with a longer one are averaged down to it first: the viewing scale. None leaves
             every image as it is.
-
-    Raises:
-        ValueError: `shorter_side` is less than 1.
     """
 
     read: Reader = read_image
@@ -114,8 +97,8 @@ class View:
     def described(self) -> str:
         """Return a text of everything that what metrics see depends on besides the file."""
         read = f"{self.read.__module__}.{self.read.__qualname__}"
-        how = {"read": read, "pillow": version("pillow"), "scores": SCORES}
-        return json.dumps({**how, "shorter_side": self.shorter_side})
+        of = {"read": read, "pillow": version("pillow"), "scores": SCORES, "shorter_side": self.shorter_side}
+        return json.dumps(of)
 
 
 def scaled_down(x: Tensor, shorter_side: int | None) -> Tensor:

@@ -9,7 +9,6 @@ tails (exponential contents were tried) cost another two to five points.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,17 +45,6 @@ def series(**columns: ArrayLike) -> list[Floats]:
     return list(arrays.values())
 
 
-@runtime_checkable
-class FigureOfSamples(Protocol):
-    """A figure that can be computed for many samples at once, from how often each row is in each sample."""
-
-    def __call__(self, rows: Rows) -> float:
-        """Return the figure of some rows, which may repeat."""
-
-    def of_samples(self, counts: Counts) -> Floats:
-        """Return the figure of each sample, the same as for the sample's rows."""
-
-
 @dataclass(frozen=True)
 class Interval:
     """A figure and its 95 % interval; `low` and `high` are NaN where there is none."""
@@ -87,7 +75,8 @@ def interval(contents: Sequence[str], figure: Figure, *, samples: int = 1000, se
 
     Args:
         contents: the content of each row, (n,).
-        figure: returns the figure of rows, given as indices that may repeat; a `FigureOfSamples` is faster.
+        figure: returns the figure of rows, given as indices that may repeat. Faster is one that has, besides, a
+            function `of_samples`: from how often each row is in each sample, (samples, n), to the figure of each.
         samples: bootstrap samples.
         seed: the same seed draws the same samples, for any figure.
 
@@ -161,11 +150,12 @@ def paired_difference(
 
 def drawn_figures(contents: Sequence[str], figure: Figure, samples: int, seed: int) -> Floats:
     """Return the figure of each bootstrap sample, (samples,); none where there is one content."""
-    if not isinstance(figure, FigureOfSamples):
+    of_samples = getattr(figure, "of_samples", None)
+    if of_samples is None:
         return np.array([figure(rows) for rows in draws(contents, samples, seed)])
     k, which = _numbered(contents)
     blocks = drawn_counts(k, samples, seed, rows=len(which))
-    return np.concatenate([np.array([]), *(figure.of_samples(counts[:, which]) for counts in blocks)])
+    return np.concatenate([np.array([]), *(of_samples(counts[:, which]) for counts in blocks)])
 
 
 def draws(contents: Sequence[str], samples: int, seed: int) -> Iterator[Rows]:

@@ -8,12 +8,12 @@ from damlpips.evaluation.datasets.folders import Images, Listed, first_of, folde
 from damlpips.evaluation.datasets.tables import (
     DatasetError,
     Row,
-    quoted,
     rows_of_sheet,
     rows_with_header,
     rows_without_header,
 )
 from damlpips.evaluation.judgements import JudgedSet
+from damlpips.files import shown
 
 SHEET = "all_by_image"
 COLUMNS = ("image", "dst_idx", "dst_type", "dst_lev", "dmos_std", "dmos")
@@ -66,7 +66,7 @@ def _of_sheet(row: Row) -> tuple[str, str, str]:
     kind = row.fields["dst_type"]
     if kind not in KINDS:
         expected = ", ".join(KINDS)
-        raise DatasetError(f"{row.where}, column 'dst_type': expected one of {expected}, got {quoted(kind)}")
+        raise DatasetError(f"{row.where}, column 'dst_type': expected one of {expected}, got {shown(kind)}")
     # both are cells that may hold a number: the image 1600, and the level
     content, level = (re.sub(r"\.0$", "", row.fields[column]) for column in ("image", "dst_lev"))
     return content, KINDS[kind], level

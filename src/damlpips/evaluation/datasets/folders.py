@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from damlpips.evaluation.datasets.tables import DatasetError, quoted
+from damlpips.evaluation.datasets.tables import DatasetError
 from damlpips.evaluation.judgements import Rating
-from damlpips.files import path_within, reason
+from damlpips.files import path_within, reason, shown
 from damlpips.scoring.images import SUFFIXES
 
 # where a table names an image, and the name
@@ -15,11 +15,7 @@ Wanted = tuple[str, str]
 
 
 def file_names(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Return the names of a folder's regular files with one of these suffixes in any case, sorted; none hidden.
-
-    Raises:
-        DatasetError: the folder is missing or cannot be read.
-    """
+    """Return the names of a folder's regular files with one of these suffixes in any case, sorted; none hidden."""
     try:
         with os.scandir(folder) as entries:
             # the entry knows what it is: no file is asked, but those behind links
@@ -39,11 +35,7 @@ def folder_names(folder: Path) -> list[str]:
 
 
 def first_of(folder: Path, names: Collection[str], what: str) -> Path:
-    """Return the first of these files or folders that is there.
-
-    Raises:
-        DatasetError: none is; says that there is no `what`.
-    """
+    """Return the first of these files or folders that is there; an error calls them `what`."""
     for path in (folder / name for name in names):
         if path.exists():
             return path
@@ -54,9 +46,6 @@ class Images:
     """The images of one folder, or of several that a set is spread over, by their names in any case.
 
     The tables of TID2013 and CSIQ, for one, do not write names in the case that the files have.
-
-    Raises:
-        DatasetError: a folder is missing, or two images differ in the case of their names only.
     """
 
     def __init__(self, *folders: Path) -> None:
@@ -70,11 +59,7 @@ class Images:
                 self.paths[name.lower()] = path
 
     def find(self, wanted: Iterable[Wanted]) -> list[Path]:
-        """Return the path of each image.
-
-        Raises:
-            DatasetError: images are missing; names the first and says how many.
-        """
+        """Return the path of each image; of those that are missing, an error names the first and says how many."""
         return _all_found([(w, self.paths.get(w[1].lower())) for w in wanted], self.where)
 
 
@@ -87,12 +72,7 @@ class Tree:
         self.listed: dict[Path, dict[str, bool]] = {}
 
     def find(self, wanted: Iterable[Wanted]) -> list[Path]:
-        """Return the path of each file.
-
-        Raises:
-            DatasetError: a path is empty, absolute, has `..` or leads out by a symbolic link; files are missing: names
-                the first and says how many.
-        """
+        """Return the path of each file; errors are those of `Images.find`, or that of a path that leads out."""
         return _all_found([(w, self._path(*w)) for w in wanted], str(self.root))
 
     def _path(self, where: str, name: str) -> Path | None:
@@ -104,7 +84,7 @@ class Tree:
             raise DatasetError(f"{where}: {error}") from error
         is_link = self._files(path.parent, where).get(path.name)
         if is_link and not path.resolve().is_relative_to(self.resolved):
-            raise DatasetError(f"{where}: {quoted(name)} leads out of {self.root} by a symbolic link")
+            raise DatasetError(f"{where}: {shown(name)} leads out of {self.root} by a symbolic link")
         return None if is_link is None else path
 
     def _files(self, folder: Path, where: str) -> dict[str, bool]:
@@ -119,7 +99,7 @@ class Tree:
                 self.listed[folder] = {}
             except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
                 what = reason(error) if isinstance(error, OSError) else str(error)
-                raise DatasetError(f"{where}: {quoted(str(folder))}: {what}") from error
+                raise DatasetError(f"{where}: {shown(str(folder))}: {what}") from error
         return self.listed[folder]
 
 
@@ -128,7 +108,7 @@ def _all_found(found: list[tuple[Wanted, Path | None]], searched: str) -> list[P
     if missing:
         where, name = missing[0]
         more = f" ({len(missing)} of {len(found)} are missing)" if len(missing) > 1 else ""
-        raise DatasetError(f"{where}: no image {quoted(name)} in {searched}{more}")
+        raise DatasetError(f"{where}: no image {shown(name)} in {searched}{more}")
     return [path for _, path in found if path is not None]
 
 
@@ -150,16 +130,12 @@ class Listed:
 
 
 def rated(listed: Sequence[Listed], references: Images, distorted: Images) -> tuple[Rating, ...]:
-    """Return the ratings with the paths of their images.
-
-    Raises:
-        DatasetError: an image is missing, or rated twice.
-    """
+    """Return the ratings with the paths of their images; none may be rated twice."""
     first: dict[str, str] = {}
     for item in listed:
         other = first.setdefault(item.distorted.lower(), item.where)
         if other != item.where:
-            raise DatasetError(f"{item.where}: {quoted(item.distorted)} is rated a second time, first in {other}")
+            raise DatasetError(f"{item.where}: {shown(item.distorted)} is rated a second time, first in {other}")
     ones = references.find((item.where, item.reference) for item in listed)
     others = distorted.find((item.where, item.distorted) for item in listed)
     return tuple(Rating(r, d, i.score, i.content, i.kind) for r, d, i in zip(ones, others, listed, strict=True))

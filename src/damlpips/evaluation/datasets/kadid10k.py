@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from damlpips.evaluation.datasets.folders import Images, Listed, rated
-from damlpips.evaluation.datasets.tables import DatasetError, quoted, read_text, rows_with_header
+from damlpips.evaluation.datasets.tables import DatasetError, read_text, rows_with_header
 from damlpips.evaluation.datasets.tid import content_and_kind
 from damlpips.evaluation.judgements import JudgedSet
+from damlpips.files import shown
 
 TABLE = "dmos.csv"
 COLUMNS = ("dist_img", "ref_img", "dmos")
@@ -32,7 +33,7 @@ def read(path: Path) -> list[JudgedSet]:
         content, kind = content_and_kind(row, "dist_img", KINDS)
         if Path(reference).stem.upper() != content:
             where = f"{row.where}, column 'ref_img'"
-            raise DatasetError(f"{where}: {quoted(reference)} is not the reference of {distorted}")
+            raise DatasetError(f"{where}: {shown(reference)} is not the reference of {distorted}")
         # called a DMOS, but 5 is "imperceptible" and 1 "very annoying": higher is closer
         listed.append(Listed(row.where, reference, distorted, row.number("dmos"), content, kind))
     images = Images(path / "images")

@@ -6,7 +6,7 @@ The command line, the table in `docs/how-to/judged-sets.md` and the tests read t
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Protocol
+from typing import Any
 
 from damlpips.evaluation.datasets.tables import DatasetError
 from damlpips.evaluation.judgements import JudgedSet
@@ -14,18 +14,6 @@ from damlpips.files import reason
 
 AUTO = "auto"
 CSV = "csv"
-
-
-class Reader(Protocol):
-    """What reads a layout: a module, or an object of one."""
-
-    def detect(self, path: Path) -> bool:
-        """Return whether a path has the files that tell this layout."""
-        ...
-
-    def read(self, path: Path) -> list[JudgedSet]:
-        """Return the sets of a path, or raise a DatasetError."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -47,10 +35,9 @@ class Layout:
     direction: str = ""
 
     @property
-    def reader(self) -> Reader:
-        """What reads this layout."""
-        found: Reader = resolve_name(f"{__package__}.{self.read_by}")
-        return found
+    def reader(self) -> Any:
+        """What reads this layout: `detect(path)` says whether its files are there, `read(path)` returns the sets."""
+        return resolve_name(f"{__package__}.{self.read_by}")
 
 
 RATINGS, HIGHER_IS_CLOSER, NEGATED = "ratings", "higher is closer", "higher is worse: negated"

@@ -6,8 +6,9 @@ from typing import Any
 
 from damlpips.evaluation.datasets.folders import Images, Listed, first_of, rated
 from damlpips.evaluation.datasets.matlab import read_matlab
-from damlpips.evaluation.datasets.tables import DatasetError, quoted
+from damlpips.evaluation.datasets.tables import DatasetError
 from damlpips.evaluation.judgements import JudgedSet, Rating
+from damlpips.files import shown
 
 # folders in the order of the scores, and how many each has: its images are img1.bmp, img2.bmp, ...
 FOLDERS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
@@ -66,5 +67,5 @@ def _variable(path: Path, name: str, kind: type[float] | type[str]) -> list[Any]
     for k, value in enumerate(values, start=1):
         if not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
             expected = "a finite number" if kind is float else "the name of a reference"
-            raise DatasetError(f"{where}, element {k}: expected {expected}, got {quoted(str(value))}")
+            raise DatasetError(f"{where}, element {k}: expected {expected}, got {shown(str(value))}")
     return values

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from damlpips.evaluation.datasets.folders import Tree, file_names
-from damlpips.evaluation.datasets.tables import DatasetError, Row, quoted, rows_with_header
+from damlpips.evaluation.datasets.tables import DatasetError, Row, rows_with_header
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating
+from damlpips.files import shown
 
 RATING = ("ref", "dist", "score")
 CHOICE = ("ref", "a", "b", "votes_a", "votes_b")
@@ -48,7 +49,7 @@ def _holds_ratings(first: Row, table: Path) -> bool:
         if first.fields.keys() >= set(columns):
             return columns is RATING
     expected = f"{','.join(RATING)} or {','.join(CHOICE)}"
-    got = quoted(",".join(first.fields))
+    got = shown(",".join(first.fields))
     raise DatasetError(f"{table}, line 1: expected the columns {expected}, got {got}")
 
 

@@ -1,4 +1,4 @@
-"""Read tables that somebody else wrote: what is wrong with one is named by its file, row and column."""
+"""Read tables that somebody else wrote: a `DatasetError` names what is wrong with one by its file, row and column."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from damlpips.files import MOST_SHOWN, as_text, open_regular, reason, shown, size
+from damlpips.files import as_text, open_regular, reason, shown, size
 
 # Bytes of a table, of a workbook those of all its parts unpacked: a million rows of long names. The largest published
 # table has 10,125 rows.
@@ -30,44 +30,27 @@ class Row:
     fields: dict[str, str]
 
     def number(self, column: str) -> float:
-        """Return a field as a finite number.
-
-        Raises:
-            DatasetError: it is none; names the row and the column.
-        """
+        """Return a field as a finite number."""
         text = self.fields[column]
         try:
             value = float(text)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise DatasetError(f"{self.where}, column {column!r}: expected a finite number, got {quoted(text)}")
+            raise DatasetError(f"{self.where}, column {column!r}: expected a finite number, got {shown(text)}")
         return value
 
     def match(self, column: str, pattern: re.Pattern[str], *, like: str) -> re.Match[str]:
-        """Return what a pattern finds in a field, which it has to fit from end to end.
-
-        Raises:
-            DatasetError: it does not; names the row and the column, and `like`, an example.
-        """
+        """Return what a pattern finds in a field, which it has to fit from end to end; `like` is an example."""
         text = self.fields[column]
         match = pattern.fullmatch(text)
         if match is None:
-            raise DatasetError(f"{self.where}, column {column!r}: expected a name like {like}, got {quoted(text)}")
+            raise DatasetError(f"{self.where}, column {column!r}: expected a name like {like}, got {shown(text)}")
         return match
 
 
-def quoted(text: str) -> str:
-    """Return a field as an error quotes it."""
-    return shown(text, MOST_SHOWN)
-
-
 def read_bytes(path: Path, most: int = LARGEST_TABLE) -> bytes:
-    """Return what a regular file of at most `most` bytes holds.
-
-    Raises:
-        DatasetError: no such file, no regular file, or a larger one.
-    """
+    """Return what a regular file of at most `most` bytes holds."""
     try:
         with open_regular(path) as file:
             if size(file) > most:
@@ -78,11 +61,7 @@ def read_bytes(path: Path, most: int = LARGEST_TABLE) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Return a text file in UTF-8.
-
-    Raises:
-        DatasetError: as `read_bytes`, or not UTF-8, or with a NUL; names the line.
-    """
+    """Return a text file in UTF-8."""
     content = read_bytes(path)
     try:
         return as_text(content, path)
@@ -91,11 +70,7 @@ def read_text(path: Path) -> str:
 
 
 def rows_without_header(path: Path, columns: Sequence[str], separator: str | None = None) -> list[Row]:
-    """Return the rows of a text file whose lines hold `columns`, separated by white space or by `separator`.
-
-    Raises:
-        DatasetError: as `read_text`, a line with more or fewer fields, or no lines at all.
-    """
+    """Return the rows of a text file whose lines hold `columns`, separated by white space or by `separator`."""
     rows = []
     for line, text in enumerate(read_text(path).splitlines(), start=1):
         fields = [field.strip() for field in text.strip().split(separator)]
@@ -111,12 +86,7 @@ def rows_without_header(path: Path, columns: Sequence[str], separator: str | Non
 
 
 def rows_with_header(path: Path, columns: Sequence[str] = ()) -> list[Row]:
-    """Return the rows of a CSV file in UTF-8, whose first line names the columns.
-
-    Raises:
-        DatasetError: as `read_text`, not CSV, a column named twice, a row with more or fewer fields than the header,
-            no rows below it, or none of `columns`.
-    """
+    """Return the rows of a CSV file in UTF-8, whose first line names the columns, all of `columns` among them."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     header: list[str] = []
     rows = []
@@ -124,7 +94,9 @@ def rows_with_header(path: Path, columns: Sequence[str] = ()) -> list[Row]:
     try:
         for fields in reader:
             if not header:
-                header = _header(fields, path, line)
+                header = [field.strip() for field in fields]
+                if twice := [column for column in header if column and header.count(column) > 1]:
+                    raise DatasetError(f"{path}, line {line}: the column {shown(twice[0])} stands in the header twice")
             elif fields and len(fields) != len(header):
                 raise DatasetError(f"{path}, line {line}: {len(fields)} fields, the header has {len(header)}")
             elif fields:
@@ -136,26 +108,15 @@ def rows_with_header(path: Path, columns: Sequence[str] = ()) -> list[Row]:
         raise DatasetError(f"{path}: the table is empty, expected a header and rows below it")
     for column in columns:
         if column not in header:
-            got = quoted(",".join(header))
+            got = shown(",".join(header))
             raise DatasetError(f"{path}: no column {column!r}, expected {', '.join(columns)}, got {got}")
     return rows
-
-
-def _header(fields: list[str], path: Path, line: int) -> list[str]:
-    header = [field.strip() for field in fields]
-    twice = [column for column in header if header.count(column) > 1 and column]
-    if twice:
-        raise DatasetError(f"{path}, line {line}: the column {quoted(twice[0])} stands in the header twice")
-    return header
 
 
 def rows_of_sheet(path: Path, sheet: str, columns: Sequence[str]) -> list[Row]:
     """Return the rows of a sheet of an Excel workbook (.xlsx), below the first that names all of `columns`.
 
     A title and empty rows may stand above that one, other tables beside it.
-
-    Raises:
-        DatasetError: as `read_bytes`, no workbook, damaged, without this sheet, or no such rows in it.
     """
     where = f"{path}, sheet {sheet!r}"
     rows = enumerate(_cells(path, sheet), start=1)

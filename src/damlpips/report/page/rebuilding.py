@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from damlpips.files import MOST_SHOWN, shown
+from damlpips.files import shown
 from damlpips.models.base import PerceptualDistance
 from damlpips.models.registry import Metric
 from damlpips.nets.table import BACKBONES
@@ -59,13 +59,13 @@ def rebuild(
 def _options(settings: RunSettings) -> dict[str, str]:
     """Return the options that the rows say, by name, as text."""
     if settings.metric not in list(Metric):
-        raise _Different(f"the metric {_quoted(settings.metric)} is not one of this package")
+        raise _Different(f"the metric {shown(settings.metric)} is not one of this package")
     options = dict(part.partition("=")[::2] for part in settings.options.split(" "))
     commands = Metric(settings.metric).settings.commands()
     needed = {"alpha", *(name for name, command in commands.items() if command.rows == "always")}
     known = needed | {"version", *(name for name, command in commands.items() if command.rows == "changed")}
     if not needed <= options.keys() <= known or options["alpha"] not in ALPHA:
-        raise _Different(f"this version of damlpips cannot score with the options {_quoted(settings.options)}")
+        raise _Different(f"this version of damlpips cannot score with the options {shown(settings.options)}")
     return options
 
 
@@ -73,14 +73,14 @@ def _built(
     settings: RunSettings, options: Mapping[str, str], weights: Sequence[Path], heads: Sequence[Path]
 ) -> PerceptualDistance:
     if settings.backbone not in BACKBONES:
-        raise _Different(f"the backbone {_quoted(settings.backbone)} is not one of this package")
+        raise _Different(f"the backbone {shown(settings.backbone)} is not one of this package")
     metric = Metric(settings.metric)
     arguments: dict[str, Any] = {}
     for name, command in metric.settings.commands().items():
         try:
             arguments |= {name: command.value(options[name])} if name in options else {}
         except ValueError as error:
-            raise _Different(f"{error}, got {_quoted(options[name])}") from error
+            raise _Different(f"{error}, got {shown(options[name])}") from error
     if "heads" in arguments:
         arguments["heads"] = _heads(arguments["heads"], heads)
     here = find_backbone(settings.backbone) is not None
@@ -107,7 +107,3 @@ def _heads(name: str, files: Sequence[Path]) -> str:
         if sha256(file) == name:
             return str(file)
     raise _Different("the heads of the scores were a file, which was not given with heads")
-
-
-def _quoted(text: str) -> str:
-    return shown(text, MOST_SHOWN)
