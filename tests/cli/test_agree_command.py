@@ -14,7 +14,6 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import Result
 
-from damlpips.cli import agree
 from damlpips.cli.agree import _fitting, _progress
 from damlpips.evaluation import agreement, figures, named
 from damlpips.evaluation import views as module
@@ -322,7 +321,9 @@ class TestTerminal:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         def shown(terminal: bool, wanted: bool) -> str:
-            monkeypatch.setattr(agree, "Console", lambda **_: Console(file=sys.stderr, force_terminal=terminal))
+            monkeypatch.setattr(
+                "damlpips.cli.options.Console", lambda **_: Console(file=sys.stderr, force_terminal=terminal)
+            )
             with _progress(shown=wanted) as move:
                 for k in range(1, 4):
                     move("mse on noisy", k, 3)

@@ -353,7 +353,9 @@ def test_the_progress_bar_is_for_terminals_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def scores_with(terminal: bool, total: int, shown: bool) -> str:
-        monkeypatch.setattr(score, "Console", lambda **_: Console(file=sys.stderr, force_terminal=terminal))
+        monkeypatch.setattr(
+            "damlpips.cli.options.Console", lambda **_: Console(file=sys.stderr, force_terminal=terminal)
+        )
         assert list(score._Progress(total, shown=shown).along(range(total))) == list(range(total))
         return capsys.readouterr().err
 

@@ -167,7 +167,9 @@ def test_unequal_sizes_say_which_option_helps(tmp_path: Path) -> None:
 def test_a_bar_says_how_far_a_video_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(score, "Console", lambda **_: Console(file=sys.stderr, force_terminal=True, width=120))
+    monkeypatch.setattr(
+        "damlpips.cli.options.Console", lambda **_: Console(file=sys.stderr, force_terminal=True, width=120)
+    )
     progress = score._Progress(1, shown=True, videos=True)
     pair = Pair(tmp_path / "r", tmp_path / "long.mkv", "x", video=True)
     list(progress.along(progress.watch(pair, frames) for frames in (1234,)))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from enum import Enum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,11 +13,11 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from damlpips.cli.options import check_outputs, find_device, to_standard_output, write
+from damlpips.cli.options import check_installed, check_outputs, find_device, progress_bar, to_standard_output, write
 from damlpips.cli.program import app, complain, fail, printable
 from damlpips.evaluation.datasets import LAYOUTS, DatasetError, load
 from damlpips.evaluation.datasets.layouts import AUTO
@@ -28,13 +27,11 @@ if TYPE_CHECKING:
 
     from damlpips.evaluation import tables
     from damlpips.evaluation.agreement import Agreement
-    from damlpips.evaluation.cache import DistanceCache
     from damlpips.evaluation.judgements import JudgedSet
     from damlpips.evaluation.named import NamedMetric
 
 # Something is missing from the tables.
 INCOMPLETE = 3
-NEEDED = ("scipy", "numpy", "openpyxl")
 KNOWN_LAYOUTS = (AUTO, *LAYOUTS)
 
 
@@ -127,9 +124,12 @@ def agree(
     """Measure how well metrics agree with people: on mean opinion scores, choices between two (2AFC), and JND."""
     files = {"--csv": csv, "--json": json}
     check_outputs(files)
-    _check_installed(*NEEDED, *(["matplotlib"] if plot is not None else []))
+    check_installed("agree", "agree", ("scipy", "numpy", "openpyxl", *(["matplotlib"] if plot is not None else [])))
     if list_names:
-        _print_names()
+        from damlpips.evaluation.named import names as known
+
+        for name in known():
+            typer.echo(name)
         return
     if not sets and challenge is None:
         fail("expected a judged set, or --challenge FOLDER (see damlpips agree --help)")
@@ -142,12 +142,14 @@ def agree(
         from damlpips.evaluation import agreement
         from damlpips.evaluation import challenge as challenges
         from damlpips.evaluation import tables as texts
+        from damlpips.evaluation.cache import DistanceCache
 
         judged = _load(sets or [], layout)
         cases = challenges.load(challenge) if challenge is not None else []
         names = list(dict.fromkeys([*(metric or _default_metrics()), *([baseline] if baseline else [])]))
         metrics = _build(names, find_device(device))
-        with _cache(cache, unused=no_cache) as kept, _progress(shown=not quiet) as progress:
+        keeping: DistanceCache | nullcontext[None] = nullcontext() if no_cache else DistanceCache(cache)
+        with keeping as kept, _progress(shown=not quiet) as progress:
             found = agreement.agree(
                 *(metrics, judged, cases),
                 baseline=baseline,
@@ -187,18 +189,6 @@ def _bad_input() -> Iterator[None]:
         fail(str(error))
 
 
-def _check_installed(*packages: str) -> None:
-    if any(find_spec(package) is None for package in packages):
-        fail("agree needs: pip install 'damlpips[agree]'")
-
-
-def _print_names() -> None:
-    from damlpips.evaluation.named import names
-
-    for name in names():
-        typer.echo(name)
-
-
 def _load(paths: Sequence[Path], layout: str) -> "list[JudgedSet]":
     """Return the sets of all paths, with names that tell them apart."""
     if layout not in KNOWN_LAYOUTS:
@@ -233,18 +223,11 @@ def _build(names: Sequence[str], device: "torch.device") -> "list[NamedMetric]":
     return metrics
 
 
-def _cache(file: Path | None, *, unused: bool) -> "DistanceCache | nullcontext[None]":
-    from damlpips.evaluation.cache import DistanceCache
-
-    return nullcontext() if unused else DistanceCache(file)
-
-
 @contextmanager
 def _progress(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Yield what moves a bar on stderr: it takes what is being done, how many steps are done, and of how many."""
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
+    with progress_bar(*columns, shown=shown) as bar:
         tasks: dict[str, TaskID] = {}
 
         def move(doing: str, done: int, total: int) -> None:

@@ -1,14 +1,13 @@
 """`damlpips map`: two image files in, a picture of where they differ out."""
 
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from damlpips.cli.model import DEFAULT, Chosen, DeviceOption, bad_input, takes_metric
-from damlpips.cli.options import check_outputs, find_device
+from damlpips.cli.options import check_installed, check_outputs, find_device
 from damlpips.cli.program import app, fail, printable
 
 if TYPE_CHECKING:
@@ -57,8 +56,7 @@ def draw_map(
 
 def _check_output(out: Path) -> None:
     """Fail now rather than after the images are compared."""
-    if find_spec("matplotlib") is None:
-        fail("map needs: pip install 'damlpips[viz]'")
+    check_installed("map", "viz", ["matplotlib"])
     from damlpips.report.figure import suffix_of
 
     try:

@@ -1,13 +1,15 @@
-"""What the commands share: devices by name, files to write, tables to print."""
+"""What the commands share: packages that they need, devices by name, files to write, tables and bars to print."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.measure import Measurement
+from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 
 from damlpips.cli.program import fail
@@ -28,6 +30,12 @@ def check_outputs(files: Mapping[str, Path | None]) -> None:
             fail(f"{option} {file}: is a folder, expected a file")
         if not file.parent.is_dir():
             fail(f"{option} {file}: no such folder as {file.parent}")
+
+
+def check_installed(command: str, extra: str, packages: Iterable[str]) -> None:
+    """Fail now if a package is missing, which an extra brings."""
+    if any(find_spec(package) is None for package in packages):
+        fail(f"{command} needs: pip install 'damlpips[{extra}]'")
 
 
 def to_standard_output(files: Mapping[str, Path | None]) -> bool:
@@ -66,6 +74,12 @@ def find_device(name: str) -> "torch.device":
         # a launcher may make only one device visible to each process
         name = f"cuda:{workers.local_rank() % torch.cuda.device_count()}"
     return torch.device(name)
+
+
+def progress_bar(*columns: ProgressColumn, shown: bool) -> Progress:
+    """Return a bar on stderr, which is for terminals only."""
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
 
 
 def print_table(table: Table) -> None:

@@ -2,19 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from damlpips.cli.model import DeviceOption, bad_input
-from damlpips.cli.options import check_outputs, find_device, write
+from damlpips.cli.options import check_installed, check_outputs, find_device, progress_bar, write
 from damlpips.cli.program import app, fail, printable
-
-NEEDED = ("jinja2", "matplotlib", "numpy", "scipy")
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -62,9 +58,9 @@ def report(
     The page is one file, which loads nothing from anywhere. Nothing is downloaded to make it; heat maps are drawn with
     the weights of the scores or not at all, and the page says what is missing and why.
     """
-    _check_installed()
+    check_installed("report", "report", ("jinja2", "matplotlib", "numpy", "scipy"))
     check_outputs({"--out": out})
-    if any(_is_same(out, path) for path in rows):
+    if any(out.exists() and path.exists() and out.samefile(path) for path in rows):
         fail(f"--out {out}: is one of the files of rows")
     if not images.is_dir():
         fail(f"--images {images}: no such folder")
@@ -93,21 +89,10 @@ def report(
         typer.echo(printable(f"{out}: {_spelled(len(page.encode()))}"))
 
 
-def _check_installed() -> None:
-    if any(find_spec(name) is None for name in NEEDED):
-        fail("report needs: pip install 'damlpips[report]'")
-
-
-def _is_same(out: Path, rows: Path) -> bool:
-    return out.exists() and rows.exists() and out.samefile(rows)
-
-
 @contextmanager
 def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
     """Yield a function that moves a progress bar on stderr."""
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
+    with progress_bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), shown=shown) as bar:
         task = bar.add_task("drawing pairs", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
 from damlpips.cli.model import DEFAULT, Chosen, DeviceOption, bad_input, in_options, takes_metric
-from damlpips.cli.options import check_outputs, find_device, to_standard_output
+from damlpips.cli.options import check_outputs, find_device, progress_bar, to_standard_output
 from damlpips.cli.program import FAILED_PAIRS, app, fail, printable
 from damlpips.cli.summary import RunSummary
 from damlpips.models.registry import Metric
@@ -275,12 +274,10 @@ class _Progress(ProgressColumn):
 
     def along(self, scores: Iterable[T], done: int = 0) -> Iterator[T]:
         """Yield the scores, and move the bar with each."""
-        console = Console(stderr=True)
         # a single video may take an hour
         worth_it = self._videos or self._total - done >= PAIRS_WORTH_A_BAR
         columns = self, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
-        hidden = not (self._shown and console.is_terminal and worth_it)
-        with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        with progress_bar(*columns, shown=self._shown and worth_it) as progress:
             task = progress.add_task("scoring", total=self._total, completed=done)
             for score in scores:
                 yield score

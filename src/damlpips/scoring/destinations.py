@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from damlpips.files import reason
+from damlpips.files import reason, write_whole
 from damlpips.scoring.formats import (
     Csv,
     JsonLines,
@@ -15,7 +15,6 @@ from damlpips.scoring.formats import (
     format_of,
     journal_of,
     json_parts,
-    write_json,
     write_parquet,
 )
 from damlpips.scoring.images import ScoringError
@@ -50,7 +49,7 @@ def destinations(files: Mapping[str, Path | None]) -> list[Destination]:
                 raise ScoringError("--output -: which format? use --csv -, --jsonl - or --json -")
             kind = format_of(path)
         if kind == "parquet":
-            check_parquet()
+            check_parquet("writing")
             if path == STANDARD_OUTPUT:
                 raise ScoringError(f"{option} -: Parquet cannot be standard output")
         if kind == "frames-csv" and _passing(path):
@@ -98,9 +97,6 @@ def opened(
 
     Args:
         wanted: where the rows go; rows of frames last, so that a pair whose frames are written has its own row, too.
-        table: of the rows.
-        pairs, batch_size: of the run.
-        overwrite: whether to replace what is there.
         echo: writes bytes to standard output.
     """
     files: list[RowFile] = []
@@ -111,14 +107,14 @@ def opened(
             for destination in wanted:
                 option, kind, path = destination
                 form = (Csv if "csv" in kind else JsonLines)(replace(table, per_frame=kind == "frames-csv"))
+                passing = _passing(path)
                 if kind in ("json", "parquet"):
-                    folder = folders.enter_context(TemporaryDirectory(prefix="damlpips-")) if _passing(path) else None
-                    path = journal_of(path) if folder is None else Path(folder) / "rows.jsonl"
+                    if passing:
+                        path = Path(folders.enter_context(TemporaryDirectory(prefix="damlpips-"))) / "rows.jsonl"
+                    else:
+                        path = journal_of(path)
                     journals.append((destination, path))
-                    into_stream = folder is not None
-                else:
-                    into_stream = _passing(path)
-                if not into_stream:
+                if not passing:
                     files.append(RowFile(path, form, overwrite=overwrite, option=option))
                 elif path == STANDARD_OUTPUT:
                     streams.append(RowStream(form, echo, name=option))
@@ -149,7 +145,7 @@ def _complete(destination: Destination, journal: Path, table: Table, echo: Calla
                 # as bytes, so that a file name that is not UTF-8 is kept
                 echo(part.encode(errors="surrogateescape"))
         else:
-            write_json(journal, path, table)
+            write_whole(path, json_parts(journal, table))
         journal.unlink()
     except OSError as error:
         raise ScoringError(f"{option} {path}: {reason(error)}") from error

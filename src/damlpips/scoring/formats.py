@@ -5,12 +5,13 @@ import json
 import math
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from damlpips.files import MOST_SHOWN, open_regular, replacing, shown, write_whole
+from damlpips.files import MOST_SHOWN, open_regular, replacing, shown
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.rows import INTEGER, NUMBER, TEXT, Row, Table, Value
 from damlpips.version import __version__
@@ -59,11 +60,11 @@ def format_of(path: Path) -> str:
         raise ScoringError(f"{path}: expected a name that ends in {', '.join(FORMATS)}") from None
 
 
+@dataclass(frozen=True)
 class Csv:
     """Rows as CSV: a header, then a line a row; a missing number is an empty field."""
 
-    def __init__(self, table: Table) -> None:
-        self.table = table
+    table: Table
 
     def header(self) -> str:
         return self._line(self.table.types)
@@ -94,11 +95,11 @@ def _quoted(cell: str) -> str:
     return f'"{cell.replace(QUOTE, QUOTE * 2)}"' if set(cell) & {",", QUOTE, "\n", "\r"} else cell
 
 
+@dataclass(frozen=True)
 class JsonLines:
     """Rows as JSON Lines: an object a line; a missing number is null."""
 
-    def __init__(self, table: Table) -> None:
-        self.table = table
+    table: Table
 
     def header(self) -> str:
         return ""
@@ -205,11 +206,10 @@ def read_json_lines(
 
 def read_parquet(file: BinaryIO, path: Path, wanted: Wanted, _: Callable[[], None]) -> Iterator[Read]:
     """Yield the rows of a Parquet file, as `read_csv`; such a file is never cut off."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ScoringError("reading Parquet needs pyarrow: pip install 'damlpips[parquet]'") from error
+    check_parquet("reading")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         table = pq.ParquetFile(file)
         types = wanted(table.schema_arrow.names)
@@ -297,17 +297,8 @@ def _rows(journal: Path, table: Table) -> Iterator[Row]:
             yield read.row
 
 
-def write_json(journal: Path, file: Path, table: Table) -> None:
-    """Write a JSON object with the mean and every pair, scores in full precision.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    write_whole(file, json_parts(journal, table))
-
-
 def json_parts(journal: Path, table: Table) -> Iterator[str]:
-    """Yield the text of `write_json`."""
+    """Yield the text of a JSON object with the mean and every pair, scores in full precision."""
     count, total = 0, Fraction(0)
     for row in _rows(journal, table):
         if isinstance(row["score"], float):
@@ -320,29 +311,21 @@ def json_parts(journal: Path, table: Table) -> Iterator[str]:
     }
     yield json.dumps(head, indent=2)[:-2] + ',\n  "pairs": ['
     for number, row in enumerate(_rows(journal, table)):
-        yield ("," if number else "") + "\n    " + json.dumps(_brief(row))
+        names = "reference", "distorted", "score", *(name for name in ("method", "error") if row[name])
+        yield ("," if number else "") + "\n    " + json.dumps({name: row[name] for name in names})
     yield "\n  ]\n}\n"
 
 
-def _brief(row: Row) -> Row:
-    names = ["reference", "distorted", "score", *(name for name in ("method", "error") if row[name])]
-    return {name: row[name] for name in names}
-
-
-def check_parquet() -> None:
-    """Raise a ScoringError if Parquet cannot be written here."""
+def check_parquet(doing: str) -> None:
+    """Raise a ScoringError if Parquet cannot be read or written here."""
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
-        raise ScoringError("writing Parquet needs pyarrow: pip install 'damlpips[parquet]'") from error
+        raise ScoringError(f"{doing} Parquet needs pyarrow: pip install 'damlpips[parquet]'") from error
 
 
 def write_parquet(journal: Path, file: Path, table: Table) -> None:
-    """Write rows as Parquet, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write rows as Parquet, whole or not at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -21,12 +21,8 @@ from damlpips.scoring.scorer import is_chunk_start
 
 # tells what is wrong with the row of a pair
 Check = Callable[[Row, Pair], str | None]
-# no lock file says more than this of its holder
-MOST_TOLD = 300
 # seconds: the last holder may remove the lock file just when it is locked, and it has to be made again
 PATIENCE = 0.1
-# errors of file systems without locks
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class InUseError(ScoringError):
@@ -55,10 +51,10 @@ def locked(path: Path) -> Iterator[None]:
     except Timeout as error:
         holder = ""
         with suppress(OSError):
-            holder = place.read_text("utf-8", "replace")[:MOST_TOLD]
+            holder = place.read_text("utf-8", "replace")[:300]
         raise InUseError(f"{path}: is being written by another run{holder and f' ({holder})'}") from error
     except OSError as error:  # without write permission no rows can be written either, and that is reported there
-        if error.errno in NO_LOCKS:
+        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
             place.unlink(missing_ok=True)
     try:
         if lock.is_locked:
@@ -84,13 +80,7 @@ def lock_of(path: Path) -> Path:
 
 
 class RowFile:
-    """A file of rows that grows; what a run wrote before it was killed is kept.
-
-    Args:
-        path: the file.
-        form: how its rows are written.
-        overwrite: whether to replace what is there, whatever it is.
-        option: the option that named it, for errors.
+    """A file of rows that grows; what a run wrote before it was killed is kept, without `overwrite`.
 
     Raises:
         ScoringError: there is a file, but not with rows of `form`.
@@ -146,11 +136,7 @@ class RowFile:
                 yield Scored(pair, row)
 
     def write(self, scored: Scored) -> None:
-        """Add the rows of a pair and hand them to the system, so that they outlive this process.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Add the rows of a pair and hand them to the system, so that they outlive this process."""
         file = self.opened()
         file.writelines(encoded(self.form, scored))
         file.flush()
@@ -179,12 +165,7 @@ class RowFile:
 
 
 class RowStream:
-    """Rows that go to a pipe or a device: written, never read.
-
-    Args:
-        form: how rows are written.
-        put: writes bytes.
-    """
+    """Rows that go to a pipe or a device: written, never read."""
 
     def __init__(self, form: Csv | JsonLines, put: Callable[[bytes], object], *, name: str = "") -> None:
         self.form = form
@@ -207,11 +188,9 @@ class Outputs:
     """Everything that the rows of a run are written to; all files are kept at the same row.
 
     Args:
-        files: what a killed run goes on with.
+        files: what a killed run goes on with. An incomplete batch is scored again as a whole, since the last bits of a
+            score depend on its batch.
         streams: get every row, including those that were scored before.
-        pairs: of the run.
-        batch_size: of the run. An incomplete batch is scored again as a whole, since the last bits of a score depend on
-            its batch.
     """
 
     def __init__(
@@ -237,11 +216,7 @@ class Outputs:
                 yield scored
 
     def write(self, scored: Scored) -> None:
-        """Add the rows of a pair to everything.
-
-        Raises:
-            ScoringError: a file cannot be written.
-        """
+        """Add the rows of a pair to everything."""
         self._put((*self._files, *self._streams), scored)
 
     def _put(self, places: Sequence[RowFile | RowStream], scored: Scored) -> None:

@@ -12,12 +12,7 @@ Later = Callable[[], T]
 
 
 class Reader(Generic[T]):
-    """Reads files when they are needed, or ahead, in threads.
-
-    Args:
-        read: reads one.
-        workers: how many threads; 0 reads a file when its contents are asked for.
-    """
+    """Reads files ahead, in threads; with 0 workers each when its contents are asked for."""
 
     def __init__(self, read: Callable[[Path], T], workers: int) -> None:
         self._read, self.workers = read, workers

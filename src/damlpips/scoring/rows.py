@@ -32,20 +32,11 @@ class Source(Enum):
 
 
 class FramePlace(NamedTuple):
-    """Where a frame stands in its video; all None for a pair without a score.
-
-    Attributes:
-        frame: its number, from 0.
-        frames: how many the video has; an image is one frame.
-        time: in seconds, if known.
-    """
+    """Where a frame stands in its video, as the columns of `Source.FRAME` say; all None for a pair without a score."""
 
     frame: int | None = None
     frames: int | None = None
     time: float | None = None
-
-
-NOWHERE = FramePlace()
 
 
 @dataclass(frozen=True)
@@ -139,7 +130,6 @@ class Table:
 
     Args:
         settings: the values of the columns of `Source.RUN`.
-        layers: how many layers there are.
         per_frame: whether there is a row for each frame, with the columns of `Source.FRAME`. A pair without a score has
             one row, without a number; a pair of images counts as one frame.
     """
@@ -183,14 +173,14 @@ class Table:
         if not self.per_frame or score is None:
             yield scored.row
         elif score.frames is None:
-            yield self._row(score, FramePlace(0, 1) if score.error is None else NOWHERE)
+            yield self._row(score, FramePlace(0, 1) if score.error is None else None)
         else:
             for number, (layers, value, time) in enumerate(score.frames):
                 place = FramePlace(number, len(score.frames), None if math.isnan(time) else time)
                 yield self._row(replace(score, score=value, layers=tuple(layers)), place)
 
-    def _row(self, score: Score, place: FramePlace = NOWHERE) -> Row:
-        sources = {PAIR: score.pair, RUN: self.settings, SCORE: score, FRAME: place}
+    def _row(self, score: Score, place: FramePlace | None = None) -> Row:
+        sources = {PAIR: score.pair, RUN: self.settings, SCORE: score, FRAME: place or FramePlace()}
         return self.values(self.columns, sources)
 
     def difference(self, row: Row, pair: Pair) -> str | None:

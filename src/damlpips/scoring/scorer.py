@@ -232,13 +232,7 @@ def read_picture(path: Path, alpha: str) -> Picture:
 
 
 class Scorer:
-    """A model, and the feature maps of the last reference that several pairs shared.
-
-    Args:
-        model: with `reduction="none"`.
-        device: where it is.
-        watch: told how many frames of a video are scored.
-    """
+    """A model, with `reduction="none"`, and the feature maps of the last reference that several pairs shared."""
 
     def __init__(
         self, model: PerceptualDistance, device: torch.device, watch: Callable[[Pair, int], None] | None = None

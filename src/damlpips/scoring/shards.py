@@ -11,12 +11,12 @@ import re
 import secrets
 import socket
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice, pairwise, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from damlpips.files import open_regular, reason
 from damlpips.scoring.formats import OVERWRITE, JsonLines
@@ -114,21 +114,19 @@ def found(file: Path, table: Table, pairs: Sequence[Pair], *, start: int, batch_
     for shard in shards_of(file):
         path = shard_of(file, shard)
         with locked(path):
-            stop = shard + _kept(path, table, pairs[shard:])
+            rows, rest = RowFile(path, JsonLines(table)), pairs[shard:]
+            if rows.count > len(rest):
+                raise ScoringError(
+                    f"{path}: holds {rows.count} rows, this run has {len(rest)} pairs from there; {OVERWRITE}"
+                )
+            deque(rows.keep(rows.count, rest, Unchanged()), maxlen=0)
+        stop = shard + rows.count
         first = start if shard == start else max(start, -(-shard // batch_size) * batch_size)
         last = stop if stop == len(pairs) else stop - stop % batch_size
         if first < last:
             pieces.append(Piece(Span(first, last), shard))
             start = last
     return pieces
-
-
-def _kept(path: Path, table: Table, pairs: Sequence[Pair]) -> int:
-    rows = RowFile(path, JsonLines(table))
-    if rows.count > len(pairs):
-        raise ScoringError(f"{path}: holds {rows.count} rows, this run has {len(pairs)} pairs from there; {OVERWRITE}")
-    deque(rows.keep(rows.count, pairs, Unchanged()), maxlen=0)
-    return rows.count
 
 
 def missing(pieces: Sequence[Piece], *, start: int, total: int) -> list[Span]:
@@ -197,23 +195,13 @@ def joined(file: Path, table: Table, pairs: Sequence[Pair], pieces: Iterable[Pie
             )
 
 
-class Scoring(Protocol):
-    """Scores the pairs of a run from `start` up to `stop`."""
-
-    def __call__(self, *, start: int, stop: int | None = None) -> Iterable[Score]: ...
-
-
 class Job(NamedTuple):
-    """The pairs of a run, and how they are scored.
+    """The pairs of a run, and how they are scored: `score` takes from and up to which pair, `start` and `stop`.
 
-    Attributes:
-        score: scores some of the pairs.
-        pairs: all of them.
-        table: the columns of their rows.
-        batch_size: of the run: every process begins and ends where a batch does.
+    Every process begins and ends where a batch does.
     """
 
-    score: Scoring
+    score: Callable[..., Iterable[Score]]
     pairs: Sequence[Pair]
     table: Table
     batch_size: int
@@ -236,11 +224,9 @@ class Job(NamedTuple):
 
 
 class Plan:
-    """Who scores what, as the first process decides from what there is already.
+    """Who scores what, as the first process decides from what there is already beside a file.
 
     Args:
-        job: of the run.
-        file: beside which shards are written.
         start: the first pair that the file itself lacks.
         ranks: the processes; None if there is only one.
     """

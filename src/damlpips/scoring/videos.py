@@ -34,7 +34,6 @@ CONTAINERS = {
     "flv": [(0, b"FLV\x01")],
     "yuv4mpegpipe": [(0, b"YUV4MPEG2 ")],
 }
-SHOWN_CONTAINERS = "MP4, QuickTime, Matroska, WebM, AVI, MPEG-TS, MPEG-PS, Ogg, FLV, Y4M"
 # FFmpeg's names. Damaged files do harm in rarely used decoders, such as those of games and cameras of the nineties.
 CODECS = (
     *("av1", "dnxhd", "ffv1", "ffvhuff", "flv1", "h263", "h264", "hevc", "huffyuv", "mjpeg", "mpeg1video"),
@@ -142,7 +141,8 @@ def _container_of(file: BinaryIO, path: Path) -> str:
     for name, marks in CONTAINERS.items():
         if any(head[place : place + len(mark)] == mark for place, mark in marks):
             return name
-    raise ScoringError(f"{path}: not a video of a known kind ({SHOWN_CONTAINERS})")
+    known = "MP4, QuickTime, Matroska, WebM, AVI, MPEG-TS, MPEG-PS, Ogg, FLV, Y4M"
+    raise ScoringError(f"{path}: not a video of a known kind ({known})")
 
 
 def _limits() -> dict[str, str]:
@@ -197,11 +197,9 @@ class _Converter:
 
         self._path, self._alpha = path, alpha
         self._reformatter = VideoReformatter()
-        # the same bits on every processor; possible with PyAV 17 or newer
-        exact = "ACCURATE_RND", "BITEXACT"
         self._how = Interpolation.BILINEAR
-        for name in exact if hasattr(Interpolation, exact[0]) else ():
-            self._how |= Interpolation[name]
+        if hasattr(Interpolation, "BITEXACT"):  # with PyAV 17 or newer: the same bits on every processor
+            self._how |= Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
     def __call__(self, frame: Any, number: int) -> Tensor:
         """Return the pixels of a frame."""
