@@ -53,7 +53,7 @@ class Distribution:
 
     dots: tuple[tuple[float, float], ...]
     bars: tuple[Bar, ...]
-    quartiles: tuple[float, float, float]
+    quartiles: tuple[float, ...]
     range: tuple[float, float]
     mean: float
     interval: tuple[float, float] | None
@@ -89,7 +89,7 @@ def distribution(figures: Figures, axis: Axis) -> Distribution:
     return Distribution(
         _dots(scores.tolist(), axis) if few else (),
         () if few else _histogram(scores, axis),
-        tuple(axis.position(q) for q in figures.quartiles),  # type: ignore[arg-type]
+        tuple(axis.position(q) for q in figures.quartiles),
         (axis.position(figures.lowest), axis.position(figures.highest)),
         axis.position(figures.mean.value),
         None if isnan(low) else (axis.position(low), axis.position(high)),

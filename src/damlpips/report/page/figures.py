@@ -36,7 +36,7 @@ class Figures:
 
     method: Method
     mean: Interval
-    quartiles: tuple[float, float, float]
+    quartiles: tuple[float, ...]
     lowest: float
     highest: float
     contents: int
@@ -59,26 +59,22 @@ def figures(section: Section, *, samples: int = SAMPLES, seed: int = 0) -> list[
     tables = [_by_content(method, len(section.contents)) for method in methods]
     intervals = _intervals(tables, means, samples, seed)
     differences = _differences(tables, samples, seed)
-    return [
-        _figures(method, interval, int((counts > 0).sum()), difference)
-        for method, interval, (_, counts), difference in zip(methods, intervals, tables, differences, strict=True)
-    ]
-
-
-def _figures(method: Method, mean: Interval, contents: int, difference: Difference | None) -> Figures:
-    scores = np.frombuffer(method.scores, np.float64)
-    low, median, high = (float(q) for q in np.quantile(scores, (0.25, 0.5, 0.75)))
-    total = fsum(method.layers)
-    return Figures(
-        method,
-        mean,
-        (low, median, high),
-        float(scores.min()),
-        float(scores.max()),
-        contents,
-        tuple(value / total for value in method.layers) if total > 0 else (),
-        difference,
-    )
+    found = []
+    for method, mean, (_, counts), difference in zip(methods, intervals, tables, differences, strict=True):
+        scores, total = np.frombuffer(method.scores, np.float64), fsum(method.layers)
+        found.append(
+            Figures(
+                method,
+                mean,
+                quartiles=tuple(np.quantile(scores, (0.25, 0.5, 0.75)).tolist()),
+                lowest=float(scores.min()),
+                highest=float(scores.max()),
+                contents=int((counts > 0).sum()),
+                shares=tuple(value / total for value in method.layers) if total > 0 else (),
+                difference=difference,
+            )
+        )
+    return found
 
 
 def _by_content(method: Method, contents: int) -> tuple[Floats, Floats]:
@@ -91,13 +87,8 @@ def _by_content(method: Method, contents: int) -> tuple[Floats, Floats]:
 def _intervals(
     tables: Sequence[tuple[Floats, Floats]], means: Sequence[float], samples: int, seed: int
 ) -> list[Interval]:
-    # methods on the same references share their samples, which are drawn once
-    alike: dict[bytes, list[int]] = {}
-    for k, (_, counts) in enumerate(tables):
-        alike.setdefault((counts > 0).tobytes(), []).append(k)
     found = {}
-    for places in alike.values():
-        has = tables[places[0]][1] > 0
+    for places, has in _alike([counts > 0 for _, counts in tables]):
         drawn = means_of_samples(*_stacked([tables[k] for k in places], has), samples=samples, seed=seed)
         found.update({k: Interval(means[k], *ends(row, int(has.sum()))) for k, row in zip(places, drawn, strict=True)})
     return [found[k] for k in range(len(tables))]
@@ -105,21 +96,24 @@ def _intervals(
 
 def _differences(tables: Sequence[tuple[Floats, Floats]], samples: int, seed: int) -> list[Difference | None]:
     """Return the difference of each method to the first."""
-    shared: dict[bytes, list[int]] = {}
-    for k, (_, counts) in enumerate(tables[1:], 1):
-        shared.setdefault(((counts > 0) & (tables[0][1] > 0)).tobytes(), []).append(k)
     found: dict[int, Difference] = {}
-    for places in shared.values():
-        has = (tables[places[0]][1] > 0) & (tables[0][1] > 0)
-        if not has.any():
+    for places, has in _alike([(counts > 0) & (tables[0][1] > 0) for _, counts in tables[1:]]):
+        if not (contents := int(has.sum())):
             continue
-        sums, counts = _stacked([tables[0], *(tables[k] for k in places)], has)
+        sums, counts = _stacked([tables[0], *(tables[1 + k] for k in places)], has)
         first, *others = means_of_samples(sums, counts, samples=samples, seed=seed)
         mean_of_first, *means = (sums.sum(1) / counts.sum(1)).tolist()
         for k, mean, drawn in zip(places, means, others, strict=True):
-            contents = int(has.sum())
-            found[k] = Difference(Interval(mean - mean_of_first, *ends(drawn - first, contents)), contents)
+            found[1 + k] = Difference(Interval(mean - mean_of_first, *ends(drawn - first, contents)), contents)
     return [found.get(k) for k in range(len(tables))]
+
+
+def _alike(references: Sequence[NDArray[np.bool_]]) -> list[tuple[list[int], NDArray[np.bool_]]]:
+    """Return which methods have the same references, and those: such methods share samples, which are drawn once."""
+    places: dict[bytes, list[int]] = {}
+    for k, has in enumerate(references):
+        places.setdefault(has.tobytes(), []).append(k)
+    return [(alike, references[alike[0]]) for alike in places.values()]
 
 
 def _stacked(tables: Sequence[tuple[Floats, Floats]], has: NDArray[np.bool_]) -> tuple[Floats, Floats]:

@@ -5,6 +5,7 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from damlpips.files import printable, write_whole
 from damlpips.report.page.collecting import Collection
 from damlpips.report.page.figures import SAMPLES
 from damlpips.report.page.pictures import SIDE
-from damlpips.report.page.views import TYPICAL, Options, SectionView, number, signed, view
+from damlpips.report.page.views import TYPICAL, number, signed, view
 from damlpips.scoring.images import ScoringError
 from damlpips.version import __version__
 
@@ -81,6 +82,8 @@ def render_report(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: expected a whole number from {least} up, got {value!r}")
     environment = _environment()
+    from markupsafe import Markup
+
     paths = [Path(path) for path in rows]
     if not paths:
         raise ScoringError("expected a file of rows, got none")
@@ -89,65 +92,25 @@ def render_report(
     total = sum(
         min(2 * pairs, len(method.scores)) for section in found.sections.values() for method in section.methods.values()
     )
-    done = 0
-
-    def moved() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total)
-
-    options = Options(
-        pairs=pairs,
-        side=side,
-        folder=Path(images),
-        maps=maps,
-        weights=[Path(path) for path in weights],
-        heads=[Path(path) for path in heads],
-        device=device,
-        samples=samples,
-    )
-    sections = [view(section, f"s{k}", options, moved) for k, section in enumerate(found.sections.values())]
-    return _page(environment, title, sections, found, paths, samples)
-
-
-def write_report(rows: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], **options: Any) -> None:
-    """Write `render_report`'s page to a file, whole or not at all; the options are its own.
-
-    Raises:
-        OSError: it cannot be written; what was there before is as it was.
-    """
-    page = render_report(rows, **options)
-    write_whole(Path(out), page)
-
-
-def _environment() -> "Environment":
-    try:
-        import matplotlib  # noqa: F401
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise ImportError("a report needs: pip install 'damlpips[report]'") from error
-    environment = Environment(
-        loader=PackageLoader("damlpips.report.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, signed=signed)
-    return environment
-
-
-def _page(
-    environment: "Environment",
-    title: str,
-    sections: Sequence[SectionView],
-    found: Collection,
-    paths: Sequence[Path],
-    samples: int,
-) -> str:
-    from markupsafe import Markup
-
-    style, script = (_source(name) for name in ("page.css", "page.js"))
+    drawn = count(1)
+    sections = [
+        view(
+            section,
+            f"s{k}",
+            pairs=pairs,
+            side=side,
+            folder=Path(images),
+            maps=maps,
+            weights=[Path(path) for path in weights],
+            heads=[Path(path) for path in heads],
+            device=device,
+            samples=samples,
+            moved=lambda: progress(next(drawn), total),
+        )
+        for k, section in enumerate(found.sections.values())
+    ]
+    templates = files("damlpips.report.page") / "templates"
+    style, script = ((templates / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return environment.get_template("page.html").render(
         title=printable(title),
         version=__version__,
@@ -165,8 +128,30 @@ def _page(
     )
 
 
-def _source(name: str) -> str:
-    return (files("damlpips.report.page") / "templates" / name).read_text(encoding="utf-8")
+def write_report(rows: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], **options: Any) -> None:
+    """Write `render_report`'s page to a file, whole or not at all; the options are its own.
+
+    Raises:
+        OSError: it cannot be written; what was there before is as it was.
+    """
+    write_whole(Path(out), render_report(rows, **options))
+
+
+def _environment() -> "Environment":
+    try:
+        import matplotlib  # noqa: F401
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise ImportError("a report needs: pip install 'damlpips[report]'") from error
+    environment = Environment(
+        loader=PackageLoader("damlpips.report.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, signed=signed)
+    return environment
 
 
 def _hash(text: str) -> str:

@@ -107,45 +107,46 @@ class SectionView:
     paired: bool
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `render_report` was asked for."""
-
-    pairs: int
-    side: int
-    folder: Path
-    maps: bool
-    weights: Sequence[Path]
-    heads: Sequence[Path]
-    device: str | torch.device
-    samples: int
-
-
-def view(section: Section, key: str, options: Options, moved: Callable[[], None]) -> SectionView:
-    """Return what a section shows; `moved` is called after each pair that was drawn."""
+def view(
+    section: Section,
+    key: str,
+    *,
+    pairs: int,
+    side: int,
+    folder: Path,
+    maps: bool,
+    weights: Sequence[Path],
+    heads: Sequence[Path],
+    device: str | torch.device,
+    samples: int,
+    moved: Callable[[], None],
+) -> SectionView:
+    """Return what a section shows; the options are those of `render_report`. `moved` is called after each pair."""
     settings = section.settings
-    found = figures(section, samples=options.samples)
-    rebuilt = rebuild(
-        settings, weights=options.weights, heads=options.heads, device=options.device, wanted=options.maps
-    )
-    renderer = ImageRenderer(rebuilt, side=options.side, folder=options.folder, moved=moved)
+    metric = printable(settings.metric)
+    found = figures(section, samples=samples)
+    rebuilt = rebuild(settings, weights=weights, heads=heads, device=device, wanted=maps)
+    renderer = ImageRenderer(rebuilt, side=side, folder=folder, moved=moved)
     names = layer_names(settings.metric, max((len(f.method.layers) for f in found), default=0))
+    # lighter from fine to coarse, for every kind of colour vision; visible on white and on black
+    colours = heat.palette(len(names), "viridis", 0.28, 0.92)
+    options = (part.partition("=")[::2] for part in settings.options.split(" ") if part)
     axis = charts.axis(found) if found else None
-    methods = () if axis is None else tuple(_methods(found, key, names, axis, renderer, options.pairs))
+    methods = () if axis is None else tuple(_methods(found, key, names, axis, renderer, pairs))
     return SectionView(
         key=key,
-        title=f"{_metric_name(settings.metric)} ({printable(settings.backbone)})",
-        metric=printable(settings.metric),
+        title=f"{Metric(metric).name if metric in list(Metric) else metric} ({printable(settings.backbone)})",
+        metric=metric,
         backbone=printable(settings.backbone),
         weights=printable(settings.weights),
-        options=_options(settings.options),
+        options=tuple((printable(name), printable(value)) for name, value in options),
         count=section.count,
         failed=section.failed,
         contents=len(section.contents),
         methods=methods,
         unscored=tuple((printable(m.name), m.failed) for m in section.methods.values() if not m.scores),
         axis=axis,
-        layers=tuple(Layer(*each) for each in zip(names, _layer_colours(len(names)), strict=True)),
+        layers=tuple(Layer(*each) for each in zip(names, colours, strict=True)),
         failures=tuple((printable(p.method), printable(p.distorted), printable(p.error)) for p in section.failures),
         why_no_maps=printable(rebuilt.reason),
         limit=renderer.limit,
@@ -210,20 +211,6 @@ def _ordinal(number: int) -> str:
         return ""
     ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 // 10 != 1 else 0, "th")
     return f"{number}{ending} "
-
-
-def _metric_name(metric: str) -> str:
-    return Metric(metric).name if metric in list(Metric) else printable(metric)
-
-
-def _layer_colours(count: int) -> list[str]:
-    # lighter from fine to coarse, for every kind of colour vision; visible on white and on black
-    return heat.palette(count, "viridis", 0.28, 0.92)
-
-
-def _options(text: str) -> tuple[tuple[str, str], ...]:
-    pairs = (part.partition("=")[::2] for part in text.split(" ") if part)
-    return tuple((printable(name), printable(value)) for name, value in pairs)
 
 
 def number(value: float) -> str:
