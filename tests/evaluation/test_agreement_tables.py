@@ -21,32 +21,23 @@ NAN = math.nan
 PATH = Path("image.png")
 
 
-def ratings() -> JudgedSet:
-    rows = [Rating(PATH, PATH, float(k), f"c{k % 2}", ("noise", "blur")[k // 3]) for k in range(6)]
-    return JudgedSet("ratings|1", tuple(rows))
-
-
-def choices() -> JudgedSet:
-    return JudgedSet("choices", tuple(Choice(PATH, PATH, PATH, 3, 1, f"c{k}") for k in range(4)))
-
-
 @pytest.fixture
 def found() -> Agreement:
-    sets = ratings(), choices()
-    distances = {
-        ("good", "ratings|1"): np.arange(6.0)[::-1],
-        ("good", "choices"): np.tile([0.0, 1.0], (4, 1)),
-        ("bad", "ratings|1"): np.arange(6.0),
-    }
-    results = {}
-    for (metric, name), values in distances.items():
-        judged = next(s for s in sets if s.name == name)
-        differences = {"SRCC": Difference(2.0, 1.5, 2.5, 0.0004)} if (metric, name) == ("good", "ratings|1") else {}
-        results[metric, name] = Result(metric, True, judged, values, evaluate(judged, values, samples=20), differences)
+    rows = (Rating(PATH, PATH, float(k), f"c{k % 2}", ("noise", "blur")[k // 3]) for k in range(6))
+    ratings = JudgedSet("ratings|1", tuple(rows))
+    choices = JudgedSet("choices", tuple(Choice(PATH, PATH, PATH, 3, 1, f"c{k}") for k in range(4)))
+    results = [
+        Result(metric, True, judged, values, evaluate(judged, values, samples=20), differences)
+        for metric, judged, values, differences in (
+            ("good", ratings, np.arange(6.0)[::-1], {"SRCC": Difference(2.0, 1.5, 2.5, 0.0004)}),
+            ("good", choices, np.tile([0.0, 1.0], (4, 1)), {}),
+            ("bad", ratings, np.arange(6.0), {}),
+        )
+    ]
     return Agreement(
         metrics={"good": "the good one", "bad": "the bad one"},
-        sets=sets,
-        results=results,
+        sets=(ratings, choices),
+        results={(result.metric, result.judged_set.name): result for result in results},
         means={"good": Mean(Interval(0.875, 0.8, 0.95), None)},
         challenge={"good": {"rotate": Rate(2, 3), "overall": Rate(2, 3)}},
         failures=(Failure("bad", "choices", "too small"),),
@@ -138,16 +129,11 @@ class TestFiles:
         rows = list(csv.DictReader(io.StringIO(tables.as_csv(found))))
         assert list(rows[0]) == list(tables.CSV_COLUMNS)
         first = rows[0]
-        assert (first["metric"], first["set"], first["figure"], first["judgements"]) == (
-            "good",
-            "ratings|1",
-            "SRCC",
-            "6",
-        )
+        said = [first[name] for name in ("metric", "set", "figure", "judgements", "baseline", "difference", "p")]
+        assert said == ["good", "ratings|1", "SRCC", "6", "bad", "2.0", "0.0004"]
         expected = found.results["good", "ratings|1"].figures.figures["PLCC"]
         (plcc,) = [r for r in rows if r["figure"] == "PLCC" and r["metric"] == "good"]
         assert float(plcc["value"]) == expected.value
-        assert (first["baseline"], first["difference"], first["p"]) == ("bad", "2.0", "0.0004")
         assert plcc["p"] == ""
         assert [(r["by"], float(r["value"])) for r in rows if r["figure"] == "mean"] == [("mean", 0.875)]
         assert [r["part"] for r in rows if r["figure"] == "success"] == ["rotate", "overall"]

@@ -17,9 +17,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "judged-sets.md
 
 
 def test_every_layout_has_an_example() -> None:
-    assert list(EXAMPLES) == list(LAYOUTS), (
-        "tests/support/layouts.py: EXAMPLES needs one of each layout, in their order"
-    )
+    assert list(EXAMPLES) == list(LAYOUTS), "tests/support/layouts.py: EXAMPLES needs one of each layout, in order"
     assert all(example.tables or example.binaries for example in EXAMPLES.values())
 
 
@@ -87,9 +85,8 @@ class TestBapps:
         first, second = judged.judgements
         assert judged.name == "jnd/traditional"
         assert judged.kind_of_judgement is SameOrNot
-        assert first == SameOrNot(
-            leaf / "p0" / "000000.png", leaf / "p1" / "000000.png", 0.25, "jnd/traditional/000000", "traditional"
-        )
+        images = (leaf / folder / "000000.png" for folder in ("p0", "p1"))
+        assert first == SameOrNot(*images, 0.25, "jnd/traditional/000000", "traditional")
         assert second.same == 1.0
 
     def test_each_reference_is_a_content(self, tmp_path: Path) -> None:
@@ -115,10 +112,8 @@ class TestNumbered:
     def test_names_of_kinds(self, tmp_path: Path) -> None:
         (judged,) = load(layouts.tid(tmp_path, 24, 5, contents=1))
         kind_of = {r.distorted.name[4:6]: r.kind for r in judged.judgements}
-        assert kind_of["08"] == "Gaussian blur"
-        assert kind_of["10"] == "JPEG compression"
-        assert kind_of["17"] == "contrast change"
-        assert kind_of["24"] == "sparse sampling and reconstruction"
+        assert (kind_of["08"], kind_of["10"]) == ("Gaussian blur", "JPEG compression")
+        assert (kind_of["17"], kind_of["24"]) == ("contrast change", "sparse sampling and reconstruction")
 
     def test_kadid10k(self, tmp_path: Path) -> None:
         (judged,) = load(layouts.kadid10k(tmp_path))
@@ -241,9 +236,7 @@ class TestPlain:
     )
     def test_kinds(self, columns: str, last: tuple[str, str, str], kinds: list[str], tmp_path: Path) -> None:
         layouts.put(tmp_path, ["r.png", "s.png", "d.png"])
-        rows = [
-            f"{ref},d.png,{k},{end}" for k, (ref, end) in enumerate(zip(("r.png", "s.png", "s.png"), last, strict=True))
-        ]
+        rows = [f"{ref}.png,d.png,1,{end}" for ref, end in zip("rss", last, strict=True)]
         (tmp_path / "m.csv").write_text("\n".join([f"ref,dist,score,{columns}", *rows]) + "\n")
         (judged,) = load(tmp_path)
         assert [r.content for r in judged.judgements] == [r.reference.name for r in judged.judgements]
@@ -278,10 +271,7 @@ class TestPlain:
         sets = {s.name: s for s in load(folder)}
         expected = {"recolour": 325, "jpeg10": 50, "tid_resynth": 143, "gan_restoration": 123}
         assert {name: len(s.judgements) for name, s in sets.items()} == expected
-        counts = {
-            name: [len({getattr(j, of) for j in s.judgements}) for of in ("content", "kind")]
-            for name, s in sets.items()
-        }
+        counts = {name: [len(set(s.contents)), len({j.kind for j in s.judgements})] for name, s in sets.items()}
         assert counts == {"recolour": [10, 1], "jpeg10": [5, 1], "tid_resynth": [6, 5], "gan_restoration": [4, 1]}
         first = sets["gan_restoration"].judgements[0]
         assert isinstance(first, Choice)

@@ -31,14 +31,14 @@ def aged(path: Path, content: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("value", [0.1, 0.0, 1e-320, 1.7976931348623157e308, float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [0.1, 0.0, -0.0, 1e-320, 1.7976931348623157e308, float("inf"), -float("inf")])
 def test_a_distance_comes_back_as_it_was(file: Path, value: float) -> None:
     with DistanceCache(file) as cache:
         assert cache.get(K) is None
         cache.put(K, value)
-        assert cache.get(K) == value
+        assert repr(cache.get(K)) == repr(value + 0.0)  # a zero has no sign
     with DistanceCache(file) as cache:
-        assert repr(cache.get(K)) == repr(value)
+        assert repr(cache.get(K)) == repr(value + 0.0)
         assert cache.get(key("metric", "view", "b", "a")) is None
 
 
@@ -57,14 +57,6 @@ def test_what_was_put_is_there_in_the_next_run(tmp_path: Path, values: dict[str,
             cache.put(key(name, "", "", ""), value)
     with DistanceCache(tmp_path / "distances.sqlite") as cache:
         assert {name: cache.get(key(name, "", "", "")) for name in values} == values
-
-
-def test_zero_has_no_sign(file: Path) -> None:
-    with DistanceCache(file) as cache:
-        cache.put(K, -0.0)
-        assert repr(cache.get(K)) == "0.0"
-    with DistanceCache(file) as cache:
-        assert repr(cache.get(K)) == "0.0"
 
 
 def test_nan_is_no_distance(file: Path) -> None:

@@ -82,11 +82,7 @@ class TestShapes:
         r, a, b, s, _ = files
         judged = JudgedSet("choices", (Choice(r, a, b, 1, 2, ""), Choice(s, b, a, 1, 2, "")))
         found = distances(Counting().metric, judged)
-        assert found.shape == (2, 2)
-        assert found.tolist() == [
-            pytest.approx([value(r, a), value(r, b)]),
-            pytest.approx([value(s, b), value(s, a)]),
-        ]
+        assert found == pytest.approx(np.array([[value(r, a), value(r, b)], [value(s, b), value(s, a)]]))
 
     def test_same_or_not(self, files: list[Path]) -> None:
         a, b, *_ = files
@@ -149,14 +145,10 @@ class TestCached:
         a, b, *_ = files
         counting, other = Counting(), Counting("another")
         for _ in range(2):
-            for score, judged, side in [
-                (counting, ratings((a, b)), None),
-                (counting, ratings((b, a)), None),
-                (counting, ratings((a, b)), 30),
-                (counting, ratings((a, b)), 20),
-                (other, ratings((a, b)), None),
-            ]:
-                distances(score.metric, judged, View(shorter_side=side), cache=cache)
+            for side in (None, 30, 20):
+                distances(counting.metric, ratings((a, b)), View(shorter_side=side), cache=cache)
+            distances(counting.metric, ratings((b, a)), cache=cache)
+            distances(other.metric, ratings((a, b)), cache=cache)
         assert (counting.pairs, other.pairs) == (4, 1)
 
     def test_what_is_read_in_another_way_is_kept_apart(self, files: list[Path], cache: DistanceCache) -> None:

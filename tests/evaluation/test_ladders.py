@@ -14,16 +14,18 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from rich.progress import Progress
 from torch import Tensor
 
 from damlpips.evaluation.ladders import FARTHEST, LADDERS, Ladder, Violations, violations
-from damlpips.evaluation.named import build
+from damlpips.evaluation.named import NamedMetric, build
 from damlpips.scoring.images import ScoringError, read_image
 from tests.support.pictures import image_file, pixels
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS, DEMO = ROOT / "benchmarks", ROOT / "docs" / "demo"
 NAMES = ["noise", "blur", "jpeg", "contrast", "saturation", "shift"]
+QUIET = Progress(disable=True)
 GREY = Ladder("grey", "step", (1, 2, 3), (0, 9), lambda x, level, seed: x + 0.1 * level)
 
 
@@ -159,11 +161,7 @@ class TestLadders:
             (torch.zeros(1, 3, 8, 8), ValueError, "image: expected (3, H, W), got (1, 3, 8, 8)"),
             (torch.zeros(8, 8, 3), ValueError, "image: expected (3, H, W), got (8, 8, 3)"),
             (torch.zeros(3, 8, 0), ValueError, "pixels a side, got (8, 0)"),
-            (
-                torch.zeros(3, 8, 8, dtype=torch.int64),
-                TypeError,
-                "image: expected uint8 or floats in [0, 1], got torch",
-            ),
+            (torch.zeros(3, 8, 8).long(), TypeError, "image: expected uint8 or floats in [0, 1], got torch.int64"),
             (torch.full((3, 8, 8), 1.5), ValueError, "image: expected floats in [0, 1], got 1.5 to 1.5"),
             (torch.full((3, 8, 8), -0.1), ValueError, "image: expected floats in [0, 1], got -0.1 to -0.1"),
             (torch.full((3, 8, 8), math.nan), ValueError, "image: expected floats in [0, 1], got nan to nan"),
@@ -207,18 +205,20 @@ class TestLadders:
 
 
 class TestViolations:
-    def test_none(self, ladder: Ladder) -> None:
-        images = [picture(0), picture(1, 30, 50)]
-        found = violations(lambda x, y: torch.arange(len(y)), images, ladder)
-        assert found == Violations(2 * len(ladder.levels), 0)
-        assert found.share == 0
-
-    def test_all(self, ladder: Ladder) -> None:
-        for constant in (0.0, 2.0):
-            found = violations(lambda x, y, c=constant: torch.full((len(y),), c), [picture()], ladder)
-            assert found == Violations(len(ladder.levels), len(ladder.levels))
-            assert found.share == 1
-        assert violations(lambda x, y: -torch.arange(len(y)), [picture()], ladder).share == 1
+    @pytest.mark.parametrize(
+        ("metric", "share"),
+        [
+            (lambda x, y: torch.arange(len(y)), 0),
+            (lambda x, y: torch.zeros(len(y)), 1),
+            (lambda x, y: torch.full((len(y),), 2.0), 1),
+            (lambda x, y: -torch.arange(len(y)), 1),
+        ],
+        ids=["growing", "zero", "constant", "falling"],
+    )
+    def test_none_or_all(self, ladder: Ladder, metric: Callable[[Tensor, Tensor], Tensor], share: int) -> None:
+        found = violations(metric, [picture(0), picture(1, 30, 50)], ladder)
+        neighbours = 2 * len(ladder.levels)
+        assert (found, found.share) == (Violations(neighbours, share * neighbours), share)
 
     @given(st.lists(st.sampled_from([-math.inf, *range(-3, 4), math.inf]), min_size=4, max_size=4))
     @example([0, 1, 1, 3])  # equal neighbours
@@ -276,13 +276,11 @@ class TestViolations:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """Import a benchmark as if it were run: its folder comes first in the path."""
+def script(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """Import the benchmark that a class tests as if it were run: its folder comes first in the path."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    names = ("ladders", "scale")
-    yield importlib.import_module
-    for name in names:
-        sys.modules.pop(name, None)
+    yield importlib.import_module(request.cls.name)
+    del sys.modules[request.cls.name]
 
 
 @pytest.fixture
@@ -304,8 +302,10 @@ def rows_of(markdown: str) -> list[list[list[str]]]:
 
 
 class TestLaddersBenchmark:
-    def test_table(self, script: Callable[[str], ModuleType], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        script("ladders").main([str(folder), "--count", "3", "--side", "48", "--metric", "mse", "damlpips"])
+    name = "ladders"
+
+    def test_table(self, script: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        script.main([str(folder), "--count", "3", "--side", "48", "--metric", "mse", "damlpips"])
         printed = capsys.readouterr()
         assert printed.err == ""
         assert "3 photographs, seed 0" in printed.out
@@ -315,20 +315,15 @@ class TestLaddersBenchmark:
         assert all(0 <= float(cell) <= 100 for row in rows for cell in row[1:])
         assert rows[0][1:6] == ["0.00"] * 5
 
-    def test_shares(self, script: Callable[[str], ModuleType]) -> None:
-        from rich.progress import Progress
-
-        from damlpips.evaluation.named import NamedMetric
-
-        benchmark = script("ladders")
+    def test_shares(self, script: ModuleType) -> None:
         flat = NamedMetric("flat", True, "", torch.device("cpu"), lambda x, y: torch.zeros(len(x)), lambda x: x)
         grey = picture()[:1].expand(3, -1, -1)
-        found = benchmark.table([flat, build("mse")], [grey], seed=0, progress=Progress(disable=True))
+        found = script.table([flat, build("mse")], [grey], seed=0, progress=QUIET)
         assert found.rows[0] == ("flat", *("100.00",) * 4, "-", *("100.00",) * 2)
         assert found.rows[1][5] == "-"
 
-    def test_photographs(self, script: Callable[[str], ModuleType], folder: Path) -> None:
-        photographs = script("ladders").photographs
+    def test_photographs(self, script: ModuleType, folder: Path) -> None:
+        photographs = script.photographs
         found = photographs(folder, count=3, seed=0, side=48)
         assert {image.shape for image in found} == {(3, 48, 48)}
         # 4 pixels off the grid of blocks of 8
@@ -339,49 +334,45 @@ class TestLaddersBenchmark:
         orders = {tuple(i.sum().item() for i in photographs(folder, count=3, seed=s, side=48)) for s in range(8)}
         assert len(orders) > 1
 
-    def test_too_few(self, script: Callable[[str], ModuleType], folder: Path, tmp_path: Path) -> None:
+    def test_too_few(self, script: ModuleType, folder: Path, tmp_path: Path) -> None:
         message = re.escape(f"error: {folder}: expected 4 images of 60 x 60 pixels or more, found 3")
         with pytest.raises(SystemExit, match=message):
-            script("ladders").main([str(folder), "--count", "4", "--side", "48", "--metric", "mse"])
+            script.main([str(folder), "--count", "4", "--side", "48", "--metric", "mse"])
 
-    def test_unknown_metric(self, script: Callable[[str], ModuleType], folder: Path) -> None:
+    def test_unknown_metric(self, script: ModuleType, folder: Path) -> None:
         with pytest.raises(SystemExit, match="error: unknown metric 'msee'"):
-            script("ladders").main([str(folder), "--metric", "msee"])
+            script.main([str(folder), "--metric", "msee"])
 
-    def test_encoded_once_is_the_same(self, script: Callable[[str], ModuleType]) -> None:
+    def test_encoded_once_is_the_same(self, script: ModuleType) -> None:
         metric = build("damlpips")
         rungs = LADDERS["noise"].rungs(picture(0, 64, 64)).float() / 255
         references = rungs[:1].expand_as(rungs)
-        found = script("ladders").against_one(metric)(references, rungs)
+        found = script.against_one(metric)(references, rungs)
         assert torch.allclose(found, metric.distances(references, rungs), rtol=1e-5, atol=1e-7)
 
 
 class TestScaleBenchmark:
-    def test_tables(
-        self, script: Callable[[str], ModuleType], folder: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        benchmark = script("scale")
+    name = "scale"
+
+    def test_tables(self, script: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         counts = ["--count", "3", "--enlarged", "1", "--side", "48"]
-        benchmark.main([str(folder), *counts, "--metric", "mse", "damlpips"])
+        script.main([str(folder), *counts, "--metric", "mse", "damlpips"])
         printed = capsys.readouterr()
         assert printed.err == ""
         scores, sizes = rows_of(printed.out)
         assert scores[0] == ["distortion", "mse", "damlpips"]
-        assert [row[0] for row in scores[1:]] == list(benchmark.DISTORTIONS)
+        assert [row[0] for row in scores[1:]] == list(script.DISTORTIONS)
         assert len(scores) == 1 + 6 + 5 + 4 + 3 + 4
         assert sizes[0][1:] == ["mse, 2 times", "mse, 4 times", "damlpips, 2 times", "damlpips, 4 times"]
         assert len(sizes) == 1 + 8 + 4
         cell = re.compile(r"\d+\.\d{3} \(\d+\.\d{3} to \d+\.\d{3}\)")
         assert all(cell.fullmatch(text) for row in (*scores[1:], *sizes[1:]) for text in row[1:])
 
-    def test_scores(self, script: Callable[[str], ModuleType]) -> None:
-        from rich.progress import Progress
-
-        benchmark = script("scale")
+    def test_scores(self, script: ModuleType) -> None:
         first, second = (picture(k, 52, 56).float() / 255 for k in (0, 1))
         pairs = [(first, second), (second, first)]
-        found = benchmark.scores(build("mse"), pairs, seed=3, progress=Progress(disable=True))
-        by_name = dict(zip(benchmark.DISTORTIONS, found.T, strict=True))
+        found = script.scores(build("mse"), pairs, seed=3, progress=QUIET)
+        by_name = dict(zip(script.DISTORTIONS, found.T, strict=True))
         x, y = first[:, :48, :52], second[:, :48, :52]
 
         def expected(other: Tensor) -> float:
@@ -394,36 +385,31 @@ class TestScaleBenchmark:
         noisy = LADDERS["noise"].apply(y, 10, seed=4)
         assert float(by_name["noise, sigma 10 of 255"][1]) == pytest.approx(float((noisy - y).square().mean()))
 
-    def test_sizes(self, script: Callable[[str], ModuleType]) -> None:
+    def test_sizes(self, script: ModuleType) -> None:
         """One picture at another size: MSE hardly changes with what is not finer than the pixels."""
-        from rich.progress import Progress
-
-        benchmark = script("scale")
         first, second = (picture(k, 68, 68).float() / 255 for k in (0, 1))
-        found = benchmark.ratios(build("mse"), [(first, second)], seed=0, progress=Progress(disable=True))
+        found = script.ratios(build("mse"), [(first, second)], seed=0, progress=QUIET)
         assert [values.shape for values in found.values()] == [(1, 2)] * 12
         for name in ("saturation 0", "contrast 0.5"):
             assert found[f"{name}; after"].tolist()[0] == pytest.approx([1, 1], abs=0.05)
-        for name in benchmark.BEFORE:
+        for name in script.BEFORE:
             after, before = (found[f"{name}; {when}"] for when in ("after", "before"))
             assert torch.allclose(after, before, rtol=0.1), name
 
-    def test_nothing_to_compare(self, script: Callable[[str], ModuleType]) -> None:
-        from rich.progress import Progress
-
+    def test_nothing_to_compare(self, script: ModuleType) -> None:
         grey = (picture(0, 52, 52)[:1].float() / 255).expand(3, -1, -1)
         pairs = [(grey, picture(1, 52, 52).float() / 255)]
-        found = script("scale").ratios(build("mse"), pairs, seed=0, progress=Progress(disable=True))
+        found = script.ratios(build("mse"), pairs, seed=0, progress=QUIET)
         assert found["saturation 0; after"].isnan().all()
         assert not found["contrast 0.5; after"].isnan().any()
 
-    def test_cell(self, script: Callable[[str], ModuleType]) -> None:
+    def test_cell(self, script: ModuleType) -> None:
         values = torch.arange(101, dtype=torch.float64) ** 2 / 10000
-        assert script("scale")._cell(torch.cat([values, torch.tensor([math.nan])])) == "0.250 (0.010 to 0.810)"
+        assert script._cell(torch.cat([values, torch.tensor([math.nan])])) == "0.250 (0.010 to 0.810)"
 
     def test_one_photograph_is_too_few(
-        self, script: Callable[[str], ModuleType], folder: Path, capsys: pytest.CaptureFixture[str]
+        self, script: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with pytest.raises(SystemExit):
-            script("scale").main([str(folder), "--count", "1"])
+            script.main([str(folder), "--count", "1"])
         assert "--count: expected at least 2 photographs" in capsys.readouterr().err
