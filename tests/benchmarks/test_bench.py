@@ -128,11 +128,7 @@ def test_time_and_peak_on_cuda() -> None:
 
 
 @pytest.mark.parametrize(
-    ("net", "names"),
-    [
-        ("alex", ["lpips", "torchmetrics"]),
-        ("vgg", ["lpips", "torchmetrics", "piq"]),
-    ],
+    ("net", "names"), [("alex", ["lpips", "torchmetrics"]), ("vgg", ["lpips", "torchmetrics", "piq"])]
 )
 def test_all_who_claim_lpips_give_it_on_the_same_weights(net: str, names: list[str], tmp_path: Path) -> None:
     pytest.importorskip("piq")
@@ -199,9 +195,7 @@ def test_agreement_is_asked_of_one_claim_only_and_within_rounding() -> None:
 class Counted:
     """A contender that counts its calls."""
 
-    def __init__(self, error: float = 0.0) -> None:
-        self.calls = 0
-        self.error = error
+    calls, error = 0, 0.0
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         self.calls += 1
@@ -229,9 +223,12 @@ def entrants(monkeypatch: pytest.MonkeyPatch) -> dict[str, Counted]:
 CELLS = [Cell("nano", 32, batch, FORWARD) for batch in (1, 2)]
 
 
-def measure(file: Path | None, *, limits: Limits = WIDE, environment: dict = HERE) -> list[Outcome]:
-    run = runner.Runner(Place(), environment, limits, 0.0, Store(file), say=lambda _: None)
-    return list(run.measure(CELLS))
+def run_of(file: Path | None, limits: Limits = WIDE, environment: dict = HERE) -> runner.Runner:
+    return runner.Runner(Place(), environment, limits, 0.0, Store(file), say=lambda _: None)
+
+
+def measure(file: Path | None, **options: object) -> list[Outcome]:
+    return list(run_of(file, **options).measure(CELLS))
 
 
 def counts(entrants: dict[str, Counted]) -> list[int]:
@@ -268,8 +265,7 @@ def test_another_machine_or_contender_is_measured(what: str, entrants: dict[str,
 
 def test_a_run_that_was_stopped_goes_on(entrants: dict[str, Counted], tmp_path: Path) -> None:
     file = tmp_path / "results.json"
-    run = runner.Runner(Place(), HERE, WIDE, 0.0, Store(file), say=lambda _: None)
-    next(iter(run.measure(CELLS)))
+    next(run_of(file).measure(CELLS))
     assert [o.cell for o in read(file)] == CELLS[:1]
     assert [o.cell for o in measure(file)] == CELLS
     assert [o.cell for o in read(file)] == CELLS
@@ -305,8 +301,7 @@ def test_the_cost_of_a_large_cell_is_judged_by_a_small_image(entrants: dict[str,
 
     entrants["other"] = watched  # type: ignore[assignment]
     low = Limits(gib=100.0, seconds=0.0)  # whatever a call takes, it is too long
-    run = runner.Runner(Place(), HERE, low, 0.0, Store(), say=lambda _: None)
-    (found,) = run.measure([Cell("nano", 512, 8, FORWARD)])
+    (found,) = run_of(None, low).measure([Cell("nano", 512, 8, FORWARD)])
     assert all("s a call, more than 0 s" in m.skipped for m in found.measured)
     assert set(sizes) == {(1, 3, 256, 256)}
 
@@ -358,17 +353,13 @@ def test_long_table_has_medians_quartiles_and_ratios(results: list[Outcome]) -> 
     rows = rows_of(long_report(results))
     assert len({len(row) for row in rows if row[0] in ("backbone", "alex")}) == 1
     assert [row for row in rows if row[0] == "alex"] == [
-        ["alex", "64", "1", FORWARD, "float32", *rest]
-        for rest in (
-            ["lpips", "400 (300 to 600)", "1.00 (1.00 to 1.00)", "4.0", "1.00"],
+        ["alex", "64", pairs, FORWARD, "float32", *rest]
+        for pairs, *rest in (
+            ["1", "lpips", "400 (300 to 600)", "1.00 (1.00 to 1.00)", "4.0", "1.00"],
             # round by round: 1/2, 1/4, 1/8
-            ["LPIPS", "100 (100 to 100)", "0.25 (0.19 to 0.38)", "1.0", "0.25"],
-        )
-    ] + [
-        ["alex", "64", "8", FORWARD, "float32", *rest]
-        for rest in (
-            ["lpips", "skipped: about 9 GiB, more than 8 GiB", "-", "-", "-"],
-            ["LPIPS", "500 (500 to 500)", "-", "3.0", "-"],
+            ["1", "LPIPS", "100 (100 to 100)", "0.25 (0.19 to 0.38)", "1.0", "0.25"],
+            ["8", "lpips", "skipped: about 9 GiB, more than 8 GiB", "-", "-", "-"],
+            ["8", "LPIPS", "500 (500 to 500)", "-", "3.0", "-"],
         )
     ]
     assert ["cpu", "a machine"] in rows

@@ -41,12 +41,8 @@ def random(seed: int, n: int, *, levels: int | None = None) -> tuple[np.ndarray,
 
 class TestRanks:
     def test_by_hand(self) -> None:
-        # rank differences 0, 1, 1, 0: 1 - 6 * 2 / (4 * 15); one pair of six the wrong way round
-        distance, score = [1.0, 2.0, 3.0, 4.0], [40.0, 20.0, 30.0, 10.0]
-        assert srcc(distance, score) == pytest.approx(0.8)
-        assert krcc(distance, score) == pytest.approx(4 / 6)
-
-    def test_kendalls_tau_b_by_hand(self) -> None:
+        # rank differences 0, 1, 1, 0: 1 - 6 * 2 / (4 * 15)
+        assert srcc([1.0, 2.0, 3.0, 4.0], [40.0, 20.0, 30.0, 10.0]) == pytest.approx(0.8)
         # of six pairs one is tied in distance only, one in score only, four agree
         assert krcc([1.0, 1.0, 2.0, 3.0], [4.0, 3.0, 2.0, 2.0]) == pytest.approx(4 / 5)
 
@@ -185,10 +181,8 @@ class TestChoices:
 def average_precision(distance: list[float], same: list[float]) -> float:
     """The released definition, row by row: for each recall the best precision at that recall or a higher one."""
     order = sorted(range(len(distance)), key=lambda k: distance[k])
-    points = []
-    for n in range(1, len(order) + 1):
-        found = sum(same[k] for k in order[:n])
-        points.append((found / sum(same), found / n))
+    found = np.cumsum([same[k] for k in order])
+    points = [(f / sum(same), f / n) for n, f in enumerate(found, 1)]
     area, before = 0.0, 0.0
     for k, (recall, _) in enumerate(points):
         area += (recall - before) * max(precision for _, precision in points[k:])
@@ -200,12 +194,6 @@ class TestSameOrNot:
     def test_by_hand(self) -> None:
         # found after 1, 3 and 4 of 5 pairs: precisions 1, 2/3, 3/4, of which the second counts as the third
         assert jnd_map([1, 2, 3, 4, 5], [1, 0, 1, 1, 0]) == pytest.approx((1 + 3 / 4 + 3 / 4) / 3)
-
-    def test_shares_by_hand(self) -> None:
-        # precisions 0.5 and 0.75: the higher one counts for the first half, too
-        assert jnd_map([0.1, 0.2], [0.5, 1.0]) == pytest.approx(0.75)
-        # and 1.0 and 0.75
-        assert jnd_map([0.2, 0.1], [0.5, 1.0]) == pytest.approx((1.0 * 1.0 + 0.5 * 0.75) / 1.5)
 
     @pytest.mark.parametrize("seed", range(20))
     def test_equals_the_definition(self, seed: int) -> None:
@@ -310,12 +298,6 @@ class TestSets:
         judged, distance = ratings(n=4, contents=2)
         parts = breakdown(judged, distance, "content").values()
         assert all(np.isnan(value) for part in parts for value in part.figures.values())
-
-    def test_one_content_has_no_interval(self) -> None:
-        judged, distance = ratings(n=20, contents=1)
-        found = evaluate(judged, distance, samples=20).headline
-        assert found.value > 0.5
-        assert np.isnan([found.low, found.high]).all()
 
     def test_two_metrics(self) -> None:
         judged, distance = ratings(contents=12)

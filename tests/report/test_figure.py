@@ -16,7 +16,7 @@ from torch import Tensor
 
 from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric, Encoded
 from damlpips.report import panels
-from damlpips.report.figure import plot_map, render, save
+from damlpips.report.figure import FORMATS, plot_map, render, save
 
 MODELS = {
     "damlpips": (DAMLPIPS, ["image", "layer 1", "layer 2", "layer 3"]),
@@ -119,9 +119,8 @@ class TestParts:
 
     def test_a_limit_makes_pictures_compare(self) -> None:
         for pair in (images(), images(64, 64)):
-            figure = plot_map(DAMLPIPS(), *pair, limit=3)
-            assert (figure.axes[2].images[1].norm.vmin, figure.axes[2].images[1].norm.vmax) == (0, 3)
-            assert figure.axes[2].child_axes[0].get_xlim() == (0, 3)
+            panel = plot_map(DAMLPIPS(), *pair, limit=3).axes[2]
+            assert (panel.images[1].norm.vmin, panel.images[1].norm.vmax) == panel.child_axes[0].get_xlim() == (0, 3)
 
     def test_equal_images(self) -> None:
         image = images()[0]
@@ -154,9 +153,8 @@ class TestImages:
         figure = plot_map(DAMLPIPS(value_range=(-1, 1)), *signed)
         for one, other in zip(figure.axes[:2], expected.axes[:2], strict=True):
             np.testing.assert_array_equal(one.images[0].get_array(), other.images[0].get_array())
-        np.testing.assert_allclose(
-            figure.axes[2].images[1].get_array(), expected.axes[2].images[1].get_array(), rtol=1e-3, atol=1e-4
-        )
+        found, map_of_bytes = (f.axes[2].images[1].get_array() for f in (figure, expected))
+        np.testing.assert_allclose(found, map_of_bytes, rtol=1e-3, atol=1e-4)
 
     def test_resized_images_are_drawn_as_they_were_compared(self) -> None:
         distorted, reference = images()
@@ -257,7 +255,7 @@ class TestFiles:
         with pytest.raises(ValueError, match="unknown format 'gif'"):
             render(figure, "gif")
 
-    @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+    @pytest.mark.parametrize("suffix", FORMATS)
     def test_equal_pictures_are_equal_files(self, suffix: str) -> None:
         one, other = (render(plot_map(DAMLPIPS(), *images()), suffix, dpi=30) for _ in range(2))
         assert one == other

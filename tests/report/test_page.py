@@ -21,6 +21,7 @@ from tests.support.pictures import image_file
 from tests.support.scored import ODD, row, run_score, score, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
+LPIPS = "alpha=error heads={} resize=none tile=none"
 # attributes that a browser may load something from
 LOADING = {*("src", "srcset", "href", "xlink:href", "data", "poster", "action", "formaction", "background", "style")}
 
@@ -68,6 +69,10 @@ class Page(HTMLParser):
         return found
 
 
+def rendered(*rows: Path, **options: object) -> Page:
+    return Page(render_report(rows, **options))
+
+
 def picture(attributes: dict[str, str]) -> np.ndarray:
     head, _, content = attributes["src"].partition(",")
     assert head == "data:image/jpeg;base64"
@@ -85,7 +90,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(run: Path) -> Page:
-    return Page(render_report([run], title="Two methods"))
+    return rendered(run, title="Two methods")
 
 
 def rescored(run: Path, tmp_path: Path, **values: str) -> Path:
@@ -181,23 +186,22 @@ class TestContents:
         for folder, image in zip(("ref", "m"), noise, strict=True):
             (tmp_path / folder).mkdir()
             Image.fromarray(image).save(tmp_path / folder / "a.png")
-        page = Page(render_report([score(tmp_path)]))
+        page = rendered(score(tmp_path))
         assert picture(page.images("result")[0]).std() > 50
         assert len(page.images("heat")) == 1
 
     def test_largest_side(self, run: Path) -> None:
-        page = Page(render_report([run], side=24))
-        assert [(a["width"], a["height"]) for a in page.images("heat")] == [("24", "20")] * 6
-        assert picture(page.images("result")[0]).shape == (20, 24, 3)
+        page = rendered(run, side=24)
+        assert {picture(a).shape for kind in ("heat", "result") for a in page.images(kind)} == {(20, 24, 3)}
 
     def test_number_of_pairs(self, run: Path) -> None:
-        page = Page(render_report([run], pairs=1))
+        page = rendered(run, pairs=1)
         assert page.text.count("Worst") >= 3  # a column, and a list for each method
         assert len(page.images("result")) == 4
-        assert Page(render_report([run], pairs=0)).images("result") == []
+        assert rendered(run, pairs=0).images("result") == []
 
     def test_no_maps(self, run: Path) -> None:
-        page = Page(render_report([run], maps=False))
+        page = rendered(run, maps=False)
         assert page.images("heat") == []
         assert len(page.images("result")) == 6
         assert "There are no heat maps: they were not asked for." in page.text
@@ -205,7 +209,7 @@ class TestContents:
     def test_metrics_are_sections(self, run: Path, tmp_path: Path) -> None:
         options = ("--metric", "lpips", "--backbone", "nano", "--heads", "uniform")
         other = run_score(tmp_path, *options, noises={"m": 9}, names=["a.png", "b.png"])
-        page = Page(render_report([run, other]))
+        page = rendered(run, other)
         assert [a["id"] for a in page.of("section")] == ["s0", "s1", "meaning"]
         assert "LPIPS (nano)" in page.text
         assert len(page.images("heat")) == 8
@@ -215,24 +219,24 @@ class TestContents:
         run_score(tmp_path, noises={"m": 9}, names=["a.png", "b.png"])
         (tmp_path / "m" / "b.png").write_bytes(b"\x89PNG nonsense")
         path = score(tmp_path, status=3)
-        page = Page(render_report([path]))
+        page = rendered(path)
         assert "1 of 2 pairs have no score and count in no figure:" in page.text
         assert re.search(r"m : \S*b\.png .*not an image of a known kind", page.text)
         many = [row(), *(row(name=f"{k}.png", score="", error=f"error {k}") for k in range(70))]
-        page = Page(render_report([write_rows(tmp_path / "many.csv", many)]))
+        page = rendered(write_rows(tmp_path / "many.csv", many))
         assert "70 of 71 pairs have no score" in page.text
         assert "the first 50 are:" in page.text
         assert "error 49" in page.text
         assert "error 50" not in page.text
 
     def test_no_pair_has_a_score(self, tmp_path: Path) -> None:
-        page = Page(render_report([write_rows(tmp_path / "a.csv", [row(score="", error="gone")])]))
-        assert "No pair has a score." in page.text
-        assert "gone" in page.text
+        text = rendered(write_rows(tmp_path / "a.csv", [row(score="", error="gone")])).text
+        assert "No pair has a score." in text
+        assert "gone" in text
 
     def test_one_method_without_any_score(self, tmp_path: Path) -> None:
         rows = [row(), row(method="bad", score="", error="gone")]
-        assert "bad none none none none 0 1 " in Page(render_report([write_rows(tmp_path / "a.csv", rows)])).text
+        assert "bad none none none none 0 1 " in rendered(write_rows(tmp_path / "a.csv", rows)).text
 
     def test_page_does_not_grow_with_rows(self, tmp_path: Path) -> None:
         sizes = []
@@ -262,7 +266,7 @@ class TestWhatIsMissing:
         image_file(tmp_path / "ref" / "b.png", 77)
         (tmp_path / "m" / "c.png").unlink()
         (tmp_path / "ref" / "c.png").unlink()
-        page = Page(render_report([path]))
+        page = rendered(path)
         assert len(page.images("result")) == len(page.images("heat")) == 1
         assert "The result is not shown: No such file or directory." in page.text
         assert "The reference is not shown: the file has changed since it was scored." in page.text
@@ -272,17 +276,17 @@ class TestWhatIsMissing:
     def test_no_file_but_what_was_scored_gets_on_the_page(self, run: Path, tmp_path: Path) -> None:
         secret = image_file(tmp_path / "secret.png", 5)
         path = rescored(run, tmp_path, distorted=str(secret))
-        lines = path.read_text().splitlines()
-        path.write_text("\n".join([lines[0], lines[1]]) + "\n")
-        page = Page(render_report([path]))
+        header, first, *_ = path.read_text().splitlines(keepends=True)
+        path.write_text(header + first)
+        page = rendered(path)
         assert page.images("result") == []
         assert "has changed since it was scored" in page.text
 
     def test_relative_paths_start_from_a_folder(self, run: Path, tmp_path: Path) -> None:
         path = tmp_path / "moved.csv"
         path.write_text(run.read_text().replace(f"{run.parent}/", ""))
-        assert Page(render_report([path])).images("result") == []
-        assert len(Page(render_report([path], images=run.parent)).images("heat")) == 6
+        assert rendered(path).images("result") == []
+        assert len(rendered(path, images=run.parent).images("heat")) == 6
 
     @pytest.mark.parametrize(
         ("values", "message"),
@@ -295,72 +299,58 @@ class TestWhatIsMissing:
             ({"options": "alpha=error resize=none"}, "this version of damlpips cannot score with the options"),
             ({"options": "alpha=error resize=none tile=-3 version=1"}, "expected a number of pixels, got '-3'"),
             ({"options": "alpha=x resize=none tile=none version=1"}, "this version of damlpips cannot score"),
-            (
-                {"metric": "lpips", "options": "alpha=error heads=00ff resize=none tile=none"},
-                "the heads of the scores were a file",
-            ),
-            (
-                {"metric": "lpips", "options": "alpha=error heads=v0.1 resize=none tile=none"},
-                "the metric cannot be built",
-            ),
+            ({"metric": "lpips", "options": LPIPS.format("00ff")}, "the heads of the scores were a file"),
+            ({"metric": "lpips", "options": LPIPS.format("v0.1")}, "the metric cannot be built"),
         ],
     )
-    def test_no_heat_map_with_anything_else(
-        self, run: Path, tmp_path: Path, values: dict[str, str], message: str
-    ) -> None:
-        page = Page(render_report([rescored(run, tmp_path, **values)]))
+    def test_no_map_with_anything_else(self, run: Path, tmp_path: Path, values: dict[str, str], message: str) -> None:
+        page = rendered(rescored(run, tmp_path, **values))
         assert page.images("heat") == []
         assert len(page.images("result")) == 6
         assert f"There are no heat maps: {message}" in page.text
 
     def test_a_score_that_is_another_now(self, run: Path, tmp_path: Path) -> None:
-        page = Page(render_report([rescored(run, tmp_path, score="0.123")]))
+        page = rendered(rescored(run, tmp_path, score="0.123"))
         assert page.images("heat") == []
         assert page.text.count("No heat map: scored again, the pair has 0.") == 6
 
     def test_weights_from_a_file(self, tmp_path: Path, random_nano_weights: Path, random_alex_weights: Path) -> None:
         path = run_score(tmp_path, "--weights", str(random_nano_weights), noises={"m": 9}, names=["a.png"])
-        assert "are not those of the scores" in Page(render_report([path])).text
-        page = Page(render_report([path], weights=[random_alex_weights, random_nano_weights]))
-        assert len(page.images("heat")) == 1
+        assert "are not those of the scores" in rendered(path).text
+        assert len(rendered(path, weights=[random_alex_weights, random_nano_weights]).images("heat")) == 1
 
     def test_heads_from_a_file(self, tmp_path: Path, random_alex_weights: Path) -> None:
         heads = ROOT / "weights" / "lpips_v0.0_alex.safetensors"
         options = ("--metric", "lpips", "--weights", str(random_alex_weights), "--heads", str(heads))
         path = run_score(tmp_path, *options, noises={"m": 9}, names=["a.png"])
-        assert "the heads of the scores were a file" in Page(render_report([path], weights=[random_alex_weights])).text
-        page = Page(render_report([path], weights=[random_alex_weights], heads=[heads]))
-        assert len(page.images("heat")) == 1
+        assert "the heads of the scores were a file" in rendered(path, weights=[random_alex_weights]).text
+        assert len(rendered(path, weights=[random_alex_weights], heads=[heads]).images("heat")) == 1
 
-    def test_images_as_they_were_compared(self, tmp_path: Path) -> None:
-        image_file(tmp_path / "ref" / "a.png", 1, (40, 48))
-        image_file(tmp_path / "m" / "a.png", 2, (60, 72))
-        page = Page(render_report([score(tmp_path, "--resize", "reference")]))
-        assert [(a["width"], a["height"]) for a in page.images("heat")] == [("48", "40")]
-
-    @pytest.mark.parametrize("options", [("--resize", "32"), ("--tile", "48")])
-    def test_other_options_of_the_metric(self, tmp_path: Path, options: tuple[str, str]) -> None:
-        for seed, folder in enumerate(("ref", "m")):
-            image_file(tmp_path / folder / "a.png", seed, (90, 120))
-        page = Page(render_report([score(tmp_path, *options)]))
-        assert len(page.images("heat")) == 1
+    @pytest.mark.parametrize(
+        ("option", "size"), [("--resize=reference", (40, 48)), ("--resize=32", (32, 43)), ("--tile=48", (90, 120))]
+    )
+    def test_images_as_they_were_compared(self, tmp_path: Path, option: str, size: tuple[int, int]) -> None:
+        image_file(tmp_path / "ref" / "a.png", 1, (40, 48) if option == "--resize=reference" else (90, 120))
+        image_file(tmp_path / "m" / "a.png", 2, (90, 120))
+        (heat,) = rendered(score(tmp_path, option)).images("heat")
+        assert picture(heat).shape[:2] == size
 
     def test_transparent_and_deep_images(self, tmp_path: Path) -> None:
-        (tmp_path / "ref").mkdir()
-        (tmp_path / "m").mkdir()
+        for folder in ("ref", "m"):
+            (tmp_path / folder).mkdir()
         deep = np.random.default_rng(0).integers(0, 65536, (40, 48), np.uint16)
         Image.fromarray(deep).save(tmp_path / "ref" / "a.png")
         glass = np.random.default_rng(0).integers(0, 256, (40, 48, 4), np.uint8)
         Image.fromarray(glass, "RGBA").save(tmp_path / "m" / "a.png")
         path = score(tmp_path, "--alpha", "white")
         for maps in (True, False):
-            page = Page(render_report([path], maps=maps))
+            page = rendered(path, maps=maps)
             assert (len(page.images("result")), len(page.images("heat"))) == (1, int(maps)), page.text
 
     def test_a_row_that_was_cut_off(self, tmp_path: Path) -> None:
         path = write_rows(tmp_path / "a.csv", [row(), row(name="b.png")])
         path.write_bytes(path.read_bytes()[:-40])
-        assert "The last row of a.csv was cut off and is left out" in Page(render_report([path])).text
+        assert "The last row of a.csv was cut off and is left out" in rendered(path).text
 
 
 @pytest.fixture(scope="module")
@@ -368,7 +358,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Page:
     """Return the page of names that mean something in HTML, everywhere where there are names."""
     trap, quotes = ODD[0].removesuffix(".png"), ODD[1]
     path = run_score(tmp_path_factory.mktemp("odd"), noises={trap: 9, quotes: 20}, names=ODD)
-    return Page(render_report([path], title=trap))
+    return rendered(path, title=trap)
 
 
 class TestNamesAreText:
@@ -391,7 +381,7 @@ class TestNamesAreText:
         texts = ("reference", "distorted", "metric", "backbone", "method", "weights", "options", "error")
         failed = {**dict.fromkeys(texts, trap), "score": "", "distorted": f"b{trap}"}
         rows = [row(**dict.fromkeys(texts[:-1], trap)), row(**failed)]
-        page = Page(render_report([write_rows(tmp_path / "a.csv", rows)], title=trap))
+        page = rendered(write_rows(tmp_path / "a.csv", rows), title=trap)
         assert [a for a in page.of("img") if "src" in a] == []
         assert page.text.count(trap) > 8
 
@@ -418,13 +408,9 @@ class TestWriting:
         assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
     def test_bad_arguments(self, run: Path) -> None:
-        for options, message in (
-            ({"pairs": -1}, "pairs: expected a whole number from 0 up, got -1"),
-            ({"side": 2.5}, "side: expected a whole number from 16 up, got 2.5"),
-            ({"samples": 0}, "samples: expected a whole number from 1 up, got 0"),
-        ):
-            with pytest.raises(ValueError, match=message):
-                render_report([run], **options)
+        for name, least, value in (("pairs", 0, -1), ("side", 16, 2.5), ("samples", 1, 0)):
+            with pytest.raises(ValueError, match=f"{name}: expected a whole number from {least} up, got {value}"):
+                render_report([run], **{name: value})
         with pytest.raises(ScoringError, match="expected a file of rows, got none"):
             render_report([])
 

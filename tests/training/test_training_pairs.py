@@ -1,5 +1,6 @@
 """What nano learns from: distortions that grow, images made on the fly, pairs that come out the same again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_procedural_images_differ_and_can_be_made_again(make) -> None:
 def test_shards_come_out_the_same_and_are_made_once(recipe: pairs.Recipe, tmp_path: Path) -> None:
     pairs.make(recipe, range(2), processes=2)
     written = [recipe.file(shard).stat().st_mtime_ns for shard in range(2)]
-    again = pairs.Recipe(recipe.photographs, tmp_path, recipe.seed, recipe.items, recipe.teachers)
+    again = replace(recipe, folder=tmp_path)
     pairs.make(again, [1], processes=1)
     here, there = (torch.load(r.file(1), weights_only=True) for r in (recipe, again))
     assert here.keys() == there.keys() == {"images", "structure", "texture", "places"}
@@ -68,12 +69,8 @@ def test_shards_come_out_the_same_and_are_made_once(recipe: pairs.Recipe, tmp_pa
 
 
 def test_shards_of_other_recipes_have_other_names(recipe: pairs.Recipe) -> None:
-    others = [
-        pairs.Recipe(recipe.photographs, recipe.folder, 4, recipe.items, recipe.teachers),
-        pairs.Recipe(recipe.photographs, recipe.folder, 3, 5, recipe.teachers),
-        pairs.Recipe(recipe.photographs, recipe.folder, 3, recipe.items, ("alex",)),
-        pairs.Recipe(recipe.photographs[:1], recipe.folder, 3, recipe.items, recipe.teachers),
-    ]
+    changes = {"seed": 4, "items": 5, "teachers": ("alex",), "photographs": recipe.photographs[:1]}
+    others = [replace(recipe, **{name: value}) for name, value in changes.items()]
     assert len({r.file(0) for r in [recipe, *others]}) == 5
 
 
