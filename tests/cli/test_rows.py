@@ -54,6 +54,8 @@ class TestColumns:
     def test_what_a_row_says(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
         assert run(*folders, "--jsonl", tmp_path / "s", "--batch-size", 1, "--resize", "reference").exit_code == 0
         row = json_rows(tmp_path / "s")[3]
+        assert [row["reference"], row["distorted"]] == [str(folder / "3.png") for folder in folders]
+        assert (row["metric"], row["backbone"]) == ("damlpips", "nano")
         images = [read_image(folder / "3.png")[None] for folder in (folders[1], folders[0])]
         with torch.no_grad():
             layers = DAMLPIPS(resize="reference").per_layer(*images)

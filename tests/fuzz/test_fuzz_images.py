@@ -3,7 +3,6 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from damlpips.scoring.images import ScoringError, read_image
-from tests.support.mutations import memory_within, mutated, mutated_once, numbers
+from tests.support.mutations import memory_within, mutated, mutated_once, numbers, or_message
 
 # ten bytes a pixel of the largest image that is read, fourteen with an alpha channel
 MOST_MEMORY = 1300
@@ -32,7 +31,7 @@ EXIF = Image.Exif()
 EXIF[0x0112] = 6
 EXIF[0x010E] = "a description"
 
-FILES: dict[str, Callable[[], bytes]] = {
+FILES = {
     "png": lambda: encoded("PNG", exif=EXIF, icc_profile=b"profile" * 9),
     "png palette": lambda: encoded("PNG", "P", transparency=200),
     "png alpha": lambda: encoded("PNG", "RGBA"),
@@ -62,17 +61,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz") / "image.bin"
 
 
-def read_or_refuse(file: Path) -> torch.Tensor | str:
-    try:
-        return read_image(file)
-    except ScoringError as error:
-        return str(error)
-
-
 def check(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     with memory_within(MOST_MEMORY):
-        image = read_or_refuse(file)
+        image = or_message(ScoringError, read_image, file)
     if isinstance(image, str):
         assert image.startswith(f"{file}: ")
         return
@@ -114,9 +106,8 @@ def test_png_chunks_with_right_check_sums(file: Path, data: st.DataObject, kind:
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(chunks) - 1))
         name, content = chunks[at]
-        action = data.draw(
-            st.sampled_from(["damage", "pixels", "double", "delete", "move", "rename", "text", "length"])
-        )
+        actions = "damage", "pixels", "double", "delete", "move", "rename", "text", "length"
+        action = data.draw(st.sampled_from(actions))
         if action == "damage":
             chunks[at] = name, data.draw(mutated_once(content))
         elif action == "pixels":
@@ -128,10 +119,8 @@ def test_png_chunks_with_right_check_sums(file: Path, data: st.DataObject, kind:
         elif action == "move":
             chunks.append(chunks.pop(at))
         elif action == "rename":
-            names = st.sampled_from(
-                [b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"eXIf", b"iCCP", b"gAMA"]
-            )
-            chunks[at] = data.draw(names), content
+            names = b"IHDR PLTE IDAT tRNS acTL fcTL fdAT eXIf iCCP gAMA".split()
+            chunks[at] = data.draw(st.sampled_from(names)), content
         elif action == "text":
             text = zlib.compress(bytes(data.draw(st.sampled_from([0, 1000, 1 << 21]))))
             chunks.insert(at, (data.draw(st.sampled_from([b"zTXt", b"iTXt", b"iCCP"])), b"key\0\0" + text))

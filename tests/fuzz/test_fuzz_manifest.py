@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.pairs import Pair, find_pairs
-from tests.support.mutations import mutated
+from tests.support.mutations import mutated, or_message
 
 VALID = (
     b"\xef\xbb\xbfnote,reference,distorted\r\n"
@@ -20,18 +20,8 @@ VALID = (
 )
 NAMES = ["a.png", "deep/b.png", "c, d.png", "link.png", "out.png", "out", "out/secret.png", "loop", "pipe", "nowhere"]
 NASTY = [
-    *NAMES,
-    "",
-    ".",
-    "..",
-    "../secret.png",
-    "deep/../../secret.png",
-    "/etc/hosts",
-    "C:\\x",
-    "\\\\h\\x",
-    "a.png/",
-    "~",
-    "a\0b",
+    *(*NAMES, "", ".", "..", "../secret.png", "deep/../../secret.png", "/etc/hosts", "C:\\x", "\\\\h\\x"),
+    *("a.png/", "~", "a\0b"),
 ]
 
 
@@ -52,17 +42,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return top / "r", top / "d"
 
 
-def pairs_or_refusal(folders: tuple[Path, Path], manifest: Path) -> list[Pair] | str:
-    try:
-        return find_pairs(*folders, manifest)
-    except ScoringError as error:
-        return str(error)
-
-
 def check(folders: tuple[Path, Path], content: bytes) -> list[Pair]:
     manifest = folders[0].parent / "pairs.csv"
     manifest.write_bytes(content)
-    found = pairs_or_refusal(folders, manifest)
+    found = or_message(ScoringError, find_pairs, *folders, manifest)
     if isinstance(found, str):
         assert found.startswith(f"{manifest}, line ")
         assert len(found) < 2000

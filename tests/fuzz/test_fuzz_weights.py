@@ -6,8 +6,10 @@ import pickletools
 import struct
 import warnings
 import zipfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from damlpips.nets import weights
 from damlpips.nets.weights import WeightsError
-from tests.support.mutations import memory_within, mutated, mutated_once, numbers
+from tests.support.mutations import memory_within, mutated, mutated_once, numbers, or_message
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's, about pickles that it does not know
 
@@ -52,19 +54,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-def load_or_refuse(file: Path) -> dict[str, Tensor] | str:
-    try:
-        return weights._load(file, EXPECTED, ["classifier"])
-    except WeightsError as error:
-        return str(error)
-
-
 def check(folder: Path, suffix: str, content: bytes) -> dict[str, Tensor] | str:
     file = folder / f"w{suffix}"
     file.write_bytes(content)
     before = set(folder.iterdir())
     with memory_within(MOST_MEMORY):
-        loaded = load_or_refuse(file)
+        loaded = or_message(WeightsError, weights._load, file, EXPECTED, ["classifier"])
     assert set(folder.iterdir()) == before, "loading left a file behind"
     if isinstance(loaded, str):
         assert loaded.startswith(f"{file}: ")
@@ -91,16 +86,11 @@ def test_the_files_are_weights(folder: Path, kind: str) -> None:
     assert all(torch.equal(tensor, STATE[name]) for name, tensor in loaded.items())
 
 
+@pytest.mark.parametrize("damaged", [mutated, mutated_once], ids=["several times", "once"])
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-def test_damaged_files(folder: Path, kind: str, data: st.DataObject) -> None:
-    check(folder, KINDS[kind], data.draw(mutated(saved(kind))))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@given(data=st.data())
-def test_one_damage(folder: Path, kind: str, data: st.DataObject) -> None:
-    check(folder, KINDS[kind], data.draw(mutated_once(saved(kind))))
+def test_damaged_files(folder: Path, kind: str, damaged: Callable[..., Any], data: st.DataObject) -> None:
+    check(folder, KINDS[kind], data.draw(damaged(saved(kind))))
 
 
 @given(

@@ -1,5 +1,6 @@
 """Video files are read frame by frame as they are shown; guesses and links to elsewhere are refused."""
 
+import re
 import sys
 import weakref
 from pathlib import Path
@@ -60,13 +61,9 @@ class TestFrames:
 
     def test_more_than_8_bits_are_kept(self, tmp_path: Path) -> None:
         ramp = np.broadcast_to(np.arange(0, 192, dtype=np.uint16)[None, :, None] * 40, (32, 192, 3))
-        with av.open(str(tmp_path / "v.mkv"), "w") as container:
-            stream = container.add_stream("ffv1", rate=25)
-            stream.height, stream.width, stream.pix_fmt = 32, 192, "gbrp16le"
-            stream.codec_context.options = {"strict": "experimental"}
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(ramp), format="rgb48le")))
-            container.mux(stream.encode())
-        (frame,) = read_frames(tmp_path / "v.mkv")
+        experimental = {"strict": "experimental"}
+        file = video_file(tmp_path / "v.mkv", [ramp], "ffv1", "gbrp16le", given="rgb48le", options=experimental)
+        (frame,) = read_frames(file)
         assert frame.pixels.dtype == torch.float32
         assert torch.equal(frame.pixels[0, 0], torch.arange(192) * 40 / 65535)
 
@@ -89,18 +86,9 @@ class TestFrames:
         """(Y, U, V) = (145, 54, 34) is green by BT.601, and a darker one by BT.709 or in full range."""
 
         def colour(name: str, size: tuple[int, int] = (32, 32), **tags: object) -> list[int]:
-            planes = np.empty((3, *size), np.uint8)
-            planes[:] = np.array([145, 54, 34])[:, None, None]
-            with av.open(str(tmp_path / name), "w") as container:
-                stream = container.add_stream("ffv1", rate=25)
-                stream.height, stream.width, stream.pix_fmt = *size, "yuv444p"
-                frame = av.VideoFrame.from_ndarray(planes, format="yuv444p")
-                for key, value in tags.items():
-                    setattr(stream.codec_context, key, value)
-                    setattr(frame, key, value)
-                container.mux(stream.encode(frame))
-                container.mux(stream.encode())
-            return arrays(tmp_path / name)[0][5, 5].tolist()
+            planes = np.stack([np.full(size, value, np.uint8) for value in (145, 54, 34)])
+            file = video_file(tmp_path / name, [planes], "ffv1", "yuv444p", given="yuv444p", **tags)
+            return arrays(file)[0][5, 5].tolist()
 
         bt601, bt709, full = [0, 255, 1], [0, 216, 0], [13, 238, 14]
         assert colour("untold.mkv") == pytest.approx(bt601, abs=2)
@@ -120,11 +108,7 @@ class TestFrames:
         clear = np.full((32, 32, 4), 128, np.uint8)
         for name, alpha in (("clear", 128), ("solid", 255)):
             clear[..., 3] = alpha
-            with av.open(str(tmp_path / f"{name}.mkv"), "w") as container:
-                stream = container.add_stream("ffv1", rate=25)
-                stream.height, stream.width, stream.pix_fmt = 32, 32, "bgra"
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(clear, format="rgba")))
-                container.mux(stream.encode())
+            video_file(tmp_path / f"{name}.mkv", [clear], "ffv1", "bgra", given="rgba")
         refused(tmp_path / "clear.mkv", "has transparent pixels")
         assert arrays(tmp_path / "solid.mkv")[0].tolist() == np.full((32, 32, 3), 128).tolist()
         assert arrays(tmp_path / "clear.mkv", alpha="white")[0][0, 0, 0] == pytest.approx(191, abs=1)
@@ -215,9 +199,8 @@ class TestFolders:
         assert [(p.name, p.video) for p in pairs] == [("deep/ten.mkv", True), ("deep/two.v2", True), ("one", True)]
         (pair,) = find_pairs(tmp_path / "r/one", tmp_path / "d/one", frames=True)
         assert pair == Pair(tmp_path / "r/one", tmp_path / "d/one", "one", video=True)
-        assert [p.reference for p in find_pairs(tmp_path / "r/one", tmp_path / "d", frames=True)] == [
-            tmp_path / "r/one"
-        ] * 3
+        against_one = find_pairs(tmp_path / "r/one", tmp_path / "d", frames=True)
+        assert [p.reference for p in against_one] == [tmp_path / "r/one"] * 3
         # without `frames` they are images, and those of `ten` have no partners
         with pytest.raises(ScoringError, match=r"no (video|image) of this name"):
             find_pairs(tmp_path / "r", tmp_path / "d")
@@ -226,10 +209,8 @@ class TestFolders:
             find_pairs(tmp_path / "r/one", tmp_path / "d" / "..", frames=True)
 
     def test_images_and_videos_are_no_pair(self, tmp_path: Path) -> None:
-        image, video = (
-            frame_folder(tmp_path / "i", moving(1, 1)) / "0001.png",
-            video_file(tmp_path / "v/0001.mkv", moving(1)),
-        )
+        image = frame_folder(tmp_path / "i", moving(1, 1)) / "0001.png"
+        video = video_file(tmp_path / "v/0001.mkv", moving(1))
         with pytest.raises(ScoringError, match=r"is of kind video, .* of kind image"):
             find_pairs(image, video)
         with pytest.raises(ScoringError, match="no video of this name"):
@@ -302,9 +283,8 @@ class TestScores:
         assert "0003.png: stands beside" in error(*folders)
         frame_folder(folders[0], moving(1, 1, (36, 44)), first=3)
         frame_folder(folders[1], frames)
-        assert error(*folders).endswith("r/0003.png: frame 2 has 44 x 36 pixels, those before it 48 x 40") or error(
-            *folders
-        ).endswith("r: frame 2 has 44 x 36 pixels, those before it 48 x 40")
+        changed = r"r(/0003\.png)?: frame 2 has 44 x 36 pixels, those before it 48 x 40$"
+        assert re.search(changed, error(*folders))
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_few_frames_are_alive(
@@ -326,10 +306,7 @@ class TestScores:
                 yield frame
                 del frame
 
-        def closing_watched(path: Path, **options: object):  # type: ignore[no-untyped-def]
-            return watched(path, **options)
-
-        monkeypatch.setattr(scored_frames, "iter_frames", closing_watched)
+        monkeypatch.setattr(scored_frames, "iter_frames", watched)
         score = scored(model, *files, batch_size=batch, workers=workers)
         assert (score.score, len(score.frames), len(seen)) == (0, length, 2 * length)
         # two batches on each side, three if a thread reads ahead

@@ -2,10 +2,13 @@
 
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from hypothesis import strategies as st
+
+T = TypeVar("T")
 
 EXTREMES = (0, 1, 2, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
 HUGE = (1 << 40, (1 << 62) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
@@ -75,6 +78,14 @@ def mutated(draw: st.DrawFn, content: bytes, least: int = 1) -> bytes:
     for _ in range(draw(st.integers(least, 4))):
         content = draw(mutated_once(content))
     return content
+
+
+def or_message(kind: type[Exception], call: Callable[..., T], *arguments: object) -> T | str:
+    """Return what a call returns, or the message of the documented error that it raises."""
+    try:
+        return call(*arguments)
+    except kind as error:
+        return str(error)
 
 
 @contextmanager

@@ -29,19 +29,26 @@ def video_file(
     codec: str = "ffv1",
     pixel_format: str = "bgr0",
     *,
+    given: str = "rgb24",
     rotation: int = 0,
     **tags: object,
 ) -> Path:
-    """Write frames (H, W, 3) as RGB; ffv1 in bgr0 keeps them as they are. Tags are attributes of the encoder."""
+    """Write frames, (H, W, 3) of `given` RGB; ffv1 in bgr0 keeps them as they are.
+
+    Tags are attributes of the encoder, and those of colours also of the frames.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
-        stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pixel_format
         for name, value in tags.items():
             setattr(stream.codec_context, name, value)
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        made = [av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=given) for frame in frames]
+        stream.height, stream.width = made[0].height, made[0].width
+        for frame in made:
+            for name in tags.keys() & {"colorspace", "color_range"}:
+                setattr(frame, name, tags[name])
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     if rotation:
         sine, cosine = round(math.sin(math.radians(rotation)) * 65536), round(math.cos(math.radians(rotation)) * 65536)
