@@ -100,7 +100,10 @@ def test_every_declared_option_is_in_both_commands(command: str) -> None:
         ("--device cuda:x: expected auto, cpu, cuda or cuda:N", ["--device", "cuda:x"]),
     ],
 )
-def test_bad_values_are_refused(tmp_path: Path, command: list[str], message: str, options: list[str]) -> None:
+def test_bad_values_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], message: str, options: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     image = image_file(tmp_path / "a.png")
     refused(message, *command, image, image, *options)
     assert not Path("map.png").exists()

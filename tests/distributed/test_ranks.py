@@ -15,11 +15,13 @@ from torchmetrics import MetricCollection
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
 from damlpips import DAMLPIPS, DAMLPIPSMetric, LPIPSMetric
+from tests.support.mutations import or_message
 from tests.support.processes import images, run
 
 N = 7
 REDUCTIONS = ("mean", "sum", "none")
 WORLDS = (2, 3)
+X, Y = images(N)
 
 
 # pattern -> number of processes -> for each process its updates, each a slice of the images
@@ -42,55 +44,44 @@ def metric(reduction: str = "mean", **options: Any) -> DAMLPIPSMetric:
 
 def expected(reduction: str, parts: list[tuple[int, int]], **options: Any) -> torch.Tensor:
     """The value of one process that gets the parts in this order."""
-    x, y = images(N)
     alone = metric(reduction, **options)
     for begin, end in parts:
-        alone.update(x[begin:end], y[begin:end])
+        alone.update(X[begin:end], Y[begin:end])
     return alone.compute()
 
 
 def patterns(rank: int, world: int) -> dict[Any, Any]:
-    x, y = images(N)
     results: dict[Any, Any] = {}
     for pattern, updates in PATTERNS.items():
         for reduction in REDUCTIONS:
             plain, indexed = metric(reduction), metric(reduction)
             for begin, end in updates[world][rank]:
-                plain.update(x[begin:end], y[begin:end])
-                indexed.update(x[begin:end], y[begin:end], index=range(begin, end))
+                plain.update(X[begin:end], Y[begin:end])
+                indexed.update(X[begin:end], Y[begin:end], index=range(begin, end))
                 # what a padded sampler does: images that another process has, too
-                indexed.update(x[:2], y[:2], index=[0, 1])
+                indexed.update(X[:2], Y[:2], index=[0, 1])
             first = plain.compute()
-            plain.update(x[:1], y[:1])  # goes on from its own state, not from the total
+            plain.update(X[:1], Y[:1])  # goes on from its own state, not from the total
             results[pattern, reduction] = (first, plain.compute(), indexed.compute())
     return results
 
 
-def refused(kind: type[Exception], call: Any, *args: Any) -> str:
-    try:
-        call(*args)
-    except kind as error:
-        return str(error)
-    return ""
-
-
 def sync_and_unsync(rank: int, world: int) -> dict[str, Any]:
-    x, y = images(N)
     out: dict[str, Any] = {}
     one = metric(sync_on_compute=False)
-    one.update(x[rank : rank + 1], y[rank : rank + 1])
+    one.update(X[rank : rank + 1], Y[rank : rank + 1])
     out["own"] = one.compute()
     one.sync()
     out["total"] = one.compute()
-    out["update"] = refused(TorchMetricsUserError, one.update, x, y)
-    out["forward"] = refused(TorchMetricsUserError, one.forward, x, y)
-    out["merge"] = refused(TorchMetricsUserError, one.merge_state, metric())
-    out["sync"] = refused(TorchMetricsUserError, one.sync)
+    out["update"] = or_message(TorchMetricsUserError, one.update, X, Y)
+    out["forward"] = or_message(TorchMetricsUserError, one.forward, X, Y)
+    out["merge"] = or_message(TorchMetricsUserError, one.merge_state, metric())
+    out["sync"] = or_message(TorchMetricsUserError, one.sync)
     one.unsync()
     out["own again"] = one.compute()
     with one.sync_context():
         out["in context"] = one.compute()
-    one.update(x[6:], y[6:])
+    one.update(X[6:], Y[6:])
     out["later"] = one.compute()
     one.sync()
     one.reset()
@@ -99,7 +90,6 @@ def sync_and_unsync(rank: int, world: int) -> dict[str, Any]:
 
 
 def on_step(rank: int, world: int) -> dict[str, Any]:
-    x, y = images(N)
     out: dict[str, Any] = {}
     for reduction in REDUCTIONS:
         for indexed in (False, True):
@@ -108,30 +98,28 @@ def on_step(rank: int, world: int) -> dict[str, Any]:
             for step in range(2):
                 mine = slice(step * world + rank, step * world + rank + 1)
                 options = {"index": range(mine.start, mine.stop)} if indexed else {}
-                values.append(stepping(x[mine], y[mine], **options))
+                values.append(stepping(X[mine], Y[mine], **options))
             out[reduction, indexed] = values, stepping.compute()
     return out
 
 
 def merging(rank: int, world: int) -> torch.Tensor:
     """Every process merges what two of its metrics have seen, then all gather."""
-    x, y = images(N)
     one, two = metric(), metric()
-    one.update(x[rank : rank + 1], y[rank : rank + 1])
+    one.update(X[rank : rank + 1], Y[rank : rank + 1])
     one.compute()
-    two.update(x[rank + world : rank + world + 1], y[rank + world : rank + world + 1])
+    two.update(X[rank + world : rank + world + 1], Y[rank + world : rank + world + 1])
     one.merge_state(two)
     return one.compute()
 
 
 def between(rank: int, world: int) -> list[torch.Tensor]:
     """Between two values only the first process has an update; its own cache tells the others nothing."""
-    x, y = images(N)
     one = metric()
-    one.update(x[rank : rank + 1], y[rank : rank + 1])
+    one.update(X[rank : rank + 1], Y[rank : rank + 1])
     values = [one.compute()]
     if rank == 0:
-        one.update(x[world : world + 1], y[world : world + 1])
+        one.update(X[world : world + 1], Y[world : world + 1])
     values.append(one.compute())
     if rank == 0:
         one.plot()  # of what is known: the others are not asked
@@ -139,41 +127,36 @@ def between(rank: int, world: int) -> list[torch.Tensor]:
 
 
 def groups(rank: int, world: int) -> dict[str, Any]:
-    x, y = images(N)
     members = [list(range(world - 1)), [world - 1]]
     made = [dist.new_group(ranks) for ranks in members]
     mine = int(rank == world - 1)
     one = metric("none", process_group=made[mine])
-    one.update(x[rank : rank + 1], y[rank : rank + 1])
+    one.update(X[rank : rank + 1], Y[rank : rank + 1])
     other = metric(process_group=made[1 - mine])
-    other.update(x[:1], y[:1])
+    other.update(X[:1], Y[:1])
     twin = one.clone()
-    return {"value": one.compute(), "not a member": refused(ValueError, other.compute), "twin": twin.compute()}
+    return {"value": one.compute(), "not a member": or_message(ValueError, other.compute), "twin": twin.compute()}
 
 
 def mismatch(rank: int, world: int) -> dict[str, Any]:
-    x, y = images(N)
     one = DAMLPIPSMetric(rho=0.25 + 0.5 * (rank == 0))
-    one.update(x, y)
-    error = refused(RuntimeError, one.compute)
+    one.update(X, Y)
+    error = or_message(RuntimeError, one.compute)
     precise = metric().set_dtype(torch.float64 if rank == 0 else torch.float32)
     return {
         "error": error,
-        "own": refused(RuntimeError, one.sync),
+        "own": or_message(RuntimeError, one.sync),
         "state": one.update_count,
-        "precision": refused(RuntimeError, precise.compute),
+        "precision": or_message(RuntimeError, precise.compute),
     }
 
 
 class Pictures(Dataset):
-    def __init__(self) -> None:
-        self.x, self.y = images(N)
-
     def __len__(self) -> int:
         return N
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        return self.x[index], self.y[index], index
+        return X[index], Y[index], index
 
 
 def padded_sampler(rank: int, world: int) -> dict[str, Any]:
@@ -207,17 +190,15 @@ def skipping(rank: int, world: int) -> dict[str, Any]:
 
 def raising(rank: int, world: int) -> dict[str, Any]:
     """A flag that one process's accelerator has raised stops all of them."""
-    x, y = images(N)
     one = metric()
-    one.update(x[:2], y[:2])
+    one.update(X[:2], Y[:2])
     if rank == 1:
         one._add(torch.tensor([torch.nan]), None)
-    error = refused(ValueError, one.compute)
-    return {"error": error, "update": one.update(x[:1], y[:1]), "count": one.update_count}
+    error = or_message(ValueError, one.compute)
+    return {"error": error, "update": one.update(X[:1], Y[:1]), "count": one.update_count}
 
 
 def checkpoints(rank: int, world: int) -> dict[str, Any]:
-    x, y = images(N)
     out: dict[str, Any] = {}
     for indexed in (False, True):
         one = metric()
@@ -225,7 +206,7 @@ def checkpoints(rank: int, world: int) -> dict[str, Any]:
 
         def update(target: DAMLPIPSMetric, begin: int, indexed: bool = indexed) -> None:
             mine = slice(begin + rank, begin + rank + 1)
-            target.update(x[mine], y[mine], index=range(mine.start, mine.stop) if indexed else None)
+            target.update(X[mine], Y[mine], index=range(mine.start, mine.stop) if indexed else None)
 
         update(one, 0)
         share = one.state_dict()
@@ -242,12 +223,11 @@ def checkpoints(rank: int, world: int) -> dict[str, Any]:
         dist.all_gather_object(out["shares", indexed], share)
         stranger = metric()
         other = out["shares", indexed][(rank + 1) % world]
-        out["another's", indexed] = refused(RuntimeError, stranger.load_state_dict, other), stranger.update_count
+        out["another's", indexed] = or_message(RuntimeError, stranger.load_state_dict, other), stranger.update_count
     return out
 
 
 def collection(rank: int, world: int) -> dict[str, torch.Tensor]:
-    x, y = images(N)
     made = MetricCollection(
         {
             "damlpips": metric(),
@@ -257,9 +237,9 @@ def collection(rank: int, world: int) -> dict[str, torch.Tensor]:
         }
     )
     for n in range(rank, N - 1, world):
-        made.update(x[n : n + 1], y[n : n + 1])
+        made.update(X[n : n + 1], Y[n : n + 1])
     if rank == 0:
-        made(x[N - 1 :], y[N - 1 :])
+        made(X[N - 1 :], Y[N - 1 :])
     return made.compute()
 
 
@@ -433,12 +413,11 @@ def test_a_collection_gathers_each_of_its_metrics(outcome) -> None:
     world = len(outcome)
     order = [list(range(r, N - 1, world)) + ([N - 1] if r == 0 else []) for r in range(world)]
     in_order = [n for mine in order for n in mine]
-    x, y = images(N)
     double = DAMLPIPS(deterministic=True, rho=0.5).double()
     for results in of_all(outcome, "collection"):
         same_bits(results["damlpips"], expected("mean", [(0, N)]))
         same_bits(results["sum"], expected("sum", [(0, N)]))
-        same_bits(results["precise"], double(x, y)[in_order])
+        same_bits(results["precise"], double(X, Y)[in_order])
         assert results["lpips"].shape == (N,)
 
 
