@@ -29,10 +29,6 @@ def srcc(distance: ArrayLike, score: ArrayLike) -> float:
 
     Reference:
         Spearman, "The Proof and Measurement of Association between Two Things", Am. J. Psychology 15(1), 1904.
-
-    Example:
-        >>> round(srcc([0.1, 0.2, 0.3, 0.4], [4.0, 5.0, 2.0, 1.0]), 4)
-        0.8
     """
     d, s = series(distance=distance, score=score)
     if not _comparable(d, s, FEWEST_RANKS):
@@ -47,10 +43,6 @@ def srcc_of_samples(distance: ArrayLike, score: ArrayLike, counts: ArrayLike) ->
 
     Args:
         counts: how often each sample has each row, (m, n).
-
-    Example:
-        >>> srcc_of_samples([0.1, 0.2, 0.3, 0.4], [4.0, 5.0, 2.0, 1.0], [[1, 1, 1, 1], [2, 2, 0, 0]]).round(4)
-        array([ 0.8, -1. ])
     """
     d, s = series(distance=distance, score=score)
     times = np.asarray(counts, dtype=np.float64)
@@ -81,10 +73,6 @@ def krcc(distance: ArrayLike, score: ArrayLike) -> float:
 
     Reference:
         Kendall, "The Treatment of Ties in Ranking Problems", Biometrika 33(3), 1945.
-
-    Example:
-        >>> round(krcc([0.1, 0.2, 0.3, 0.4], [4.0, 5.0, 2.0, 1.0]), 4)
-        0.6667
     """
     d, s = series(distance=distance, score=score)
     if not _comparable(d, s, FEWEST_RANKS):
@@ -102,10 +90,6 @@ def plcc(distance: ArrayLike, score: ArrayLike) -> float:
 
     Reference:
         `damlpips.evaluation.logistic.logistic_fit` has the curve and where it comes from.
-
-    Example:
-        >>> round(plcc([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [5.0, 4.6, 3.0, 2.9, 1.2, 1.0]), 3)
-        0.978
     """
     d, s = series(distance=distance, score=score)
     if not _comparable(d, s, FEWEST_ON_CURVE):

@@ -62,25 +62,13 @@ def logistic_fit(distance: ArrayLike, score: ArrayLike) -> Logistic:
     (1 - r^2) var(s) n with the correlation r of the curve and the scores. So only b3 and b4 are searched for, from the
     best of 99 starting points, within bounds that hold everything from a step to a straight line: the curve returned is
     the best that was seen, and its r^2 is never below that of a straight line by more than a rounding error. It may
-    rise or fall.
-
-    Args:
-        distance: the metric's, (n,), lower is closer.
-        score: the observers', (n,), higher is closer.
-
-    Raises:
-        ValueError: unequal lengths, numbers that are not finite, or fewer than two different distances.
+    rise or fall. Fewer than two different distances are a ValueError.
 
     Reference:
         Seshadrinathan et al., "Study of Subjective and Objective Quality Assessment of Video", IEEE TIP 19(6), 2010,
         whose form of the curves of the Video Quality Experts Group this is (here with the sign of a distance). VQEG's
         own final report on FR-TV Phase II, 2003, section 4.7, fitted three parameters, b2 being none: its fits of
         four did not converge.
-
-    Example:
-        >>> curve = logistic_fit([0.1, 0.2, 0.3, 0.4, 0.5], [5.0, 4.5, 3.0, 1.5, 1.0])
-        >>> round(curve.b3, 3)
-        0.3
     """
     d, s = series(distance=distance, score=score)
     if len(d) == 0 or np.ptp(d) == 0:

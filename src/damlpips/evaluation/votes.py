@@ -20,10 +20,6 @@ def two_afc(distance_a: ArrayLike, distance_b: ArrayLike, votes_a: ArrayLike, vo
     2afc = mean_i ([a_i < b_i] p_i + [b_i < a_i] (1 - p_i) + [a_i = b_i] / 2)
 
     Every choice counts the same, however many votes it had. A coin reaches one half.
-
-    Example:
-        >>> two_afc([0.1, 0.5], [0.2, 0.4], [4, 1], [1, 1])
-        0.65
     """
     a, b, votes, others = series(distance_a=distance_a, distance_b=distance_b, votes_a=votes_a, votes_b=votes_b)
     p = _share(votes, others)
@@ -41,10 +37,6 @@ def human_2afc(votes_a: ArrayLike, votes_b: ArrayLike) -> float:
 
     As published, p includes the observer's own vote, so this is too high for few votes: for two observers who toss
     coins it is 0.75. With two or five votes a choice, as in BAPPS, read it as a bound.
-
-    Example:
-        >>> round(human_2afc([4, 1], [1, 1]), 4)
-        0.59
     """
     p = _share(*series(votes_a=votes_a, votes_b=votes_b))
     return _mean(p**2 + (1 - p) ** 2)
@@ -56,10 +48,6 @@ def majority_2afc(votes_a: ArrayLike, votes_b: ArrayLike) -> float:
     majority = mean_i max(p_i, 1 - p_i)
 
     It is not below `human_2afc`. Few votes make it too high, too: of five coins, at least three make the majority.
-
-    Example:
-        >>> majority_2afc([4, 1], [1, 1])
-        0.65
     """
     p = _share(*series(votes_a=votes_a, votes_b=votes_b))
     return _mean(np.maximum(p, 1 - p))
@@ -76,10 +64,6 @@ def jnd_map(distance: ArrayLike, same: ArrayLike) -> float:
 
     Reference:
         The precision made monotone is Everingham et al.'s, "The PASCAL Visual Object Classes Challenge 2012".
-
-    Example:
-        >>> round(jnd_map([0.1, 0.2, 0.3], [1.0, 0.0, 1.0]), 4)
-        0.8333
     """
     d, shares = series(distance=distance, same=same)
     _check(shares, (shares < 0) | (shares > 1), "same: expected shares from 0 to 1")

@@ -147,11 +147,7 @@ def draw(
 
 
 def render(figure: "Figure", suffix: str = "png", *, dpi: int = DOTS_PER_INCH) -> bytes:
-    """Return a figure as the contents of a `png`, `svg` or `pdf` file; equal figures give equal files.
-
-    Raises:
-        ValueError: another suffix.
-    """
+    """Return a figure as the contents of a `png`, `svg` or `pdf` file; equal figures give equal files."""
     checks.one_of("format", suffix, FORMATS)
     import matplotlib
 
@@ -176,16 +172,13 @@ def save(figure: "Figure", path: str | os.PathLike[str], *, dpi: int = DOTS_PER_
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
-    """Return the format that the ending of a path stands for.
-
-    Raises:
-        ValueError: another ending.
-    """
-    suffix = Path(path).suffix
-    if suffix.lower().removeprefix(".") not in FORMATS:
+    """Return the format that the ending of a path stands for."""
+    ending = Path(path).suffix
+    suffix = ending.lower().removeprefix(".")
+    if suffix not in FORMATS:
         expected = ", ".join(f".{known}" for known in FORMATS)
-        raise ValueError(f"{os.fspath(path)}: expected a name that ends in one of {expected}, got {suffix!r}")
-    return suffix.lower().removeprefix(".")
+        raise ValueError(f"{os.fspath(path)}: expected a name that ends in one of {expected}, got {ending!r}")
+    return suffix
 
 
 def _batch(x: Any, *, what: str) -> Tensor:

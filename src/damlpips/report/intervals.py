@@ -26,11 +26,7 @@ BLOCK = 1 << 20
 
 
 def series(**columns: ArrayLike) -> list[Floats]:
-    """Return the columns as float64, each (n,); their names are for the errors.
-
-    Raises:
-        ValueError: a column that is not (n,), columns of unequal length, or a number that is NaN or infinite.
-    """
+    """Return the columns as float64, each (n,) and finite, of one length; their names are for the errors."""
     arrays = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
     for name, array in arrays.items():
         if array.ndim != 1:

@@ -63,11 +63,7 @@ class Section:
 
 
 class Collection:
-    """Rows by section and method.
-
-    Args:
-        keep: how many pairs at each end of a method are kept with their names.
-    """
+    """Rows by section and method; the names of `keep` pairs at each end of a method."""
 
     def __init__(self, keep: int) -> None:
         self.sections: dict[RunSettings, Section] = {}
@@ -77,11 +73,7 @@ class Collection:
         self._seen: set[int] = set()
 
     def add_files(self, paths: Sequence[Path]) -> None:
-        """Add the rows of files.
-
-        Raises:
-            ScoringError: a file is no table of rows, or has none; a pair comes twice.
-        """
+        """Add the rows of files, in which no pair may come twice."""
         names = method_names(paths)
         for path in paths:
             before = self.rows

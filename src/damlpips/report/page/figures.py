@@ -123,14 +123,9 @@ def _stacked(tables: Sequence[tuple[Floats, Floats]], has: NDArray[np.bool_]) ->
 def means_of_samples(sums: Floats, counts: Floats, *, samples: int, seed: int) -> Floats:
     """Return the mean of each method over bootstrap samples of the references, (methods, samples).
 
-    In memory that does not grow with samples times references.
-
-    Args:
-        sums, counts: of each method's scores by reference, (methods, references); no count is 0.
-        samples: bootstrap samples; none are drawn from a single reference.
-        seed: the same seed draws the same samples.
+    Sums and counts are those of each method's scores by reference, (methods, references); no count is 0. A single
+    reference gives no samples. Memory does not grow with samples times references.
     """
     k = sums.shape[1]
-    blocks = drawn_counts(k, samples, seed, rows=k)
-    parts = (times.astype(np.float64) for times in blocks)
+    parts = (times.astype(np.float64) for times in drawn_counts(k, samples, seed, rows=k))
     return np.concatenate([np.empty((len(sums), 0)), *((t @ sums.T / (t @ counts.T)).T for t in parts)], 1)

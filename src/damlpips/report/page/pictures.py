@@ -58,33 +58,24 @@ class _Map:
     end: float
 
 
+@dataclass
 class ImageRenderer:
     """Makes the pictures of a section's pairs.
 
-    Args:
+    Attributes:
         rebuilt: the metric of the rows, for heat maps.
         side: the largest side of a picture in pixels.
         folder: what relative paths of rows start from.
         moved: called after each pair.
-
-    Attributes:
         limit: where the colours of all heat maps end, once they are rendered.
     """
 
-    def __init__(
-        self,
-        rebuilt: Rebuilt,
-        *,
-        side: int = SIDE,
-        folder: Path = Path(),
-        moved: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._rebuilt = rebuilt
-        self._side = side
-        self._folder = folder
-        self._moved = moved
-        self._maps: list[_Map] = []
-        self.limit = 1.0
+    rebuilt: Rebuilt
+    side: int
+    folder: Path
+    moved: Callable[[], None]
+    limit: float = field(default=1.0, init=False)
+    _maps: list[_Map] = field(default_factory=list, init=False)
 
     def render(self, lists: Iterable[Sequence[ScoredPair]]) -> list[list[PairImages]]:
         """Return the pictures of lists of pairs. Their heat maps share one scale, so that they compare."""
@@ -100,11 +91,11 @@ class ImageRenderer:
         """Return the pictures of a pair but for its heat map, which waits for the others'."""
         images = PairImages(pair)
         if (found := self._read(images)) is not None:
-            distorted, reference = found if self._rebuilt.model is None else self._measured(images, *found)
+            distorted, reference = found if self.rebuilt.model is None else self._measured(images, *found)
             pictures = [_picture(image) for image in (reference, distorted)]
-            images.size = _within(pictures[1].size, self._side)
+            images.size = _within(pictures[1].size, self.side)
             images.reference, images.result = (_uri(picture, images.size, PHOTO) for picture in pictures)
-        self._moved()
+        self.moved()
         return images
 
     def _read(self, images: PairImages) -> tuple[Tensor, Tensor] | None:
@@ -116,7 +107,7 @@ class ImageRenderer:
             ("reference", pair.reference, pair.reference_sha256),
         ):
             try:
-                found.append(self._image(self._folder / name, expected))
+                found.append(self._image(self.folder / name, expected))
             except OSError as error:
                 missing[what] = reason(error)
             except ScoringError as error:
@@ -131,11 +122,11 @@ class ImageRenderer:
         """Return the pixels of a file, if it is the one that was scored: no other file gets onto the page."""
         if digest(path) != expected:
             raise ScoringError("the file has changed since it was scored")
-        return read_image(path, alpha=self._rebuilt.alpha, deep=True)
+        return read_image(path, alpha=self.rebuilt.alpha, deep=True)
 
     def _measured(self, images: PairImages, distorted: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images as they were compared, and keep the map of a pair that scores what its row says."""
-        model, score = self._rebuilt.model, images.pair.score
+        model, score = self.rebuilt.model, images.pair.score
         assert isinstance(model, PerceptualDistance)
         assert score is not None  # pairs without one have no pictures
         pair = [image.to(model.anchor.device) for image in (distorted, reference)]
@@ -150,7 +141,7 @@ class ImageRenderer:
             images.notes.append(f"No heat map: scored again, the pair has {found.score:.4g}.")
             return distorted, reference
         height, width = found.map.shape
-        size = _within((width, height), self._side)
+        size = _within((width, height), self.side)
         values = found.map.float().clamp(min=0)
         small = interpolate(values[None, None], size=(size[1], size[0]), mode="area")[0, 0].numpy()
         result = np.asarray(_picture(found.distorted).resize(size), np.float32) / 255

@@ -37,11 +37,7 @@ class ScoredPair(NamedTuple):
 
 
 def read_rows(path: Path, on_cut: Callable[[], None] = lambda: None) -> Iterator[ScoredPair]:
-    """Yield the rows of a CSV, JSON Lines or Parquet file; `on_cut` is called if the last one was cut off.
-
-    Raises:
-        ScoringError: no such file, another ending, or not a table of rows; says which row is damaged and how.
-    """
+    """Yield the rows of a CSV, JSON Lines or Parquet file; `on_cut` is called if the last one was cut off."""
     try:
         kind = format_of(path)
     except ScoringError as error:
@@ -63,11 +59,7 @@ def read_rows(path: Path, on_cut: Callable[[], None] = lambda: None) -> Iterator
 
 
 def _wanted(headers: Sequence[str], path: Path) -> Mapping[str, str]:
-    """Return the types of the columns that a report is made of.
-
-    Raises:
-        ScoringError: one that it needs is missing.
-    """
+    """Return the types of the columns that a report is made of."""
     if missing := [column.name for column in COLUMNS if column.needed and column.name not in headers]:
         raise ScoringError(f"{path}: not a table of `damlpips score`: it has no column {', '.join(missing)}")
     read = [column for column in COLUMNS if column.needed or column.numbered or column.label]

@@ -39,11 +39,8 @@ def rebuild(
 ) -> Rebuilt:
     """Return the metric that the settings name, with just the weights that they name; nothing is downloaded.
 
-    Args:
-        settings: of the rows.
-        weights, heads: files that may be those that `damlpips score` was given.
-        device: where it computes.
-        wanted: whether the metric is; how to treat transparent pixels is returned anyway.
+    The files of weights and heads may be those that `damlpips score` was given. How transparent pixels were treated is
+    returned even where the metric is not wanted.
     """
     alpha = "error"
     try:
