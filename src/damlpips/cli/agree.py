@@ -143,10 +143,12 @@ def agree(
         from damlpips.evaluation import challenge as challenges
         from damlpips.evaluation import tables as texts
         from damlpips.evaluation.cache import DistanceCache
+        from damlpips.nets.weights import find_backbone
 
         judged = _load(sets or [], layout)
         cases = challenges.load(challenge) if challenge is not None else []
-        names = list(dict.fromkeys([*(metric or _default_metrics()), *([baseline] if baseline else [])]))
+        chosen = metric or ["damlpips", *(["lpips-alex"] if find_backbone("alex") is not None else [])]
+        names = list(dict.fromkeys([*chosen, *([baseline] if baseline else [])]))
         metrics = _build(names, find_device(device))
         keeping: DistanceCache | nullcontext[None] = nullcontext() if no_cache else DistanceCache(cache)
         with keeping as kept, _progress(shown=not quiet) as progress:
@@ -198,12 +200,6 @@ def _load(paths: Sequence[Path], layout: str) -> "list[JudgedSet]":
     return [
         judged if named[judged.name] == 1 else replace(judged, name=f"{path}: {judged.name}") for path, judged in found
     ]
-
-
-def _default_metrics() -> list[str]:
-    from damlpips.nets.weights import find_backbone
-
-    return ["damlpips", *(["lpips-alex"] if find_backbone("alex") is not None else [])]
 
 
 def _build(names: Sequence[str], device: "torch.device") -> "list[NamedMetric]":

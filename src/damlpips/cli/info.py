@@ -103,18 +103,7 @@ def devices() -> dict[str, Any]:
     """Return what PyTorch says of this machine's processors."""
     import torch
 
-    cards = []
-    if torch.cuda.is_available():
-        for k in range(torch.cuda.device_count()):
-            card = torch.cuda.get_device_properties(k)
-            cards.append(
-                {
-                    "name": f"cuda:{k}",
-                    "card": card.name,
-                    "memory": card.total_memory,
-                    "capability": f"{card.major}.{card.minor}",
-                }
-            )
+    cards = {f"cuda:{k}": torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())}
     return {
         "cpu": {
             "machine": platform.machine(),
@@ -123,7 +112,15 @@ def devices() -> dict[str, Any]:
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "onednn": torch.backends.mkldnn.is_available(),
         },
-        "cuda": cards,
+        "cuda": [
+            {
+                "name": name,
+                "card": card.name,
+                "memory": card.total_memory,
+                "capability": f"{card.major}.{card.minor}",
+            }
+            for name, card in cards.items()
+        ],
         "cuda_of_torch": torch.version.cuda,
         "triton": installed("triton"),
     }
@@ -173,10 +170,9 @@ def _sections(found: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _extra(extra: dict[str, Any]) -> str:
-    here = ", ".join(f"{name} {known}" for name, known in extra["packages"].items() if known is not None)
-    if not extra["missing"]:
-        return here
-    return f"without {', '.join(extra['missing'])}: {extra['install']}"
+    if extra["missing"]:
+        return f"without {', '.join(extra['missing'])}: {extra['install']}"
+    return ", ".join(f"{name} {known}" for name, known in extra["packages"].items())
 
 
 def _devices(devices: dict[str, Any]) -> list[tuple[str, str]]:

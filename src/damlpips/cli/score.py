@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -166,11 +167,11 @@ def score(
         if team is not None and team.rank > 0:
             shards.help_out(team, job)
             return
-        summary = RunSummary()
+        summary, echo = RunSummary(), partial(typer.echo, nl=False)
         with (
             alone(wanted),
             shards.beside(growing(wanted), anew=overwrite) as file,
-            opened(wanted, table, found, batch_size=batch_size, overwrite=overwrite, echo=_echo) as outputs,
+            opened(wanted, table, found, batch_size=batch_size, overwrite=overwrite, echo=echo) as outputs,
         ):
             for row in outputs.kept_rows():
                 summary.add(row)
@@ -195,10 +196,6 @@ def score(
         if summary.failed:
             summary.complain()
             raise typer.Exit(FAILED_PAIRS)
-
-
-def _echo(content: bytes) -> None:
-    typer.echo(content, nl=False)
 
 
 def _methods(named: list[str]) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """Pairs of images and videos in, scores out: files are read, and scored in batches, in order."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -193,17 +194,15 @@ def _scored(
     scorer: "Scorer", pairs: Sequence[Pair], *, size: int, span: tuple[int, int | None], alpha: str, workers: int
 ) -> Iterator[Score]:
     with Reader(partial(read_picture, alpha=alpha), workers) as reader:
-        waiting: list[list[Later[Item]]] = []
+        waiting: deque[list[tuple[Pair, bool, Later[Picture], Later[Picture]]]] = deque()
         # so many batches that every worker has an image to read while one is scored
         ahead = 0 if workers == 0 else 1 + workers // size
         reference: tuple[Path, Later[Picture]] | None = None
 
-        def later(pair: Pair, shared: bool, reference: Later[Picture]) -> Later[Item]:
-            distorted = reader.ask(pair.distorted)
-            return lambda: Item(pair, shared, distorted(), reference())
-
         def scored_next() -> list[Score]:
-            return scorer.scores([item() for item in waiting.pop(0)])
+            batch = waiting.popleft()
+            items = [Item(pair, shared, distorted(), reference()) for pair, shared, distorted, reference in batch]
+            return scorer.scores(items)
 
         for chunk in chunks(pairs, size, *span):
             if chunk[0][0].video:
@@ -215,7 +214,7 @@ def _scored(
             for pair, shared in chunk:
                 if reference is None or reference[0] != pair.reference:
                     reference = pair.reference, reader.ask(pair.reference)
-                waiting[-1].append(later(pair, shared, reference[1]))
+                waiting[-1].append((pair, shared, reader.ask(pair.distorted), reference[1]))
             if len(waiting) > ahead:
                 yield from scored_next()
         while waiting:
@@ -262,7 +261,6 @@ class Scorer:
     def video(self, pair: Pair, *, batch_size: int, alpha: str, workers: int) -> Score:
         """Return the score of a pair of videos."""
         sums = digest_if_readable(pair.distorted), digest_if_readable(pair.reference)
-
         try:
             frames, size = score_frames(
                 partial(self._compared, pair, what="frames"),

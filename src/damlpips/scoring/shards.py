@@ -12,7 +12,7 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice, pairwise, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,22 +84,14 @@ def beside(file: Path | None, *, anew: bool) -> Iterator[Path]:
 
 
 def write(file: Path, table: Table, start: int, scores: Iterable[Score]) -> Iterator[None]:
-    """Write scores to the shard that begins with the pair `start`; yield when one is written.
-
-    Raises:
-        ScoringError: the shard cannot be written, or another process writes it.
-    """
+    """Write scores to the shard that begins with the pair `start`; yield when one is written."""
     path = shard_of(file, start)
     try:
-        with locked(path):
-            rows = RowFile(path, JsonLines(table), overwrite=True)
+        with locked(path), closing(RowFile(path, JsonLines(table), overwrite=True)) as rows:
             rows.opened()  # a shard may be empty
-            try:
-                for score in scores:
-                    rows.write(table.scored(score))
-                    yield
-            finally:
-                rows.close()
+            for score in scores:
+                rows.write(table.scored(score))
+                yield
     except OSError as error:
         raise ScoringError(f"{path}: {reason(error)}") from error
 
@@ -174,11 +166,7 @@ def _batches(span: Span, batch_size: int) -> int:
 
 
 def joined(file: Path, table: Table, pairs: Sequence[Pair], pieces: Iterable[Piece]) -> Iterator[Scored]:
-    """Yield the rows that shards hold, in the order of the pairs.
-
-    Raises:
-        ScoringError: a shard has lost rows.
-    """
+    """Yield the rows that shards hold, in the order of the pairs."""
     for span, shard in sorted(pieces):
         path, count = shard_of(file, shard), 0
         try:
