@@ -118,7 +118,7 @@ def network_terms(features: Sequence[Tensor], images: int) -> dict[str, Tensor]:
         a = grouped[:, :1].expand(-1, images - 1, -1, -1, -1).flatten(0, 1)
         b = grouped[:, 1:].flatten(0, 1)
         of_a, of_b = distance.statistics(a), distance.statistics(b)
-        place, channel = distance.adaptive_weights(of_a, of_b, RHO, GAMMA)
+        place, channel = distance.Adaptive(RHO, GAMMA).weights(of_a, of_b)
         d = distance.adaptive_map(a, b, place, channel)
         structure.append(distance.share(distance.peak_pool(d)))
         texture.append(distance.share(distance.texture_distance(of_a, of_b, place, channel)))

@@ -109,11 +109,7 @@ def size(file: BinaryIO) -> int:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield the path of a file to write, which replaces `path` when the block ends; after a failure nothing changes.
-
-    Raises:
-        OSError: `path` cannot be replaced.
-    """
+    """Yield the path of a file to write, which replaces `path` when the block ends; after a failure nothing changes."""
     # the target of a link is replaced; a device or a pipe is written to, since it must not become a regular file
     path = path.resolve()
     if path.exists() and not path.is_file():
@@ -128,21 +124,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str | Iterable[str]) -> None:
-    """Write a file, of one text or of parts, whole or not at all: a run that fails leaves what was there before.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write a file, of one text or of parts, whole or not at all: a run that fails leaves what was there before."""
     with replacing(path) as whole, open(whole, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         file.writelines([text] if isinstance(text, str) else text)
 
 
 def digest(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a regular file, as hexadecimal digits.
-
-    Raises:
-        OSError: as `open_regular`, or it cannot be read.
-    """
+    """Return the SHA-256 of a regular file, as hexadecimal digits."""
     found = hashlib.sha256()
     with open_regular(path) as file:
         while block := file.read(1 << 20):

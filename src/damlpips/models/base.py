@@ -25,9 +25,6 @@ from damlpips.ops import distance
 from damlpips.ops.execution import deterministic_sums, on_cpu
 from damlpips.ops.tiling import Tiling
 
-# What a pair of batches is checked by, and becomes.
-_MEDIA: dict[bool, Callable[..., Pair | video.VideoPair]] = {False: inputs.prepared, True: video.prepared}
-
 
 class PerceptualDistance(nn.Module):
     """A distance of images by their feature maps.
@@ -179,14 +176,11 @@ class PerceptualDistance(nn.Module):
 
     def prepared(self, x: Images, y: Images) -> Pair | video.VideoPair:
         """Check a pair of batches, once; `compared` takes what comes of it."""
-        return _MEDIA[self.settings.video](x, y, self.settings, self.encoder)
+        prepare: Callable[..., Pair | video.VideoPair] = video.prepared if self.settings.video else inputs.prepared
+        return prepare(x, y, self.settings, self.encoder)
 
     def checked(self, x: Images, y: Images) -> tuple[Images, Images]:
-        """Check a pair of batches and return both as they are compared, with three channels and in one size.
-
-        Raises:
-            TypeError, ValueError: as `compare`.
-        """
+        """Check a pair of batches and return both as they are compared, with three channels and in one size."""
         pair = inputs.prepared(x, y, self.settings, self.encoder)
         x, y = (v if isinstance(v, Encoded) else resized(v, pair.size) for v in (pair.x, pair.y))
         return x, y

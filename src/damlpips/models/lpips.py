@@ -168,11 +168,7 @@ class LPIPS(PerceptualDistance):
 
 
 def _learned_heads(settings: LPIPSSettings, source: Source) -> list[Tensor] | None:
-    """Return the weights of each layer's channels; None where all are 1.
-
-    Raises:
-        ValueError: heads that were learned for something else. WeightsError: a file that cannot be loaded.
-    """
+    """Return the weights of each layer's channels; None where all are 1."""
     heads = settings.heads
     if heads == "uniform":
         return None

@@ -60,14 +60,14 @@ class Wanted:
 
     Attributes:
         named: N of them.
-        found: the maps of each of the N that are kept, or None.
-        rows: by slot, which of `images` an image that was not found is.
+        kept: the maps of those that are kept, by slot.
+        new: what identifies each of `images`, by slot.
         images: to be run through the network, each once; where there are none, the encoded batch itself.
     """
 
     named: Sequence[Named]
-    found: list[Encoded | None]
-    rows: dict[Hashable, int]
+    kept: dict[Hashable, Encoded]
+    new: dict[Hashable, _Mark]
     images: Tensor | Encoded
 
 
@@ -173,47 +173,41 @@ class ReferenceCache:
         Raises:
             ValueError: another thread came first, with another image of the same key.
         """
-        found: list[Encoded | None] = []
-        rows: dict[Hashable, int] = {}
-        chosen: list[int] = []
+        maps: dict[Hashable, Encoded] = {}
+        new: dict[Hashable, _Mark] = {}
+        chosen: list[Tensor] = []
         with _lock:
             for n, (key, slot, mark) in enumerate(named):
-                kept = self._kept.get(slot)
-                if kept is not None:
+                if (kept := self._kept.get(slot)) is not None:
                     _recognise(key, kept.mark, mark)
-                elif slot not in rows:
-                    rows[slot] = len(chosen)
-                    chosen.append(n)
-                found.append(None if kept is None else kept.maps)
-            self._use(named)
-            self.misses += len(chosen)
-        if 0 < len(chosen) < len(images):
-            images = torch.cat(
-                [images[n : n + 1] for n in chosen]
-            )  # not by indices, which would be copied to the device first
-        run = images if chosen else Encoded.joined([maps for maps in found if maps is not None])
-        return Wanted(named, found, rows, run)
-
-    def _use(self, named: Sequence[Named]) -> None:
-        for _, slot, _ in named:
-            self._clock += 1
-            if (kept := self._kept.get(slot)) is not None:
-                kept.used = self._clock
-                self._kept.move_to_end(slot)
-                self.hits += 1
+                    maps[slot] = kept.maps
+                elif slot not in new:
+                    new[slot] = mark
+                    chosen.append(images[n : n + 1])
+            for _, slot, _ in named:
+                self._clock += 1
+                if slot in maps:
+                    self._kept[slot].used = self._clock
+                    self._kept.move_to_end(slot)
+                    self.hits += 1
+            self.misses += len(new)
+        if not new:
+            return Wanted(named, maps, new, Encoded.joined([maps[slot] for _, slot, _ in named]))
+        # joined, since indices would be copied to the device first
+        return Wanted(named, maps, new, images if len(new) == len(images) else torch.cat(chosen))
 
     def complete(self, wanted: Wanted, encoded: Encoded) -> Encoded:
         """Return the maps of all references of a batch, given those of `wanted.images`, and keep what is new."""
-        if not wanted.rows:
+        if not wanted.new:
             return encoded
         encoded = encoded.detach()
-        new = {slot: encoded[row : row + 1] for slot, row in wanted.rows.items()}
-        for slot, mark in {slot: mark for _, slot, mark in wanted.named if slot in new}.items():
-            self._keep(slot, mark, new[slot])
-        if len(new) == len(wanted.named):
+        maps = dict(wanted.kept)
+        for row, (slot, mark) in enumerate(wanted.new.items()):
+            maps[slot] = encoded[row : row + 1]
+            self._keep(slot, mark, maps[slot])
+        if len(wanted.new) == len(wanted.named):
             return encoded
-        every = zip(wanted.named, wanted.found, strict=True)
-        return Encoded.joined([new[named.slot] if maps is None else maps for named, maps in every])
+        return Encoded.joined([maps[slot] for _, slot, _ in wanted.named])
 
     def _keep(self, slot: Hashable, mark: _Mark, maps: Encoded) -> None:
         with _lock:

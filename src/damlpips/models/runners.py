@@ -48,7 +48,7 @@ class Referenced:
         """Return the feature maps of both batches, and keep those of new references."""
         wanted = self.cache.find(pair.names, pair.y)
         x, new = self.encode.pair(pair.x, wanted.images, pair.size)
-        return x, self.cache.complete(wanted, self.to_keep(new) if wanted.rows else new)
+        return x, self.cache.complete(wanted, self.to_keep(new) if wanted.new else new)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ import pathlib
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict, TypeVar
 
 if TYPE_CHECKING:
@@ -159,18 +160,6 @@ def _one_of(name: str, known: Callable[[], Iterable[str]]) -> Callable[[Any], st
     return run
 
 
-def _reductions() -> Iterable[str]:
-    from damlpips import checks
-
-    return checks.REDUCTIONS
-
-
-def _comparisons() -> Iterable[str]:
-    from damlpips.ops import distance
-
-    return distance.COMPARISONS
-
-
 def _pixels_of(text: str) -> int:
     if not (text.isdecimal() and len(text) < 10 and int(text) > 0):
         raise ValueError("expected a number of pixels")
@@ -242,7 +231,11 @@ class Settings:
         scored=True,
         doc="(low, high) of float images; uint8 images are 0..255 whatever it says.",
     )
-    reduction: str = option("none", _one_of("reduction", _reductions), doc='`"none"` (N,), `"mean"` or `"sum"` ().')
+    reduction: str = option(
+        "none",
+        _one_of("reduction", lambda: import_module("damlpips.checks").REDUCTIONS),
+        doc='`"none"` (N,), `"mean"` or `"sum"` ().',
+    )
     grey: checks.Grey = option(
         None,
         _optional(_one_of("grey", lambda: ["repeat"])),
@@ -411,7 +404,7 @@ class LPIPSSettings(Settings):
     )
     comparison: str = option(
         "spatial",
-        _one_of("comparison", _comparisons),
+        _one_of("comparison", lambda: import_module("damlpips.ops.distance").COMPARISONS),
         scored=True,
         unsaid=True,
         doc='`"spatial"`, `"mean"`, `"sort"`, `"spatial+mean"` or `"spatial+sort"`.',

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from damlpips.nets.encoded import Encoded
 from damlpips.ops import colour, distance
-from damlpips.ops.tiling import Cut, Span, Tile, Tiling
+from damlpips.ops.tiling import Span, Tile, Tiling
 
 # What is computed of a tile: from both images' maps, at those places only that belong to no other tile.
 Look = Callable[[Encoded, Encoded], tuple[Tensor, ...]]
@@ -78,21 +78,13 @@ class TiledPair:
 
 
 def own_part(encoded: Encoded, tile: Tile) -> Encoded:
-    """Return the feature maps of a tile without its halo: the pixels and the places that belong to no other tile.
-
-    Raises:
-        RuntimeError: a map is smaller than the network's geometry says.
-    """
+    """Return the feature maps of a tile without its halo: the pixels and the places that belong to no other tile."""
     maps = [
         _cut(feature, down, across)
         for feature, down, across in zip(encoded.features, tile.rows.kept, tile.columns.kept, strict=True)
     ]
-    own = (_inside(tile.rows), _inside(tile.columns))
+    own = (cut.own.within(cut.seen) for cut in (tile.rows, tile.columns))
     return replace(encoded, features=tuple(maps), seen=_cut(encoded.seen, *own))
-
-
-def _inside(cut: Cut) -> Span:
-    return cut.own.within(cut.seen)
 
 
 def _rows(x: Tensor, span: Span) -> Tensor:
@@ -214,7 +206,7 @@ class TiledDamlpips:
         of_a, of_b = self.x[number].statistics, self.y[number].statistics
         if number == 0:
             places = of_a.mean[:, :, None, None] if a is None else a
-            return distance.fixed_weights(of_a._replace(energy=places[:, :1]), colour.PHOTOGRAPH_ENERGY)
+            return distance.Fixed(colour.PHOTOGRAPH_ENERGY).weights(of_a._replace(energy=places[:, :1]), of_b)
         if a is not None and b is not None:
             of_a, of_b = (s._replace(energy=_energy(m)) for s, m in ((of_a, a), (of_b, b)))
         return self.weighing.weights(of_a, of_b)

@@ -75,16 +75,6 @@ def prepared(x: Images, y: Images, settings: Settings, encoder: Encoder) -> Vide
         TypeError: no tensor of videos in either place.
         ValueError: not (N, T, 3, H, W), no video or no frame, unequal numbers of videos or frames.
     """
-    return VideoPair(x, y, _count(x, y), settings, encoder)
-
-
-def _count(x: Images, y: Images) -> int:
-    """Return how many videos a pair of batches holds.
-
-    Raises:
-        TypeError: no tensor of videos in either place.
-        ValueError: not (N, T, 3, H, W), no video or no frame, unequal numbers of videos or frames.
-    """
     given = [(what, v) for what, v in (("first video", x), ("second video", y)) if not isinstance(v, Encoded)]
     for what, v in given:
         if not isinstance(v, Tensor):
@@ -106,4 +96,4 @@ def _count(x: Images, y: Images) -> int:
     for encoded in (x, y):
         if isinstance(encoded, Encoded) and len(encoded) not in (1, frames):
             raise ValueError(f"encoded frames: expected those of one video, {frames}, or a still, got {len(encoded)}")
-    return n
+    return VideoPair(x, y, n, settings, encoder)

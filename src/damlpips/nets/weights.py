@@ -16,7 +16,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor
 
-from damlpips.checks import one_of
+from damlpips.checks import FLOATING_TYPES, one_of
 from damlpips.files import digest, identity, is_plain_name, reason
 from damlpips.nets.checkpoints import WeightsError as WeightsError
 from damlpips.nets.checkpoints import read_tensors
@@ -28,7 +28,6 @@ except ModuleNotFoundError:  # Python 3.10
 
 ENVIRONMENT_VARIABLE = "DAMLPIPS_WEIGHTS_DIR"
 SUFFIXES = (".safetensors", ".pth", ".pt")
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def weights_dir() -> Path:
@@ -133,7 +132,7 @@ def select_strictly(
 
 def _check_values(name: str, tensor: Tensor, path: Path) -> None:
     whole = name.endswith("num_batches_tracked") and tensor.dtype == torch.int64
-    if not whole and tensor.dtype not in FLOATS:
+    if not whole and tensor.dtype not in FLOATING_TYPES:
         raise WeightsError(
             f"{path}: key {name!r} holds {tensor.dtype}, expected floating-point numbers of 16, 32 or 64 bits"
         )

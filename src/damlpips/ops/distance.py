@@ -133,10 +133,8 @@ def statistics(a: Float[Tensor, "n c h w"]) -> Statistics:
     return Statistics(square.sum(1, keepdim=True), a.mean((2, 3)), square.mean((2, 3)))
 
 
-def adaptive_weights(
-    a: Statistics, b: Statistics, rho: float, gamma: float
-) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c"]]:
-    """Return the weights that DAMLPIPS gives to each place and to each channel.
+class Adaptive(NamedTuple):
+    """Weights that depend on the pair.
 
     With q = (a^2 + b^2) / 2, e_p its sum over channels, E the mean of e over places, E_c the mean of q_c over places
     and m the mean of E_c over channels:
@@ -145,18 +143,29 @@ def adaptive_weights(
     that of the whole image.
     channel: (m / (E_c + 0.001 m))^gamma. A channel that responds to everything counts less.
     """
-    by_place, by_channel = (a.energy + b.energy) / 2, (a.power + b.power) / 2
-    everywhere = by_channel.sum(1)[:, None, None, None]
-    mean = by_channel.mean(1, keepdim=True)
-    place = 1 / (rho * by_place + (1 - rho) * everywhere + ENERGY_EPS)
-    channel = ((mean + ENERGY_EPS) / (by_channel + CHANNEL_FLOOR * mean + ENERGY_EPS)) ** gamma
-    return place, channel
+
+    rho: float
+    gamma: float
+
+    def weights(self, a: Statistics, b: Statistics) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c"]]:
+        """Return the weights that DAMLPIPS gives to each place and to each channel."""
+        by_place, by_channel = (a.energy + b.energy) / 2, (a.power + b.power) / 2
+        everywhere = by_channel.sum(1)[:, None, None, None]
+        mean = by_channel.mean(1, keepdim=True)
+        place = 1 / (self.rho * by_place + (1 - self.rho) * everywhere + ENERGY_EPS)
+        channel = ((mean + ENERGY_EPS) / (by_channel + CHANNEL_FLOOR * mean + ENERGY_EPS)) ** self.gamma
+        return place, channel
 
 
-def fixed_weights(a: Statistics, energy: float) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c"]]:
-    """Return the weights 1 / energy for every place and 1 for every channel."""
-    one = torch.ones((), device=a.mean.device, dtype=a.mean.dtype)
-    return (one / energy).expand(a.energy.shape), one.expand(a.mean.shape)
+class Fixed(NamedTuple):
+    """Weights that are the same for every pair: 1 / energy for every place, 1 for every channel."""
+
+    energy: float
+
+    def weights(self, a: Statistics, _b: Statistics) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c"]]:
+        """Return the weights of places and of channels."""
+        one = torch.ones((), device=a.mean.device, dtype=a.mean.dtype)
+        return (one / self.energy).expand(a.energy.shape), one.expand(a.mean.shape)
 
 
 def adaptive_map(
@@ -174,7 +183,7 @@ def adaptive_map(
 
 def peak_map(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
     """Return (d / max d)^2: what each place contributes to `peak_pool`; zero where the whole map is zero."""
-    return _shares(d, _highest(d))
+    return (d / _highest(d)).pow(PEAK_POWER)
 
 
 def peak_pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
@@ -184,7 +193,7 @@ def peak_pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
     """
     highest = _highest(d)
     # the root has no derivative at 0; the clamp changes no other mean, since one place has the value 1
-    mean = pool(_shares(d, highest)).clamp(min=_least(d))
+    mean = pool((d / highest).pow(PEAK_POWER)).clamp(min=_least(d))
     return highest.flatten() * mean.pow(1 / PEAK_POWER)
 
 
@@ -196,10 +205,6 @@ def peak_weight(d: Float[Tensor, "n 1 h w"], pooled: Float[Tensor, " n"]) -> Flo
     pooled = pooled[:, None, None, None]
     safe = torch.where(pooled > 0, pooled, 1.0)
     return torch.where(pooled > 0, (d / safe) ** (PEAK_POWER - 1), 1.0)
-
-
-def _shares(d: Float[Tensor, "n 1 h w"], highest: Float[Tensor, "n 1 1 1"]) -> Float[Tensor, "n 1 h w"]:
-    return (d / highest).pow(PEAK_POWER)
 
 
 def _highest(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 1 1"]:
@@ -237,27 +242,6 @@ def spread(mean: Float[Tensor, "*n c"], power: Float[Tensor, "*n c"]) -> Float[T
     """Return the standard deviation of each channel over places, at least a thousandth of its root mean square."""
     # the root has no derivative at 0, and a difference below a millionth of the power is mostly rounding error
     return ((power - mean.square()).clamp(min=0) + SPREAD_FLOOR * power + ENERGY_EPS**2).sqrt()
-
-
-class Adaptive(NamedTuple):
-    """Weights that depend on the pair, see `adaptive_weights`."""
-
-    rho: float
-    gamma: float
-
-    def weights(self, a: Statistics, b: Statistics) -> tuple[Tensor, Tensor]:
-        """Return the weights of places and of channels."""
-        return adaptive_weights(a, b, self.rho, self.gamma)
-
-
-class Fixed(NamedTuple):
-    """Weights that are the same for every pair, see `fixed_weights`."""
-
-    energy: float
-
-    def weights(self, a: Statistics, _b: Statistics) -> tuple[Tensor, Tensor]:
-        """Return the weights of places and of channels."""
-        return fixed_weights(a, self.energy)
 
 
 class Comparison(NamedTuple):

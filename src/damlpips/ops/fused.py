@@ -200,7 +200,7 @@ class _Distances(torch.autograd.Function):
         if any(map(_needs_plain_gradients, gradients)):
             found = _plain_gradients(partial(_plain_distances, weighing=weighing), a, b, gradients, needed)
         else:
-            found = _gradients_of_distances(a, b, _Kept(*kept), gradients, weighing, needed)
+            found = _gradients_of_distances(a, b, kept, gradients, weighing, needed)
         return *_in_place_of(found, needed), None
 
 
@@ -210,22 +210,10 @@ def _in_place_of(found: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor
     return [next(left) if want else None for want in needed]
 
 
-class _Kept(NamedTuple):
-    """What the gradients of structure and texture need beside the features.
-
-    `channels` is (N, 5, C): the means of a and of b, their powers, and the weights.
-    """
-
-    structure: Tensor
-    d: Tensor
-    place: Tensor
-    channels: Tensor
-
-
 def _gradients_of_distances(
     a: Tensor,
     b: Tensor,
-    kept: _Kept,
+    kept: Sequence[Tensor],
     gradients: tuple[Tensor, Tensor],
     weighing: Adaptive | Fixed,
     needed: Sequence[bool],
@@ -238,20 +226,22 @@ def _gradients_of_distances(
         dL / du_p = dL / dS * d_p / (S s_p places),    dL / ds_p = - d_p dL / du_p - dL / dT * T / sum_p s_p
         dL / dg_c = sum_p dL / du_p (a_cp - b_cp)^2 + dL / dT * t_c / mean_p s_p
 
-    and from there through the weights to energies, means and powers.
+    and from there through the weights to energies, means and powers. `kept` is what the forward pass has saved: S, d,
+    `place`, and for each channel (N, 5, C) the means of a and of b, their powers, and the weights.
     """
     run = _implementation(a, b)
-    places = kept.d[0].numel()
-    means, powers, channel = kept.channels[:, :2], kept.channels[:, 2:4], kept.channels[:, 4:]
+    structure, d, place, channels = kept
+    places = d[0].numel()
+    means, powers, channel = channels[:, :2], channels[:, 2:4], channels[:, 4:]
     by_structure, by_texture = (g[:, None, None] for g in gradients)
-    weight = distance.peak_weight(kept.d, kept.structure) * kept.place
+    weight = distance.peak_weight(d, structure) * place
     by_difference = weight * (by_structure / places)[..., None]
-    pool = kept.place.reciprocal().mean((2, 3))[..., None]
+    pool = place.reciprocal().mean((2, 3))[..., None]
     by_texture = by_texture / pool
     apart, by_means, by_powers = _through_texture(means, powers, by_texture * channel)
     by_energy = None
     if isinstance(weighing, Adaptive):
-        by_pool = -by_difference * kept.d
+        by_pool = -by_difference * d
         by_energy = weighing.rho * by_pool
         # the mean of s is the mean energy
         by_all = (1 - weighing.rho) * by_pool.sum((2, 3))[..., None]

@@ -111,15 +111,12 @@ class Axis:
     def __post_init__(self) -> None:
         _ = self._all_fields
 
-    def _each(self, sizes: list[int]) -> list[int]:
-        for step in self.steps[1:]:
-            size = sizes[step.sources[0]]
-            sizes.append(size if step.window is None else step.window.size(size))
-        return sizes
-
     def sizes(self, size: int) -> tuple[int, ...]:
         """Return the size of each feature map of an image of `size` pixels."""
-        every = self._each([size])
+        every = [size]
+        for step in self.steps[1:]:
+            read = every[step.sources[0]]
+            every.append(read if step.window is None else step.window.size(read))
         return tuple(every[m] for m in self.maps)
 
     @cached_property

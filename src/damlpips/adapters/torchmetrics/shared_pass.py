@@ -31,11 +31,6 @@ def enrol(model: PerceptualDistance) -> None:
         _users.add(model)
 
 
-def _others(model: PerceptualDistance) -> list[PerceptualDistance]:
-    with _users_lock:
-        return [user for user in _users if user is not model]
-
-
 class _Snapshot:
     """A tensor as it was: the object, its version, and on the CPU its values."""
 
@@ -102,7 +97,9 @@ def shared(
     if pair.is_optimised:
         return alone
     conditions = model.sharing_key(pair.size)
-    if not any(other.sharing_key(pair.size) == conditions for other in _others(model)):
+    with _users_lock:
+        others = [user for user in _users if user is not model]
+    if not any(other.sharing_key(pair.size) == conditions for other in others):
         return alone
     keys = None if reference_key is None else as_keys(reference_key, len(pair))
     key = conditions, keys
