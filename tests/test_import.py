@@ -2,14 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import damlpips
+from tests.support.processes import python
 
 ECOSYSTEMS = (
     *("torchmetrics", "piq", "pyiqa", "lpips", "lightning", "pytorch_lightning", "matplotlib", "PIL", "typer", "rich"),
@@ -19,10 +18,8 @@ ECOSYSTEMS = (
 
 def loaded_after(code: str) -> set[str]:
     """Return the modules that a new process has loaded after running `code`."""
-    code += "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    printed = python(f"{code}\nimport json, sys; print(json.dumps(sorted(sys.modules)))")
+    return set(json.loads(printed.splitlines()[-1]))
 
 
 def test_import_loads_no_ecosystem() -> None:

@@ -3,10 +3,9 @@
 import copy
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric, functional, proc
 from damlpips.adapters.torchmetrics import shared_pass, store_metric
 from damlpips.nets import shared
 from tests.support import reference
+from tests.support.processes import python
 
 PATIENCE = 120
 
@@ -116,25 +116,28 @@ assert torch.get_num_threads() == 2
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_a_forked_process_scores_right_whatever_its_parent_was_doing() -> None:
-    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
+    python(FORK)
 
 
-def test_a_forked_process_keeps_the_threads_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let this be a forked process, with two threads."""
     monkeypatch.setattr(process, "_forked", True)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    try:
-        with pytest.warns(RuntimeWarning, match="going on with 1 thread, not 2"):
-            functional.damlpips(*images())
-        assert torch.get_num_threads() == 1
-        torch.set_num_threads(2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            functional.damlpips(*images())
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_forked_process_keeps_the_threads_it_asks_for(forked: None) -> None:
+    with pytest.warns(RuntimeWarning, match="going on with 1 thread, not 2"):
+        functional.damlpips(*images())
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        functional.damlpips(*images())
+    assert torch.get_num_threads() == 2
 
 
 def score_apart(module: nn.Module, metric: DAMLPIPSMetric, results) -> None:
@@ -143,27 +146,16 @@ def score_apart(module: nn.Module, metric: DAMLPIPSMetric, results) -> None:
     results.put((module(x, y).tolist(), metric.compute().item()))
 
 
-def test_a_refused_call_in_a_forked_process_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_forked", True)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        x = torch.full((1, 3, 32, 32), 7.0)  # out of range
-        metric, module = DAMLPIPSMetric(), DAMLPIPS()
-        for refused in (
-            lambda: module(x, x),
-            lambda: module.encode(x),
-            lambda: module(x, x[0]),
-            lambda: metric.update(x, x),
-        ):
-            with pytest.raises(ValueError, match="expected"):
-                refused()
-            assert torch.get_num_threads() == 2
-        with pytest.warns(RuntimeWarning, match="forked process"):
-            DAMLPIPS().encode(x / 7)
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
+def test_a_refused_call_in_a_forked_process_changes_nothing(forked: None) -> None:
+    x = torch.full((1, 3, 32, 32), 7.0)  # out of range
+    metric, module = DAMLPIPSMetric(), DAMLPIPS()
+    for refused, images in ((module, (x, x)), (module.encode, (x,)), (module, (x, x[0])), (metric.update, (x, x))):
+        with pytest.raises(ValueError, match="expected"):
+            refused(*images)
+        assert torch.get_num_threads() == 2
+    with pytest.warns(RuntimeWarning, match="forked process"):
+        DAMLPIPS().encode(x / 7)
+    assert torch.get_num_threads() == 1
 
 
 def test_a_spawned_process_gets_module_and_metric(random_alex_weights: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 import damlpips
 from damlpips import DAMLPIPS
 from damlpips.adapters.piq import create_metric
+from tests.support import reference
 
 piq = pytest.importorskip("piq")
 
@@ -15,12 +16,6 @@ piq = pytest.importorskip("piq")
 @pytest.fixture(scope="module", autouse=True)
 def _registered():
     damlpips.register("piq")
-
-
-def pair(n: int = 2, channels: int = 3, size: int = 48):
-    torch.manual_seed(0)
-    x = torch.rand(n, channels, size, size)
-    return x, (x + 0.3 * torch.rand_like(x)).clamp(0, 1)
 
 
 def test_register_is_idempotent_and_leaves_piqs_own_alone() -> None:
@@ -32,7 +27,7 @@ def test_register_is_idempotent_and_leaves_piqs_own_alone() -> None:
 
 
 def test_reductions() -> None:
-    x, y = pair()
+    x, y = reference.noise()
     scores = DAMLPIPS()(x, y)
     for reduction, expected in (("none", scores), ("mean", scores.mean()), ("sum", scores.sum())):
         torch.testing.assert_close(piq.DAMLPIPS(reduction=reduction)(x, y), expected)
@@ -46,7 +41,7 @@ def test_unknown_reductions_raise_value_error(reduction) -> None:
     with pytest.raises(ValueError, match="Unknown reduction"):
         piq.DAMLPIPS(reduction=reduction)
     with pytest.raises(ValueError, match="Unknown reduction"):
-        piq.damlpips(*pair(), reduction=reduction)
+        piq.damlpips(*reference.noise(), reduction=reduction)
 
 
 def test_is_a_loss_like_piqs() -> None:
@@ -54,7 +49,7 @@ def test_is_a_loss_like_piqs() -> None:
     assert isinstance(loss, torch.nn.modules.loss._Loss)
     assert list(loss.parameters()) == []
     assert loss.state_dict() == {}
-    x, y = pair()
+    x, y = reference.noise()
     x.requires_grad_()
     loss(x, y).backward()
     assert torch.isfinite(x.grad).all()
@@ -62,18 +57,18 @@ def test_is_a_loss_like_piqs() -> None:
 
 
 def test_grey_images_are_accepted() -> None:
-    x, y = pair(channels=1)
+    x, y = (t[:, :1] for t in reference.noise())
     torch.testing.assert_close(piq.damlpips(x, y), piq.damlpips(x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)))
     torch.testing.assert_close(piq.DAMLPIPS()(x, y), piq.damlpips(x, y))
 
 
 def test_identity_is_zero() -> None:
-    x, _ = pair()
+    x, _ = reference.noise()
     assert piq.damlpips(x, x.clone()) == 0
 
 
 def test_refuses_what_piq_refuses() -> None:
-    x, y = pair()
+    x, y = reference.noise()
     for call in (piq.DAMLPIPS(), piq.damlpips):
         with pytest.raises(AssertionError, match="same size"):
             call(x, y[:1])
@@ -86,7 +81,7 @@ def test_refuses_what_piq_refuses() -> None:
 
 
 def test_create_metric_by_name() -> None:
-    x, y = pair()
+    x, y = reference.noise()
     torch.testing.assert_close(create_metric("damlpips", reduction="none")(x, y), DAMLPIPS()(x, y))
     assert repr(create_metric("damlpips")) == "DAMLPIPS(backbone='nano', reduction='mean')"
     with pytest.raises(ValueError, match="unknown metric 'lpips': expected one of 'damlpips', 'damlpips-alex'"):

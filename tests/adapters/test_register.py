@@ -1,7 +1,5 @@
 """`damlpips.register()`, where ecosystems are missing and where they are not: each name is the module it stands for."""
 
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -14,6 +12,7 @@ import damlpips
 from damlpips import adapters
 from damlpips.models.registry import in_libraries
 from tests.support import reference
+from tests.support.processes import python
 
 
 def test_an_ecosystem_that_is_not_installed_is_named(monkeypatch) -> None:
@@ -39,8 +38,7 @@ def test_unknown_ecosystems_are_named() -> None:
 def test_registering_one_does_not_import_the_other() -> None:
     pytest.importorskip("piq")
     code = "import sys, damlpips; damlpips.register('piq'); print('pyiqa' in sys.modules, 'piq' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True"]
+    assert python(code).split() == ["False", "True"]
 
 
 Build = Callable[..., Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]

@@ -96,7 +96,6 @@ def test_metrics_and_functions_take_the_option() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cudnn_settings_come_back_and_batches_do_not_matter_on_cuda(metric: torch.nn.Module) -> None:
     metric = metric.cuda()
     x, y = (t.cuda() for t in images())

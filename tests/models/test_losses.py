@@ -1,15 +1,13 @@
 """Scores as losses: they lead an image to its reference, and their gradients are right and finite everywhere."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
 
 from damlpips import DAMLPIPS, LPIPS, Backbone
 from tests.support import reference
-from tests.support.reference import Tiny
+from tests.support.processes import python
+from tests.support.reference import Loud, Tiny
 
 
 def scene(size: int) -> torch.Tensor:
@@ -217,22 +215,8 @@ def test_autocast_is_near_float32(make, network, random_squeeze_weights) -> None
     assert (cosine > ALIGNED[network]).all()
 
 
-class Loud(nn.Module):
-    """64 channels of about 1000: their sum of squares is far beyond the largest float16, 65504."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 64, 3)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            nn.init.normal_(self.conv.weight, std=200)
-
-    def forward(self, x):
-        return [self.conv(x)]
-
-
 def test_sums_of_squares_do_not_overflow(make) -> None:
-    metric, (x, y) = make(Backbone(Loud())), reference.noise(2, 16, 16)
+    metric, (x, y) = make(Backbone(Loud(64, mean=0, std=200))), reference.noise(2, 16, 16)
     score, gradient = loss_and_gradient(metric, x, y)
     half_score, half_gradient = loss_and_gradient(metric.half(), x, y)
     assert metric.encode(x).features[0].dtype == torch.float16
@@ -301,10 +285,7 @@ except RuntimeError as error:
 
 
 def test_compiled_without_a_break(random_squeeze_weights) -> None:
-    code = COMPILED.format(weights=str(random_squeeze_weights))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("equal:") == 5
+    assert python(COMPILED.format(weights=str(random_squeeze_weights))).count("equal:") == 5
 
 
 @pytest.mark.parametrize("size", [(32, 32), (37, 53), (300, 260)])

@@ -3,7 +3,6 @@
 import itertools
 import math
 import pickle
-import re
 
 import pytest
 import torch
@@ -32,19 +31,18 @@ def make(request):
 
 
 def against_the_equations(metric: DAMLPIPS, size: int) -> None:
-    x, y = reference.noise(2, size, size)
-    rho, gamma = metric.rho, metric.gamma
-    with torch.no_grad():
-        maps = [metric.encode(image).features for image in (x, y)]
-        expected = torch.from_numpy(reference.damlpips_layers((x, y), *maps, rho=rho, gamma=gamma))
-        rounded(metric.per_layer(x, y).double(), expected)
-        metric = metric.double()
-        x, y = x.double(), y.double()
-        maps = [metric.encode(image).features for image in (x, y)]
-        expected = torch.from_numpy(reference.damlpips_layers((x, y), *maps, rho=rho, gamma=gamma))
-        # float64: the order of the sums
-        torch.testing.assert_close(metric.per_layer(x, y), expected, rtol=1e-11, atol=0)
-        torch.testing.assert_close(metric(x, y), expected.sum(1), rtol=1e-11, atol=0)
+    # the order of the sums
+    for dtype, tolerance in (
+        (torch.float32, {"rtol": 1e-5, "atol": 1e-7}),
+        (torch.float64, {"rtol": 1e-11, "atol": 0}),
+    ):
+        metric, (x, y) = metric.to(dtype), (image.to(dtype) for image in reference.noise(2, size, size))
+        with torch.no_grad():
+            maps = [metric.encode(image).features for image in (x, y)]
+            layers = reference.damlpips_layers((x, y), *maps, rho=metric.rho, gamma=metric.gamma)
+            expected = torch.from_numpy(layers)
+            torch.testing.assert_close(metric.per_layer(x, y).double(), expected, **tolerance)
+            torch.testing.assert_close(metric(x, y).double(), expected.sum(1), **tolerance)
 
 
 @pytest.mark.parametrize(("rho", "gamma"), [(0.25, 0.5), (0.0, 0.0), (1.0, 2.0), (0.7, 1.0)])
@@ -383,30 +381,15 @@ def test_options_of_damlpips_have_bounds(options, message) -> None:
         DAMLPIPS(**options)
 
 
-def test_configuration_names_every_option_that_counts() -> None:
-    base = DAMLPIPS().configuration()
-    for options in (
-        {"rho": 0.5},
-        {"gamma": 1.0},
-        {"viewing_side": None},
-        {"value_range": (-1.0, 1.0)},
-        {"grey": "repeat"},
-        {"resize": 64},
-        {"backbone": Backbone(Tiny())},
-    ):
-        assert DAMLPIPS(**options).configuration() != base
-    assert DAMLPIPS(reduction="sum").configuration() == base
-    uniform = LPIPS("alex", heads="uniform").configuration()
-    assert uniform != LPIPS("alex").configuration() != LPIPS("alex", heads="v0.0").configuration()
-
-
-def test_repr_says_what_it_is() -> None:
-    text = repr(LPIPS("alex", heads="v0.0", value_range=(-1.0, 1.0), reduction="sum"))
-    for part in ("LPIPS(", "backbone='alex'", "heads='v0.0'", "value_range=(-1.0, 1.0)", "reduction='sum'"):
-        assert part in text
-    text = repr(DAMLPIPS(Backbone(Tiny(), name="mine"), rho=0.5, gamma=0.25))
-    for part in ("DAMLPIPS(", "backbone='mine'", "rho=0.5", "gamma=0.25", "viewing_side=256"):
-        assert part in text
+def test_configuration_and_repr_name_backbone_and_heads() -> None:
+    modules = [LPIPS("alex", heads=heads) for heads in ("v0.1", "v0.0", "uniform")]
+    assert len({str(module.configuration()) for module in modules}) == 3
+    assert repr(modules[1]).startswith("LPIPS(backbone='alex', ")
+    assert "heads='v0.0'" in repr(modules[1])
+    own = DAMLPIPS(Backbone(Tiny(), name="mine"))
+    assert own.configuration()["backbone"] != DAMLPIPS().configuration()["backbone"]
+    assert repr(own).startswith("DAMLPIPS(backbone='mine', ")
+    assert "viewing_side=256" in repr(own)
 
 
 # --- types ----------------------------------------------------------------------------------------------------------
@@ -470,19 +453,6 @@ def test_dtype_is_what_the_network_runs_in(make, dtype) -> None:
     assert torch.equal(metric.float()(x.to(dtype), y.to(dtype)), make().to(dtype)(x.to(dtype), y.to(dtype)))
     twin = pickle.loads(pickle.dumps(metric))
     assert torch.equal(twin(x, y), score)
-
-
-def test_dtype_is_part_of_the_configuration(make) -> None:
-    plain, half = make(), make(dtype=torch.bfloat16)
-    assert "dtype" not in plain.configuration()
-    assert half.configuration() == {**plain.configuration(), "dtype": "torch.bfloat16"}
-    assert half.sharing_key((32, 32)) != plain.sharing_key((32, 32))
-
-
-@pytest.mark.parametrize("dtype", [torch.int32, "bfloat16", 16])
-def test_dtype_is_one_that_networks_run_in(make, dtype) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"torch.float16, torch.float32, torch.float64, got {dtype!r}")):
-        make(dtype=dtype)
 
 
 def test_images_may_lie_in_memory_as_they_like(make) -> None:

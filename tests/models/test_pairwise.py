@@ -9,6 +9,7 @@ from torch import Tensor
 from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric
 from damlpips.functional import pairwise as matrix
 from damlpips.models import pairwise
+from damlpips.models.base import PerceptualDistance
 from tests.support import reference
 from tests.support.modules import KINDS
 from tests.support.reference import Counting, rounded
@@ -28,6 +29,15 @@ def loop(module, x: Tensor, y: Tensor) -> Tensor:
 def small_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two images of 16 x 16 a pass."""
     monkeypatch.setattr(pairwise, "PASS_VALUES", 2 * 3 * 16 * 16)
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pairs are compared at a time."""
+    found: list[int] = []
+    real = PerceptualDistance.compared
+    monkeypatch.setattr(PerceptualDistance, "compared", lambda self, pair: found.append(len(pair)) or real(self, pair))
+    return found
 
 
 # --- distances ------------------------------------------------------------------------------------------------------
@@ -113,17 +123,13 @@ def test_one_reference_and_its_candidates(make) -> None:
     rounded(found[:, 0], module(x, y.expand(4, -1, -1, -1)))
 
 
-def test_the_same_images_twice_are_compared_once(make, monkeypatch) -> None:
+def test_the_same_images_twice_are_compared_once(make, compared) -> None:
     module, x = make("nano"), images(4)
-    compared = []
-    original = type(module).compared
-    monkeypatch.setattr(type(module), "compared", lambda self, pair: compared.append(len(pair)) or original(self, pair))
     rounded(matrix(x, x, metric=module), matrix(x, metric=module))
     assert sum(compared) == 2 * (4 * 3 // 2)
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_cuda(make) -> None:
     x, y = images(5).cuda(), images(3, seed=1).cuda()
     module = make("nano").to("cuda")
@@ -149,11 +155,8 @@ def test_on_a_device_nothing_is_read_back(make, small_passes) -> None:
 
 
 @pytest.mark.parametrize("block", [1, 5, None])
-def test_blocks_hold_no_more_pairs_than_asked_for(make, monkeypatch, block) -> None:
+def test_blocks_hold_no_more_pairs_than_asked_for(make, monkeypatch, compared, block) -> None:
     module, x = make("nano"), images(6)
-    compared = []
-    original = type(module).compared
-    monkeypatch.setattr(type(module), "compared", lambda self, pair: compared.append(len(pair)) or original(self, pair))
     if block is None:
         monkeypatch.setattr(pairwise, "BLOCK_BYTES", 4 * module.encode(x[:1]).nbytes)
     matrix(x, metric=module, block=block)

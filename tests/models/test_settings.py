@@ -14,6 +14,7 @@ from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric, LPIPSMetric, functional
 from damlpips.adapters.torchmetrics import metrics
 from damlpips.models import settings
 from damlpips.models.registry import SETTINGS
+from tests.support.processes import python
 
 ROOT = Path(__file__).resolve().parents[2]
 # As version 0.1.0 gave them: states that it saved are recognised by them.
@@ -93,8 +94,7 @@ def test_every_option_is_used(name: str) -> None:
 
 
 def test_the_declarations_load_no_torch() -> None:
-    code = "import sys, damlpips.models.registry; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    python("import sys, damlpips.models.registry; sys.exit('torch' in sys.modules)")
 
 
 @pytest.mark.parametrize(("kind", "name"), EACH)

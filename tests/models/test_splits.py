@@ -1,6 +1,5 @@
 """On a CPU batches go through the network part by part: the same scores, and no maps of the whole batch."""
 
-import subprocess
 import sys
 import weakref
 
@@ -13,6 +12,7 @@ from damlpips.adapters.torchmetrics import shared_pass
 from damlpips.nets.backbone import Backbone
 from damlpips.nets.shared import Source
 from tests.support import reference
+from tests.support.processes import python
 from tests.support.reference import rounded
 
 SIDE = 32
@@ -132,12 +132,6 @@ def test_a_bad_image_anywhere_is_an_error_before_any_is_run(batches) -> None:
     assert batches == []
 
 
-def test_the_same_scores_in_any_batch_when_deterministic(batches) -> None:
-    x, y = reference.noise(5, SIDE, SIDE)
-    metric = DAMLPIPS(deterministic=True)
-    assert torch.equal(metric(x, y), torch.cat([metric(x[k : k + 1], y[k : k + 1]) for k in range(5)]))
-
-
 FAULTS = """
 import resource
 import torch
@@ -158,5 +152,4 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5)
 @pytest.mark.skipif(sys.platform != "linux", reason="about glibc")
 def test_a_call_takes_no_fresh_memory_from_the_system() -> None:
     """A call needs some 3,000 pages; without `raise_malloc_threshold` it faulted for most of them each time."""
-    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 300
+    assert float(python(FAULTS)) < 300

@@ -1,6 +1,5 @@
 """Images of any size are compared tile by tile: the same scores, maps and gradients, and never a large tensor."""
 
-import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,7 +12,6 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric, LPIPSMetric
-from damlpips.functional import lpips
 from damlpips.nets.geometry import geometry, named_geometry, tiling_of
 from damlpips.nets.table import BACKBONES
 from damlpips.ops.tiling import Axis, Cut, Field, Span, Step, Tile, Tiling, Window
@@ -208,8 +206,7 @@ def test_tiles_hold_what_the_whole_image_gives(
     )
     whole = backbone(image)
     assert [tuple(m.shape[2:]) for m in whole] == list(tiling.sizes((height, width)))
-    for found, expected in zip(own_maps(backbone, tiling, image), whole, strict=True):
-        torch.testing.assert_close(found, expected, **EXACT)
+    torch.testing.assert_close(own_maps(backbone, tiling, image), whole, **EXACT)
 
 
 @settings(max_examples=50)
@@ -272,8 +269,7 @@ def test_tiles_of_nano(height: int, width: int, more: int) -> None:
     backbone = LPIPS("nano", heads="uniform").double().backbone
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(height)).double()
     tiling = tiling_of("nano", 44 + more, least=1)
-    for found, expected in zip(own_maps(backbone, tiling, image), backbone(image), strict=True):
-        torch.testing.assert_close(found, expected, **EXACT)
+    torch.testing.assert_close(own_maps(backbone, tiling, image), backbone(image), **EXACT)
 
 
 @pytest.mark.parametrize(
@@ -357,10 +353,8 @@ LOCAL = {
 def test_what_works_place_by_place_is_taken(name) -> None:
     backbone = Backbone(Then(LOCAL[name]), min_size=3)
     image = torch.rand(1, 3, 40, 50)
-    for found, expected in zip(
-        own_maps(backbone, tiling_of(backbone, 8, least=3), image), backbone(image), strict=True
-    ):
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    found = own_maps(backbone, tiling_of(backbone, 8, least=3), image)
+    torch.testing.assert_close(found, backbone(image), rtol=1e-5, atol=1e-5)
 
 
 def test_preprocessing_is_watched_too() -> None:
@@ -535,14 +529,6 @@ def test_bytes_grey_and_resizing(kind) -> None:
     torch.testing.assert_close(found, expected, **SCORES)
 
 
-def test_half_precision_backbones() -> None:
-    """Features are rounded to 8 bits either way, in which a convolution's order of sums moves them."""
-    x, y = pair(1, 120, 250)
-    found, expected = (LPIPS("nano", heads="uniform", tile=t).bfloat16()(x, y) for t in (96, None))
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)
-
-
 def test_what_is_looked_at_is_cut() -> None:
     """Images are averaged down to the viewing side first; a panorama is still long then."""
     x, y = reference.noise(1, 40, 300)
@@ -561,12 +547,6 @@ def test_an_encoded_image_is_compared_whole() -> None:
     backbone = Backbone(Tiny(), min_size=5)
     tiled, whole = (LPIPS(backbone, heads="uniform", tile=t) for t in (16, None))
     assert torch.equal(tiled(tiled.encode(x), y), whole(whole.encode(x), y))
-
-
-def test_functional_form() -> None:
-    x, y = pair(1, 120, 250)
-    found, expected = (lpips(x, y, backbone="nano", heads="uniform", tile=t) for t in (96, None))
-    torch.testing.assert_close(found, expected, **SCORES)
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
@@ -594,20 +574,6 @@ def test_metrics_of_a_collection() -> None:
     found = metrics.compute()
     torch.testing.assert_close(found["l"], LPIPS("nano", heads="uniform")(x, y).mean(), **SCORES)
     torch.testing.assert_close(found["d"], DAMLPIPS(viewing_side=None)(x, y).mean(), **SCORES)
-
-
-def test_metrics_refuse_what_cannot_be_compared() -> None:
-    metric = LPIPSMetric("nano", heads="uniform", tile=96)
-    with pytest.raises(ValueError, match="the two images must have one size"):
-        metric.update(torch.rand(1, 3, 200, 200), torch.rand(1, 3, 200, 201))
-    with pytest.raises(ValueError, match="number 0 of the batch"):
-        metric.update(torch.full((1, 3, 200, 200), torch.nan), torch.rand(1, 3, 200, 200))
-
-
-def test_tile_is_no_part_of_what_a_score_depends_on() -> None:
-    assert tiny(tile=64).configuration() == tiny().configuration()
-    assert "tile=64" in repr(tiny(tile=64))
-    assert "tile" not in repr(tiny())
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -699,19 +665,16 @@ def test_sorted_features_need_all_places(comparison) -> None:
         LPIPS("nano", heads="uniform", comparison=comparison, tile=128)
 
 
-def test_a_tile_no_smaller_than_its_halo_is_taken() -> None:
-    for name, cut in itertools.product(TILED, [0, 1]):
-        (axis, _), least = named_geometry(name), BACKBONES[name].min_size
-        needed = max(axis.halo, axis.alignment, least)
-        if cut:
-            with pytest.raises(ValueError, match=f"at least {needed} pixels"):
-                tiling_of(name, needed - 1, least=least)
-        else:
-            assert tiling_of(name, needed, least=least).tile == needed
+@pytest.mark.parametrize("name", TILED)
+def test_a_tile_no_smaller_than_its_halo_is_taken(name) -> None:
+    (axis, _), least = named_geometry(name), BACKBONES[name].min_size
+    needed = max(axis.halo, axis.alignment, least)
+    assert tiling_of(name, needed, least=least).tile == needed
+    with pytest.raises(ValueError, match=f"at least {needed} pixels"):
+        tiling_of(name, needed - 1, least=least)
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_a_gpu(kind) -> None:
     """cuDNN chooses kernels by size; with TF32 off they differ in the order of sums alone."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric
+from damlpips import DAMLPIPS, LPIPS, Backbone
 from tests.support import reference
 from tests.support.reference import Tiny
 
@@ -78,10 +78,3 @@ def test_encoded_images_are_exchanged_where_they_were_seen_alike() -> None:
 def test_bad_viewing_sides(value, error, message) -> None:
     with pytest.raises(error, match=message):
         DAMLPIPS(Backbone(Tiny(), min_size=16, name="squeeze"), viewing_side=value)
-
-
-def test_metrics_take_it() -> None:
-    x, y = reference.noise(2, 40, 50)
-    metric = DAMLPIPSMetric(Backbone(Tiny(), min_size=5), viewing_side=20)
-    metric.update(x, y)
-    torch.testing.assert_close(metric.compute(), tiny(viewing_side=20)(x, y).mean())

@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import struct
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -21,6 +20,7 @@ from torch import Tensor
 from damlpips import WeightsError
 from damlpips.nets import checkpoints
 from damlpips.nets.checkpoints import read_tensors
+from tests.support.processes import python
 
 STATE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1.5, -2.0]), "n": torch.tensor(7)}
 
@@ -460,10 +460,8 @@ def test_lies_cost_no_memory(tmp_path: Path) -> None:
     files = [legacy_file(tmp_path / f"{k}.pth", tensor) for k, tensor in enumerate(LIES.values())]
     files.append(header(tmp_path / "w.safetensors", {}, length=1 << 40))
     files.append(rewritten(tmp_path / "zip.pth", lambda n, d: bytes(1 << 26) if n == "w/version" else d, compression=8))
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURE, files[0], *files], capture_output=True, text=True, timeout=300, check=True
-    )
+    printed = python(MEASURE, files[0], *files)
     unit = 1 if sys.platform == "darwin" else 1024
-    added = [int(line) * unit for line in run.stdout.splitlines()][1:]
+    added = [int(line) * unit for line in printed.splitlines()][1:]
     assert len(added) == len(files)
     assert max(added) < 16 << 20

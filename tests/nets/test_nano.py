@@ -280,36 +280,9 @@ def test_another_nano_under_the_packages_name(random_nano_weights, tmp_path) -> 
         DAMLPIPS(weights=file)
 
 
-def changed(state: dict[str, Tensor], change: str) -> dict[str, Tensor]:
-    if change == "missing":
-        return {name: t for name, t in state.items() if name != "stages.2.bias"}
-    if change == "unexpected":
-        return {**state, "stages.3.bias": torch.zeros(160)}
-    if change == "of a classifier":
-        return {**state, "classifier.weight": torch.zeros(1, 160)}
-    if change == "of another shape":
-        return {**state, "stem.weight": torch.zeros(16, 3, 7, 7)}
-    return {**state, "stages.2.weight": torch.full_like(state["stages.2.weight"], torch.nan)}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("missing", "key 'stages.2.bias' is missing"),
-        ("unexpected", "unexpected key 'stages.3.bias'"),
-        ("of a classifier", "unexpected key 'classifier.weight'"),
-        ("of another shape", "key 'stem.weight' has shape (16, 3, 7, 7), expected (16, 3, 6, 6)"),
-        ("not finite", "key 'stages.2.weight' holds values that are not finite"),
-    ],
-)
-def test_weights_are_checked_key_by_key(tmp_path, change, message) -> None:
+def test_another_nano_has_no_classifier(tmp_path) -> None:
+    """Which files of torchvision's networks may hold; the other contents are checked as in `test_weights.py`."""
     file = tmp_path / "mine.safetensors"
-    save_file(changed(reference.nano_state(), change), file)
-    with pytest.raises(WeightsError) as error:
+    save_file({**reference.nano_state(), "classifier.weight": torch.zeros(1, 160)}, file)
+    with pytest.raises(WeightsError, match=r"unexpected key 'classifier\.weight'"):
         DAMLPIPS(weights=file)
-    assert str(error.value) == f"{file}: {message}"
-
-
-def test_weights_of_another_network(random_alex_weights) -> None:
-    with pytest.raises(WeightsError, match="is missing"):
-        DAMLPIPS(weights=random_alex_weights)

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import pickle
 import re
 import shutil
 import socket
@@ -93,36 +92,39 @@ def test_changing_the_file_afterwards_changes_nothing(state, tmp_path) -> None:
 # --- wrong contents -------------------------------------------------------------------------------------------------
 
 
-def test_first_missing_key_is_named(state, tmp_path) -> None:
-    keys = list(state)
-    save_file({k: v for k, v in state.items() if k not in (keys[5], keys[9])}, tmp_path / "w.safetensors")
-    assert f"{keys[5]!r} is missing" in refusal(tmp_path / "w.safetensors")
+FIRST, BIAS = "features.0.weight", "features.12.expand3x3.bias"
+OTHER_KINDS = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.bool, torch.uint16)
+
+# tensors in place of those of the network, None for none, and what is said of the file
+WRONG = [
+    (
+        {"features.3.expand1x1.bias": None, "features.4.squeeze.bias": None},
+        "key 'features.3.expand1x1.bias' is missing",
+    ),
+    *(
+        ({key: torch.zeros(3)}, f"unexpected key {key!r}")
+        for key in ("features.13.weight", "module.features.0.weight", "fc.weight")
+    ),
+    ({FIRST: torch.zeros(96, 3, 7, 7)}, f"key {FIRST!r} has shape (96, 3, 7, 7), expected (64, 3, 3, 3)"),
+    *(
+        (
+            {FIRST: torch.zeros(64, 3, 3, 3).to(dtype)},
+            f"key {FIRST!r} holds {dtype}, expected floating-point numbers of 16, 32 or 64 bits",
+        )
+        for dtype in OTHER_KINDS
+    ),
+    *(
+        ({BIAS: torch.tensor([*[0.0] * 255, value])}, f"key {BIAS!r} holds values that are not finite")
+        for value in (float("nan"), float("inf"), -float("inf"))
+    ),
+]
 
 
-@pytest.mark.parametrize("key", ["features.13.weight", "module.features.0.weight", "fc.weight"])
-def test_unexpected_key_is_named(state, tmp_path, key) -> None:
-    save_file({**state, key: torch.zeros(3)}, tmp_path / "w.safetensors")
-    assert f"unexpected key {key!r}" in refusal(tmp_path / "w.safetensors")
-
-
-def test_wrong_shape_is_named(state, tmp_path) -> None:
-    save_file({**state, "features.0.weight": torch.zeros(96, 3, 7, 7)}, tmp_path / "w.safetensors")
-    message = refusal(tmp_path / "w.safetensors")
-    assert "'features.0.weight'" in message
-    assert "(96, 3, 7, 7)" in message
-    assert "(64, 3, 3, 3)" in message
-
-
-def test_whole_numbers_are_refused(state, tmp_path) -> None:
-    save_file({**state, "features.0.weight": state["features.0.weight"].to(torch.int8)}, tmp_path / "w.safetensors")
-    assert "'features.0.weight' holds torch.int8" in refusal(tmp_path / "w.safetensors")
-
-
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.bool, torch.uint16])
-def test_other_kinds_of_numbers_are_refused(state, tmp_path, dtype) -> None:
-    save_file({**state, "features.0.weight": state["features.0.weight"].to(dtype)}, tmp_path / "w.safetensors")
-    message = refusal(tmp_path / "w.safetensors")
-    assert f"holds {dtype}, expected floating-point numbers of 16, 32 or 64 bits" in message
+@pytest.mark.parametrize(("tensors", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_wrong_contents_are_named(state, tmp_path, tensors, message) -> None:
+    file = tmp_path / "w.safetensors"
+    save_file({name: t for name, t in {**state, **tensors}.items() if t is not None}, file)
+    assert refusal(file) == f"{file}: {message}"
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -134,16 +136,6 @@ def test_expanded_and_shared_tensors_become_plain(state, tmp_path, zipped) -> No
     assert torch.equal(loaded["features.0.weight"], torch.full((64, 3, 3, 3), 0.1))
     assert all(t.is_contiguous() and not t.requires_grad and type(t) is torch.Tensor for t in loaded.values())
     assert len({t.data_ptr() for t in loaded.values()}) == len(loaded)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_values_that_are_not_finite_are_named(state, tmp_path, value) -> None:
-    bias = state["features.12.expand3x3.bias"].clone()
-    bias[7] = value
-    save_file({**state, "features.12.expand3x3.bias": bias}, tmp_path / "w.safetensors")
-    message = refusal(tmp_path / "w.safetensors")
-    assert "'features.12.expand3x3.bias'" in message
-    assert "not finite" in message
 
 
 def test_weights_of_another_network(random_alex_weights) -> None:
@@ -190,33 +182,16 @@ class Payload:
         return os.mkdir, (str(self.trace),)
 
 
-def save_pickle(contents: dict, file: Path) -> None:
-    file.write_bytes(pickle.dumps(contents, protocol=2))  # torch's own
-
-
-def save_legacy(contents: dict, file: Path) -> None:
-    torch.save(contents, file, _use_new_zipfile_serialization=False)
-
-
-SAVERS = {"zip": torch.save, "legacy": save_legacy, "pickle": save_pickle}
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
-@pytest.mark.parametrize("kind", SAVERS)
-def test_code_in_a_file_is_not_run(state, tmp_path, kind, suffix) -> None:
+def test_code_in_a_file_is_not_run(tmp_path, suffix) -> None:
+    """Of weights or heads; `test_checkpoints.py` has every kind of file and of code."""
     file, trace = tmp_path / f"evil{suffix}", tmp_path / "trace"
-    SAVERS[kind]({**state, "features.0.bias": Payload(trace)}, file)
-    message = refusal(file)
-    if suffix == ".safetensors":
-        assert "not a readable .safetensors file" in message
-    else:
-        assert "refused" in message
-    with pytest.raises(WeightsError):
-        LPIPS("squeeze", heads=file)
+    torch.save({"features.0.bias": Payload(trace)}, file)
+    for option in ("weights", "heads"):
+        with pytest.raises(WeightsError, match="not a readable" if suffix == ".safetensors" else "refused"):
+            LPIPS("squeeze", **{option: file}).load()
     assert not trace.exists()
-    # the payload is armed: read without care, it goes off
-    armed = file.rename(tmp_path / "armed.pth")
-    pickle.loads(armed.read_bytes()) if kind == "pickle" else torch.load(armed, weights_only=False)
+    torch.load(file.rename(tmp_path / "armed.pth"), weights_only=False)  # read without care, it goes off
     assert trace.exists()
 
 

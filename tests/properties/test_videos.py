@@ -1,6 +1,5 @@
 """What holds of every pair of videos: a score is the mean of its frames' scores, in whatever parts they are scored."""
 
-import hashlib
 import itertools
 import re
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric, LPIPSMetric
 from damlpips.functional import damlpips, pairwise
+from tests.support.metrics import KINDS as METRICS
 from tests.support.reference import Tiny
 
 few = settings(deadline=None, max_examples=10)
@@ -22,10 +22,6 @@ KINDS: dict[str, Any] = {
     "lpips-tiny": lambda **options: LPIPS(BACKBONE, heads="uniform", **options),
     "damlpips-tiny": lambda **options: DAMLPIPS(BACKBONE, **options),
     "damlpips-nano": lambda **options: DAMLPIPS(**options),
-}
-METRICS: dict[str, Any] = {
-    "lpips": lambda **options: LPIPSMetric(BACKBONE, heads="uniform", **options),
-    "damlpips": lambda **options: DAMLPIPSMetric(**options),
 }
 
 
@@ -238,24 +234,6 @@ def test_a_video_without_the_option_is_told_of_it() -> None:
         module(ONE, module.encode(torch.rand(3, 3, 24, 27)))
     with pytest.raises(TypeError, match="got encoded frames in both"):
         module(module.encode(ONE[0]), module.encode(ONE[0]))
-
-
-def test_states_of_images_are_as_before() -> None:
-    """What a saved state is recognised by names the option only where it is used."""
-    known = {
-        *("metric", "backbone", "value_range", "grey", "resize", "deterministic"),
-        *("version", "rho", "gamma", "viewing_side"),
-    }
-    assert set(DAMLPIPS().configuration()) == known
-    assert DAMLPIPS(video=True).configuration() == {**DAMLPIPS().configuration(), "video": True}
-    options = {**DAMLPIPS().configuration(), "kept": False, "on_error": "raise", "check_values": True, "state": 2}
-    digest = hashlib.sha256(repr(sorted(options.items())).encode()).hexdigest()[:12]
-    images, moving = DAMLPIPSMetric(), DAMLPIPSMetric(video=True)
-    for m in (images, moving):
-        m.persistent(True)
-    assert any(digest in str(key) + str(value) for key, value in images.state_dict().items())
-    with pytest.raises(RuntimeError, match="another configuration"):
-        moving.load_state_dict(images.state_dict())
 
 
 def test_metrics_of_images_share_their_pass_beside_one_of_videos() -> None:

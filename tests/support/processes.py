@@ -1,6 +1,8 @@
-"""Real processes with gloo between them, started by the tests."""
+"""Processes that the tests start: a new Python, or several with gloo between them."""
 
 import datetime
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,14 @@ def images(n: int = 7, size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(n, 3, size, size, generator=generator)
     return x, (x + 0.3 * torch.rand(x.shape, generator=generator)).clamp(0, 1)
+
+
+def python(code: str, *arguments: object) -> str:
+    """Return what some code prints in a new Python, where it must not fail."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def _enter(rank: int, world: int, folder: str, backend: str, work: Callable[[int, int], Any]) -> None:

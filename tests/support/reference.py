@@ -234,6 +234,20 @@ class Tiny(nn.Module):
         return [first, torch.nn.functional.softplus(self.second(first))]
 
 
+class Loud(nn.Module):
+    """Channels of about 1000: a float16 sum over places, or of the squares of a few, would overflow."""
+
+    def __init__(self, channels: int, mean: float, std: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 3)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            nn.init.normal_(self.conv.weight, mean=mean, std=std)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.conv(x)]
+
+
 class Counting(nn.Module):
     """A network that counts the images and the calls that reach it."""
 

@@ -16,7 +16,7 @@ from torchmetrics.wrappers import BootStrapper, MinMaxMetric, Running
 from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric, LPIPSMetric
 from damlpips.adapters.torchmetrics import shared_pass
 from damlpips.adapters.torchmetrics.accumulate import PerceptualMetric
-from tests.support.metrics import images
+from tests.support.metrics import images, three
 from tests.support.reference import Counting
 
 
@@ -143,7 +143,6 @@ def test_dtype_of_the_network_stays_and_metrics_of_two_share_nothing(make) -> No
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_backbone_and_state_follow_the_device(make) -> None:
     metric = make().to("cuda")
     x, y = images(2)
@@ -157,7 +156,6 @@ def test_backbone_and_state_follow_the_device(make) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_bad_values_on_cuda_raise_at_compute_and_nothing_waits(make) -> None:
     metric = make().to("cuda")
     x, y = (t.cuda() for t in images(3))
@@ -443,13 +441,7 @@ def test_collection_reports_each_its_own_value_when_first_batches_tie() -> None:
 def test_collection_runs_a_shared_backbone_once(call: str) -> None:
     network = Counting()
     backbone = Backbone(network, min_size=3)
-    metrics = MetricCollection(
-        {
-            "damlpips": DAMLPIPSMetric(backbone),
-            "rho": DAMLPIPSMetric(backbone, rho=0.5),
-            "lpips": LPIPSMetric(backbone, heads="uniform"),
-        }
-    )
+    metrics = three(backbone)
     network.seen.clear()
     for seed in range(3):
         x, y = images(2, seed=seed)

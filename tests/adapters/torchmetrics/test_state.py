@@ -3,8 +3,6 @@
 import copy
 import gc
 import pickle
-import subprocess
-import sys
 import weakref
 
 import pytest
@@ -14,6 +12,7 @@ from torchmetrics.wrappers import Running
 
 from damlpips.adapters.torchmetrics.accumulate import PerceptualMetric
 from tests.support.metrics import Make, images
+from tests.support.processes import python
 
 
 def held(metric: PerceptualMetric) -> tuple[int, int]:
@@ -76,11 +75,8 @@ print((run(1000, 1000 + int(sys.argv[3])) - before) * 1024)
     ("reduction", "indexed", "updates"), [("mean", "", 10_000), ("none", "", 3_000), ("none", "indexed", 10_000)]
 )
 def test_thousands_of_updates_leave_memory_flat(reduction: str, indexed: str, updates: int) -> None:
-    given = [sys.executable, "-c", GROWTH, reduction, indexed, str(updates)]
-    done = subprocess.run(given, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
     # 10,000 scores and indices are 80 kB, which malloc rounds up; the feature maps of a graph would be 100 MB
-    assert int(done.stdout) < 4 * 2**20
+    assert int(python(GROWTH, reduction, indexed, updates)) < 4 * 2**20
 
 
 class Generator(torch.autograd.Function):
