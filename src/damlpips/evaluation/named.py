@@ -27,8 +27,6 @@ from damlpips.version import SCORES, __version__
 OWN = "damlpips"
 MSE = "mse"
 
-MOST_SUGGESTED = 5
-
 
 class UnknownMetricError(ValueError):
     """A name that no metric has; the message lists the nearest."""
@@ -130,7 +128,7 @@ def _check_known(name: str, known: Iterable[str]) -> None:
         return
     without_library = {n.partition(":")[2].lower(): n for n in known if n.partition(":")[0] in LIBRARIES}
     spelled = without_library | {n.lower(): n for n in known}
-    near = dict.fromkeys(spelled[n] for n in difflib.get_close_matches(name.lower(), spelled, MOST_SUGGESTED, 0.5))
+    near = dict.fromkeys(spelled[n] for n in difflib.get_close_matches(name.lower(), spelled, n=5, cutoff=0.5))
     hint = f"did you mean {', '.join(near)}?" if near else "no name is near it"
     raise UnknownMetricError(f"unknown metric {name!r}: {hint}")
 

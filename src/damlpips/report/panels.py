@@ -147,9 +147,9 @@ def _show(panel: "Axes", values: "NDArray", **options: Any) -> None:
     panel.set_anchor("N")
 
 
-def _write(write: Callable[..., Any], text: str, size: float, room: float | None = None, **options: Any) -> None:
+def _write(write: Callable[..., Any], text: str, size: float, room: float | None = None) -> None:
     """Write a text literally, never as a formula, and shorten it in the middle if it is wider than `room` inches."""
     letters = len(text) if room is None else max(12, int(room / (LETTER * size / LABEL_SIZE)))
     if len(text) > letters:
         text = f"{text[: (letters - 1) // 2]}…{text[-(letters // 2) :]}"
-    write(text, fontsize=size, parse_math=False, **options)
+    write(text, fontsize=size, parse_math=False)

@@ -15,7 +15,6 @@ from damlpips.evaluation.datasets.tables import (
 from damlpips.evaluation.judgements import JudgedSet
 from damlpips.files import shown
 
-SHEET = "all_by_image"
 COLUMNS = ("image", "dst_idx", "dst_type", "dst_lev", "dmos_std", "dmos")
 NEEDED = ("image", "dst_type", "dst_lev", "dmos")
 REFERENCES, DISTORTED = "src_imgs", ("dst_imgs", "dst_imgs_all")
@@ -32,7 +31,7 @@ KINDS = {
 NAMED = re.compile(rf"(?P<content>\w+)\.(?P<kind>{'|'.join(KINDS.values())})\.(?P<level>\d)(?:\.png)?", re.IGNORECASE)
 # the workbook first: it is what was published
 TABLES: dict[str, Callable[[Path], list[Row]]] = {
-    "csiq.DMOS.xlsx": lambda path: rows_of_sheet(path, SHEET, NEEDED),
+    "csiq.DMOS.xlsx": lambda path: rows_of_sheet(path, "all_by_image", NEEDED),
     "csiq.DMOS.csv": lambda path: rows_with_header(path, NEEDED),
     "csiq_dmos.csv": lambda path: rows_with_header(path, NEEDED),
     "csiq_dmos.txt": lambda path: rows_without_header(path, COLUMNS, "\t"),

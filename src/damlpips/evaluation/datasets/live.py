@@ -34,18 +34,12 @@ def read(path: Path) -> list[JudgedSet]:
     ratings: list[Rating] = []
     start = 0
     for folder, count in FOLDERS.items():
-        listed = [
-            Listed(
-                f"{table}, element {k + 1}",
-                names[k],
-                f"img{k - start + 1}.bmp",
-                -scores[k],  # a difference mean opinion score: higher is worse
-                Path(names[k]).stem,
-                folder,
-            )
-            for k in range(start, start + count)
-            if not originals[k]
-        ]
+        listed = []
+        for k in range(start, start + count):
+            if not originals[k]:
+                score = -scores[k]  # a difference mean opinion score: higher is worse
+                where, distorted = f"{table}, element {k + 1}", f"img{k - start + 1}.bmp"
+                listed.append(Listed(where, names[k], distorted, score, Path(names[k]).stem, folder))
         ratings += rated(listed, references, Images(path / folder))
         start += count
     if not ratings:

@@ -9,8 +9,6 @@ from damlpips.scoring.formats import READERS, format_of
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.rows import COLUMNS
 
-ENDINGS = ".csv, .jsonl or .parquet"
-
 
 class RunSettings(NamedTuple):
     """What all rows of a run have in common: the columns of `Source.RUN`."""
@@ -41,7 +39,8 @@ def read_rows(path: Path, on_cut: Callable[[], None] = lambda: None) -> Iterator
     try:
         kind = format_of(path)
     except ScoringError as error:
-        raise ScoringError(f"{path}: expected rows of scores, as damlpips score writes them ({ENDINGS})") from error
+        expected = "rows of scores, as damlpips score writes them (.csv, .jsonl or .parquet)"
+        raise ScoringError(f"{path}: expected {expected}") from error
     if kind == "json":
         raise ScoringError(f"{path}: a JSON file lacks what a report needs: expected CSV, JSON Lines or Parquet")
     runs: dict[RunSettings, RunSettings] = {}
