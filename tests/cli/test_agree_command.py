@@ -5,11 +5,10 @@ import json
 import re
 import sys
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
 from typer.testing import Result
@@ -64,26 +63,11 @@ def challenge(tmp_path: Path) -> Path:
     return folder
 
 
-class Views:
-    """The sizes of the images that metrics were shown, and when Ctrl-C is pressed."""
-
-    def __init__(self) -> None:
-        self.sizes: list[tuple[int, ...]] = []
-        self.interrupted_after: int | None = None
-
-
 @pytest.fixture
-def views(monkeypatch: pytest.MonkeyPatch) -> Views:
-    seen, scaled_down = Views(), module.scaled_down
-
-    def view(x: torch.Tensor, shorter_side: int | None) -> torch.Tensor:
-        if seen.interrupted_after == len(seen.sizes):
-            seen.interrupted_after = None
-            raise KeyboardInterrupt
-        seen.sizes.append(tuple(scaled_down(x, shorter_side).shape[2:]))
-        return scaled_down(x, shorter_side)
-
-    monkeypatch.setattr(module, "scaled_down", view)
+def views(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """What scales images down to what metrics are shown, and knows which ones it was given."""
+    seen = Mock(wraps=module.scaled_down)
+    monkeypatch.setattr(module, "scaled_down", seen)
     return seen
 
 
@@ -169,9 +153,9 @@ class TestTables:
         )
         assert "Agreement with people" not in result.stdout
 
-    def test_shorter_side_is_what_metrics_see(self, judged: Path, views: Views) -> None:
+    def test_shorter_side_is_what_metrics_see(self, judged: Path, views: Mock) -> None:
         run(judged, "--metric", "mse", "--samples", 5, "--shorter-side", 18)
-        assert set(views.sizes) == {(18, 18)}
+        assert {call.args[1] for call in views.call_args_list} == {18}
 
     def test_default_metrics(self, judged: Path, random_alex_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def names() -> list[str]:
@@ -217,15 +201,15 @@ class TestFiles:
         run(file, "--metric", "mse", "--samples", 5, "--plot", tmp_path / "plots")
         assert [f.name for f in (tmp_path / "plots").iterdir()] == ["x-y.pdf"]
 
-    def test_distances_are_kept(self, judged: Path, tmp_path: Path, views: Views) -> None:
+    def test_distances_are_kept(self, judged: Path, tmp_path: Path, views: Mock) -> None:
         first = run(judged, "--metric", "mse", "--samples", 5, "--cache", tmp_path / "kept")
         # four references and twelve distorted images; the choices are between images that have been seen
-        assert len(views.sizes) == 16
+        assert views.call_count == 16
         second = run(judged, "--metric", "mse", "--samples", 5, "--cache", tmp_path / "kept")
         assert (second.exit_code, second.stdout) == (0, first.stdout)
-        assert len(views.sizes) == 16
+        assert views.call_count == 16
         run(judged / "mos.csv", "--metric", "mse", "--samples", 5, "--no-cache")
-        assert len(views.sizes) == 32
+        assert views.call_count == 32
 
     def test_the_cache_is_the_users(self, judged: Path, tmp_path: Path) -> None:
         run(judged, "--metric", "mse", "--samples", 5, "--no-cache")
@@ -233,15 +217,15 @@ class TestFiles:
         run(judged, "--metric", "mse", "--samples", 5)
         assert (tmp_path / "cache" / "damlpips").is_dir()
 
-    def test_an_interrupted_run_keeps_what_it_has(self, judged: Path, tmp_path: Path, views: Views) -> None:
+    def test_an_interrupted_run_keeps_what_it_has(self, judged: Path, tmp_path: Path, views: Mock) -> None:
         arguments = (judged, "--metric", "mse", "--samples", 5, "--cache", tmp_path / "kept")
         # in the middle of the third content
-        views.interrupted_after = 10
+        views.side_effect = [*[DEFAULT] * 10, KeyboardInterrupt]
         assert run(*arguments, "--csv", tmp_path / "f.csv").exit_code == 130
         assert not (tmp_path / "f.csv").exists()
-        views.sizes.clear()
+        views.reset_mock(side_effect=True)
         assert run(*arguments).exit_code == 0
-        assert len(views.sizes) == (1 + 2) + (1 + 3)
+        assert views.call_count == (1 + 2) + (1 + 3)
 
 
 class TestRefusals:

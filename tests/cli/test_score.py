@@ -246,17 +246,9 @@ class TestRefusals:
             *("score", r, d, "--metric", "lpips", "--weights", random_alex_weights),
         )
 
-    @pytest.mark.parametrize(
-        ("message", "options"),
-        [
-            ("Invalid value for .--batch-size", ["--batch-size", "0"]),
-            ("No such option.*--colour", ["--colour"]),
-        ],
-    )
-    def test_options(self, pair: tuple[Path, Path], message: str, options: list[str]) -> None:
-        refused(message, "score", *pair, *options)
-
-    def test_missing_arguments_and_unknown_commands(self) -> None:
+    def test_wrong_usage(self, pair: tuple[Path, Path]) -> None:
+        refused("Invalid value for .--batch-size", "score", *pair, "--batch-size", 0)
+        refused("No such option.*--colour", "score", *pair, "--colour")
         refused(r"Missing argument 'REF' \(see damlpips score --help\)", "score")
         refused("No such command 'scores'", "scores")
 

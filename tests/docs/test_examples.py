@@ -42,7 +42,7 @@ for name, code in json.load(sys.stdin):
 MODULES = sorted(m.name for m in pkgutil.walk_packages(damlpips.__path__, "damlpips.") if m.name != "damlpips.__main__")
 
 
-def blocks(page: str, language: str) -> list[str]:
+def blocks(page: Path | str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
 
 
@@ -139,14 +139,13 @@ def test_a_validation_is_saved_midway_as_the_page_says(tmp_path: Path) -> None:
 def command_lines() -> list:
     """Return every call of the command line that a page shows."""
     pages = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts)]
-    lines = [
-        (page.name, line.removeprefix("$ "))
+    return [
+        pytest.param(line[2:], id=f"{page.name}: {line[2:]}")
         for page in pages
-        for block in re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+        for block in blocks(page, "console")
         for line in block.splitlines()
         if line.startswith("$ ") and "damlpips" in line
     ]
-    return [pytest.param(line, id=f"{page}: {line}") for page, line in lines]
 
 
 @pytest.mark.parametrize("line", command_lines())
@@ -209,7 +208,6 @@ def test_public_names_have_examples_that_ran() -> None:
     finder = doctest.DocTestFinder()
     public = [getattr(damlpips, name) for name in damlpips.__all__ if name[0].isupper() or name == "register"]
     public += [functional.lpips, functional.damlpips, functional.pairwise]
-    without = {
-        thing.__name__ for thing in public if not any(test.examples for test in finder.find(thing, thing.__name__))
-    }
+    found = {thing.__name__: finder.find(thing, thing.__name__) for thing in public}
+    without = {name for name, tests in found.items() if not any(test.examples for test in tests)}
     assert without == {"Encoded", "AdaptiveWeights", "WeightsError"}  # results and an error
