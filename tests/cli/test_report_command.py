@@ -69,7 +69,8 @@ class TestRefused:
         out = tmp_path / "page.html"
         out.write_text("old")
         refused("none.csv: No such file", out, tmp_path / "none.csv")
-        refused("Is a directory", out, write_rows(tmp_path / "a.csv", [row()]), dir_named(tmp_path / "b.csv"))
+        (tmp_path / "b.csv").mkdir()
+        refused("Is a directory", out, write_rows(tmp_path / "a.csv", [row()]), tmp_path / "b.csv")
         (tmp_path / "other.csv").write_text("name,value\n1,2\n")
         refused("other.csv: not a table of `damlpips score`: it has no column", out, tmp_path / "other.csv")
         refused("empty.csv: there are no rows in it", out, write_rows(tmp_path / "empty.csv", []))
@@ -79,13 +80,14 @@ class TestRefused:
 
     def test_outputs(self, rows: Path, tmp_path: Path) -> None:
         refused("no such folder", tmp_path / "none" / "page.html", rows)
-        refused("is a folder, expected a file", dir_named(tmp_path / "d"), rows)
+        (tmp_path / "d").mkdir()
+        refused("is a folder, expected a file", tmp_path / "d", rows)
         refused("is one of the files of rows", rows, rows)
 
     @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="for root every folder is writable")
     def test_a_folder_that_cannot_be_written(self, rows: Path, tmp_path: Path) -> None:
-        folder = dir_named(tmp_path / "locked")
-        folder.chmod(0o500)
+        folder = tmp_path / "locked"
+        folder.mkdir(0o500)
         refused("Permission denied", folder / "page.html", rows, "--pairs", 0)
 
     def test_a_full_disk(self, rows: Path) -> None:
@@ -101,8 +103,3 @@ class TestRefused:
         refused("--heads .*none: no such file", out, rows, "--heads", tmp_path / "none")
         refused("--pairs", out, rows, "--pairs", -1)
         refused("--device tpu", out, rows, "--device", "tpu")
-
-
-def dir_named(path: Path) -> Path:
-    path.mkdir()
-    return path

@@ -9,8 +9,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-from unittest.mock import Mock
+from unittest.mock import DEFAULT, Mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -158,14 +157,8 @@ class TestGoingOn:
         rows = json_rows(journal.with_name("rows"))
         whole = file.read_bytes()
         file.unlink()
-        real = scorer.read_image
-
-        def interrupted(path: Path, **options: Any) -> torch.Tensor:
-            if path.name == "5.png":
-                raise KeyboardInterrupt
-            return real(path, **options)
-
-        monkeypatch.setattr(scorer, "read_image", interrupted)
+        # within the third batch
+        watched_reading(monkeypatch).side_effect = [*[DEFAULT] * 10, KeyboardInterrupt]
         assert run(*command).exit_code == 130
         assert (file.exists(), json_rows(journal)) == (False, rows[:4])
         monkeypatch.undo()

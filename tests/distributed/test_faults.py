@@ -65,9 +65,8 @@ def test_a_lost_process_is_an_error_for_the_others(world: int, fault: str, tmp_p
             process.start()
         for _ in range(world - 1):
             message, kept, own = reports.get(timeout=PATIENCE)
-            assert message.startswith(
-                "DAMLPIPSMetric: cannot gather the scores of all processes: one has died, has not"
-            )
+            said = "DAMLPIPSMetric: cannot gather the scores of all processes: one has died, has not"
+            assert message.startswith(said)
             assert kept
             x, y = images(4)
             alone = DAMLPIPSMetric()
