@@ -67,7 +67,6 @@ def same(tmp_path_factory: pytest.TempPathFactory) -> JudgedSet:
 
 
 def metric(name: str, score) -> NamedMetric:
-    """A metric of one's own: distances of images (N, 3, H, W)."""
     return NamedMetric(name, True, name, torch.device("cpu"), score, lambda x: x)
 
 
