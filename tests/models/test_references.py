@@ -221,18 +221,6 @@ def test_maps_of_other_conditions_are_not_served(network, backbone, make) -> Non
     assert ran == [4, 4, 4, 2]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        *({"value_range": (-1.0, 2.0)}, {"resize": 40}, {"grey": "repeat"}, {"deterministic": True}),
-        *({"video": True}, {"dtype": torch.bfloat16}),
-    ],
-    ids=str,
-)
-def test_options_that_maps_depend_on_are_conditions(backbone, make, change) -> None:
-    assert make(backbone, **change).encoder.conditions() != make(backbone).encoder.conditions()
-
-
 def test_a_move_to_another_type_or_device_forgets(make) -> None:
     module, (x, y) = make("nano"), images(2)
     module(x, y, reference_key=[0, 1])

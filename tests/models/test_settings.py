@@ -22,21 +22,18 @@ GOLDEN = json.loads((ROOT / "tests" / "golden" / "digests.json").read_text())
 MODULES = {"LPIPS": lambda **o: LPIPS("nano", **{"heads": "uniform", **o}), "DAMLPIPS": DAMLPIPS}
 METRICS = {"LPIPS": lambda **o: LPIPSMetric("nano", **{"heads": "uniform", **o}), "DAMLPIPS": DAMLPIPSMetric}
 
+SWITCHES = {f.name: not f.default for kind in SETTINGS.values() for f in fields(kind) if isinstance(f.default, bool)}
 # Of each option a value that is not its default. An option without one fails `test_every_option_has_another_value`.
 OTHER = {
+    **SWITCHES,
     "value_range": (-1.0, 1.0),
     "reduction": "sum",
     "grey": "repeat",
     "resize": 48,
-    "check_values": False,
-    "deterministic": True,
     "dtype": torch.bfloat16,
     "reference_cache": 0,
     "tile": 64,
-    "compile": True,
-    "video": True,
     "comparison": "mean",
-    "channel_norm": False,
     "rho": 0.5,
     "gamma": 0.25,
     "viewing_side": 64,
@@ -73,6 +70,8 @@ def test_every_option_has_another_value(kind: str, name: str) -> None:
     assert f"{name}={OTHER[name]!r}" in repr(module)
     (scored,) = (f.metadata["scored"] for f in fields(SETTINGS[kind]) if f.name == name)
     assert (module.configuration() != plain.configuration()) is scored
+    if scored and name in settings.Settings.names():
+        assert module.encoder.conditions() != plain.encoder.conditions()  # kept and shared feature maps depend on it
     # what a metric does with these two changes its states
     if name not in ("reduction", "check_values"):
         assert (digest(METRICS[kind](**{name: OTHER[name]})) != digest(METRICS[kind]())) is scored

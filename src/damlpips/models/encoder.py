@@ -1,6 +1,7 @@
 """Images to feature maps, as one module wants them: resampled to its viewing size, scaled, run through its network."""
 
 from collections.abc import Hashable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -145,10 +146,10 @@ class Encoder:
         """Return what the feature maps of an image depend on, but for its size."""
         kind = self.device.type
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        s = self.settings
+        # all options of both distances that scores depend on, so that a new one is never forgotten here
+        options = [getattr(self.settings, f.name) for f in fields(Settings) if f.metadata["scored"]]
         return (
-            *(self.origin, self.device, self.dtype),
-            *(s.value_range, s.grey, s.resize, s.check_values, s.deterministic, s.video),
+            *(self.origin, self.device, self.dtype, self.settings.check_values, *options),
             torch.get_autocast_dtype(kind) if autocast else None,
         )
 
