@@ -77,6 +77,22 @@ def test_every_option_has_another_value(kind: str, name: str) -> None:
         assert (digest(METRICS[kind](**{name: OTHER[name]})) != digest(METRICS[kind]())) is scored
 
 
+UNSCORED = [
+    (kind, f.name)
+    for kind, declared in SETTINGS.items()
+    for f in fields(declared)
+    # a program takes a minute to compile: tests of its own compare its scores
+    if not f.metadata["scored"] and f.name not in (*FILES, "compile")
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), UNSCORED)
+def test_scores_change_only_with_options_declared_as_scored(kind: str, name: str) -> None:
+    x, y = torch.rand(2, 2, 3, 96, 80, generator=torch.Generator().manual_seed(0))
+    other = MODULES[kind](**{name: OTHER[name]})
+    torch.testing.assert_close(other.per_layer(x, y), MODULES[kind]().per_layer(x, y), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_type_checkers_know_every_option(kind: str) -> None:
     keywords = set(getattr(settings, f"{kind}Options").__annotations__)
