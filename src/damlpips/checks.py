@@ -1,5 +1,6 @@
 """What an image, a pair and an option must be: errors that say what came and what was expected."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -13,9 +14,10 @@ Resize = Literal["reference"] | int | tuple[int, int] | None
 REDUCTIONS = ("none", "mean", "sum")
 FLOATING_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
-# Colour conversions and resampling leave values a rounding step outside the range; 0-255 floats and
-# (-1, 1) floats in a (0, 1) metric lie far beyond it.
+# Colour conversions and resampling leave values a little outside the range, by this share of its width or a few
+# rounding steps of the type; 0-255 floats and (-1, 1) floats in a (0, 1) metric lie far beyond it.
 RANGE_TOLERANCE = 1e-3
+ROUNDING_STEPS = 2
 
 
 def one_of(what: str, value: Any, known: Iterable[str]) -> Any:
@@ -132,11 +134,14 @@ def same_device(x: Tensor, device: torch.device, *, what: str, owner: str) -> No
 
 
 def matching_pair(x: Tensor, y: Tensor) -> None:
-    """Raise unless the two images agree in type and device."""
+    """Raise unless the two images agree in device, and are both bytes or both floats, of any two types."""
     if x.device != y.device:
         raise ValueError(f"the two images must lie on one device, got {x.device} and {y.device}")
-    if x.dtype != y.dtype:
-        raise TypeError(f"the two images must have one dtype, got {x.dtype} and {y.dtype}")
+    if x.is_floating_point() != y.is_floating_point():
+        raise TypeError(
+            f"the two images must both be floats or both uint8, got {x.dtype} and {y.dtype}: bytes b become floats in"
+            " [0, 1] by b / 255"
+        )
 
 
 def matching_batch(n_x: int, n_y: int, size_x: tuple[int, int], size_y: tuple[int, int]) -> None:
@@ -158,26 +163,48 @@ def is_optimised(x: object) -> bool:
     return isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()
 
 
-def _in_range(low: Any, high: Any, bounds: ValueRange) -> Any:
-    """Return whether both extremes lie in `bounds`, to a rounding step; NaN does not."""
-    tolerance = RANGE_TOLERANCE * (bounds[1] - bounds[0])
-    return (low >= bounds[0] - tolerance) & (high <= bounds[1] + tolerance)
+def tolerance(dtype: torch.dtype, bounds: ValueRange) -> float:
+    """Return how far images of a floating type may leave `bounds`, as rounding makes them do."""
+    low, high = bounds
+    step = torch.finfo(dtype).eps * max(-low, high, high - low)
+    return max(RANGE_TOLERANCE * (high - low), ROUNDING_STEPS * step)
 
 
-def values(x: Tensor, bounds: ValueRange, *, what: str) -> None:
-    """Raise a ValueError if a value is NaN, infinite or outside `bounds`. Waits for the device."""
-    if x.dtype == torch.uint8:
-        return
-    low, high = (float(v) for v in torch.aminmax(x.detach()))
-    if _in_range(low, high, bounds):
-        return
-    if low == low and high == high and abs(low) != float("inf") and abs(high) != float("inf"):
-        raise ValueError(
-            f"{what}: expected values in {bounds}, got {low:.6g} to {high:.6g}: pass value_range=(low, high),"
-            " or check_values=False if it is meant"
-        )
+def clamped(x: Tensor, bounds: ValueRange) -> Tensor:
+    """Return floats with values that leave `bounds` by no more than `tolerance` set to its end, others as they are.
+
+    Gradients pass as if nothing had been changed. Does not wait for the device.
+    """
+    values = x.detach()
+    beyond = values.clamp(*bounds) - values
+    return x + beyond.where(beyond.abs() <= tolerance(x.dtype, bounds), 0)
+
+
+def _in_range(low: Any, high: Any, dtype: torch.dtype, bounds: ValueRange) -> Any:
+    """Return whether both extremes of images of a type lie in `bounds`, to `tolerance`; NaN does not."""
+    beyond = tolerance(dtype, bounds)
+    return (low >= bounds[0] - beyond) & (high <= bounds[1] + beyond)
+
+
+def fault(x: Tensor, extremes: tuple[float, float], bounds: ValueRange) -> str | None:
+    """Return what was expected and what came if a value of floats is NaN, infinite or outside `bounds`, else None.
+
+    Args:
+        extremes: the least and the greatest value of `x`.
+    """
+    low, high = extremes
+    if _in_range(low, high, x.dtype, bounds):
+        return None
+    if math.isfinite(low) and math.isfinite(high):
+        return f"expected values in {bounds}, got {low:.6g} to {high:.6g}: pass value_range=(low, high)"
     bad = int((~torch.isfinite(x)).sum())
-    raise ValueError(f"{what}: expected finite values in {bounds}, got {bad} of {x.numel()} NaN or infinite")
+    return f"expected finite values in {bounds}, got {bad} of {x.numel()} NaN or infinite"
+
+
+def extremes(x: Tensor) -> tuple[float, float]:
+    """Return the least and the greatest value. Waits for the device."""
+    low, high = torch.aminmax(x.detach())
+    return float(low), float(high)
 
 
 def scorable(x: Tensor, bounds: ValueRange) -> Tensor:
@@ -185,5 +212,5 @@ def scorable(x: Tensor, bounds: ValueRange) -> Tensor:
     if x.dtype == torch.uint8:
         return torch.ones(len(x), dtype=torch.bool, device=x.device)
     flat = x.detach().flatten(1)
-    # together 20 times as fast on the CPU as aminmax over one dimension
-    return _in_range(flat.amin(1), flat.amax(1), bounds)
+    # together 20 times as fast on the CPU as aminmax over one dimension; the bounds are not to be rounded to half
+    return _in_range(flat.amin(1).double(), flat.amax(1).double(), x.dtype, bounds)

@@ -137,70 +137,16 @@ def test_resized_to_too_small(make) -> None:
     refused(lambda: make(resize=8)(images(1, 3, 64, 64), images(1, 3, 64, 64)), ValueError, "9 x 9", "got 8 x 8")
 
 
-# --- values ---------------------------------------------------------------------------------------------------------
-
-RANGES = {
-    "0-255": ((0.0, 1.0), 255 * images(2, 3, 16, 16), "values in (0.0, 1.0)"),
-    "(-1, 1)": ((0.0, 1.0), 2 * images(2, 3, 16, 16) - 1, "values in (0.0, 1.0)"),
-    "a little below": ((0.0, 1.0), images(2, 3, 16, 16) - 0.01, "values in (0.0, 1.0)"),
-    "a little above": ((0.0, 1.0), images(2, 3, 16, 16) + 0.01, "values in (0.0, 1.0)"),
-    "0-255 for (-1, 1)": ((-1.0, 1.0), 255 * images(2, 3, 16, 16), "values in (-1.0, 1.0)"),
-}
-
-
-@pytest.mark.parametrize("case", RANGES)
-def test_out_of_range(make, case) -> None:
-    bounds, x, expected = RANGES[case]
-    good = torch.full((2, 3, 16, 16), 0.5)
-    metric = make(value_range=bounds)
-    came = f"got {x.min().item():.6g} to {x.max().item():.6g}"
-    refused(lambda: metric(x, good), ValueError, "first image", expected, came, "value_range=", "check_values=False")
-    refused(lambda: metric(good, x), ValueError, "second image", expected, came)
-    refused(lambda: metric.encode(x), ValueError, expected, came)
-    assert torch.isfinite(make(value_range=bounds, check_values=False)(x, good)).all()
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_not_finite(make, value, dtype) -> None:
-    good = torch.full((2, 3, 16, 16), 0.5, dtype=dtype)
-    bad = good.clone()
-    bad[1, 2, 3, 4] = bad[0, 0, 0, 0] = value
-    parts = ("expected finite values in (0.0, 1.0)", "got 2 of 1536 NaN or infinite")
-    refused(lambda: make()(bad, good), ValueError, "first image", *parts)
-    refused(lambda: make()(good, bad), ValueError, "second image", *parts)
-
-
-def test_rounding_outside_the_range_is_forgiven(make) -> None:
-    """Colour conversions and resampling leave the range by a rounding step, which is no mistake of the user's."""
-    x = images(1, 3, 16, 16).round()  # both ends of the range
-    assert make()(x - 1e-4, x + 1e-4).isfinite().all()
-    assert make(value_range=(0.0, 255.0))(255 * x - 0.02, 255 * x + 0.02).isfinite().all()
-
-
-def test_bytes_are_in_range_by_nature(make) -> None:
-    x = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
-    assert make(value_range=(-1.0, 1.0))(x, x.flip(3)).isfinite().all()
-
-
-def test_an_image_that_is_optimised_may_leave_the_range(make) -> None:
-    x, y = images(1, 3, 16, 16) + 0.5, images(1, 3, 16, 16)
-    assert make()(x.requires_grad_(), y).isfinite().all()
-    refused(lambda: make()(x.detach(), y), ValueError, "first image")
-    with torch.no_grad():  # then it is not being optimised
-        refused(lambda: make()(x, y), ValueError, "first image")
-
-
 # --- pairs of two kinds ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [(torch.float32, torch.float64), (torch.uint8, torch.float32), (torch.float16, torch.bfloat16)],
+    [(torch.float32, torch.uint8), (torch.uint8, torch.float32), (torch.uint8, torch.bfloat16)],
 )
-def test_types_that_differ(make, first, second) -> None:
+def test_bytes_beside_floats(make, first, second) -> None:
     x, y = torch.ones(1, 3, 16, 16, dtype=first), torch.ones(1, 3, 16, 16, dtype=second)
-    refused(lambda: make()(x, y), TypeError, "one dtype", f"got {first} and {second}")
+    refused(lambda: make()(x, y), TypeError, "both be floats", f"got {first} and {second}")
 
 
 def test_devices_that_differ(make) -> None:
@@ -283,7 +229,7 @@ def test_options_are_named() -> None:
 
 
 def test_a_refused_pair_leaves_the_module_as_it_was(make) -> None:
-    metric, (x, y) = make(), reference.noise(1, 16, 16)
+    metric, (x, y) = make(check_values=True), reference.noise(1, 16, 16)
     before = metric(x, y)
     for bad in (x[:, :1], x * 255, x.int(), x[..., :4]):
         with pytest.raises((ValueError, TypeError)):

@@ -26,7 +26,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter:
 
         monkeypatch.setattr(module, name, call)
 
-    for name in ("image_batch", "values", "scorable"):
+    for name in ("image_batch", "extremes", "scorable"):
         count(checks, name)
     count(encoder.F, "interpolate")
     return found
@@ -47,13 +47,14 @@ def test_an_update_checks_and_resamples_an_image_once(counted, kind, tile, keys,
     x, y = reference.noise(3, *SIZE)
     counted.clear()
     metric.update(x, y, reference_key=keys)
-    assert counted == {"image_batch": 6, "scorable": 6} | ({"interpolate": 6} if resize else {})
+    # by `scorable` whether an image counts, by `extremes` whether rounding has to be undone
+    assert counted == {"image_batch": 6, "scorable": 6, "extremes": 6} | ({"interpolate": 6} if resize else {})
 
 
 @pytest.mark.parametrize("module", [LPIPS("nano", heads="uniform"), DAMLPIPS()])
 def test_a_module_checks_an_image_once(counted, module) -> None:
     x, y = reference.noise(2, *SIZE)
-    counted_checks = {"image_batch": 4, "values": 4}
+    counted_checks = {"image_batch": 4, "extremes": 4}
     for run in (module, module.per_layer, module.spatial_map, module.compare):
         counted.clear()
         run(x, y)

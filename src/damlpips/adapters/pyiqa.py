@@ -13,16 +13,13 @@ from damlpips.models.registry import Metric, in_libraries
 
 
 class _PyiqaNet(nn.Module):
-    """A module of this package behind pyiqa's conventions: grey or RGB in [0, 1], scores (N, 1).
-
-    pyiqa checks the range itself, and not where the metric is a loss; so the module's own check is off.
-    """
+    """A module of this package behind pyiqa's conventions: grey or RGB in [0, 1], scores (N, 1)."""
 
     kind: type[PerceptualDistance]
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.model = self.kind(**{"grey": "repeat", "check_values": False, **options})
+        self.model = self.kind(**{"grey": "repeat", **options})
 
     def forward(self, target: Tensor, ref: Tensor) -> Tensor:
         """Return the distance of each pair, (N, 1); lower is closer."""

@@ -41,6 +41,10 @@ class PerceptualDistance(nn.Module):
     options: type[Settings]  # what it takes
     settings: Settings
 
+    # TorchScript passes over all of it, so that a model which only holds this module can be scripted.
+    __jit_ignored_attributes__ = ("settings", "source", "tiling", "references", "encoder", "definition")
+    __jit_unused_properties__ = ("backbone",)
+
     def __init__(
         self, source: Source, settings: Settings, *, scaling: Scaling | None = None, viewing_side: int | None = None
     ) -> None:
@@ -116,11 +120,25 @@ class PerceptualDistance(nn.Module):
 
     # --- what it is asked for ----------------------------------------------------------------------------------------
 
-    def forward(self, x: Images, y: Images, *, reference_key: Keys | None = None) -> Tensor:
+    # of plain types, which TorchScript reads: what `encode` returned stands in for either tensor
+    def forward(self, x: Tensor, y: Tensor, reference_key: Any = None) -> Tensor:
         """Return the distance of each pair, (N,), or its mean or sum as `reduction` says; lower is closer.
 
         `reference_key` names the images of y, one key each: see `compare`.
         """
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            raise RuntimeError(
+                "damlpips: LPIPS and DAMLPIPS cannot be scripted: use torch.export.export or torch.jit.trace"
+            )
+        return self._scores(x, y, reference_key)
+
+    @torch.jit.unused
+    def _scores(self, x: Images, y: Images, reference_key: Keys | None) -> Tensor:
+        if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():  # type: ignore[attr-defined]
+            raise RuntimeError(
+                f"{self.settings.metric} cannot be exported to ONNX by way of TorchScript: use dynamo=True, the default"
+                " from torch 2.9 on"
+            )
         scores = self.per_layer(x, y, reference_key=reference_key).sum(1)
         return distance.reduce(scores, self.settings.reduction)
 

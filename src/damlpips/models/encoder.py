@@ -1,5 +1,6 @@
 """Images to feature maps, as one module wants them: resampled to its viewing size, scaled, run through its network."""
 
+import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -52,6 +53,7 @@ class Encoder:
         self.name, self.min_size = source.name, source.min_size
         self.origin: Hashable = (source, scaling)
         self._backbone: Backbone | None = None
+        self._warned = False
 
     def on(self, device: torch.device, dtype: torch.dtype) -> "Encoder":
         """Return the same on another device or in another type; loaded if this one is."""
@@ -63,9 +65,16 @@ class Encoder:
             device=device,
             dtype=dtype,
         )
+        moved._warned = self._warned
         if self._backbone is not None:
             moved._backbone = self.source.get(moved.device, moved.dtype)
         return moved
+
+    def warn(self, message: str) -> None:
+        """Warn of images whose values are not what they should be, once."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(message, UserWarning, stacklevel=2)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_backbone": None}  # comes back by its source
@@ -105,7 +114,7 @@ class Encoder:
     def of_seen(self, seen: Tensor, size: Size) -> Encoded:
         """Return the feature maps of images that have the size that the network sees."""
         maps = tuple(self._maps(seen))
-        if not torch.is_grad_enabled():
+        if seen.requires_grad and not torch.is_grad_enabled():
             seen = seen.detach()
         return Encoded(maps, size, self.origin, seen, self.settings.value_range)
 
@@ -158,6 +167,10 @@ def scaled_to(size: Size, resize: int | Size) -> Size:
     """Return the size that images of a size have afterwards: (height, width), or one with that shorter side."""
     if isinstance(resize, tuple):
         return resize
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]  # sides are tensors there, and the trace follows them
+        sides = torch.stack([torch.as_tensor(side) for side in size]).double()
+        height, width = (sides * resize / sides.min()).round().clamp(min=1).long().unbind()
+        return height, width  # type: ignore[return-value]
     shorter = min(size)
     return max(1, round(size[0] * resize / shorter)), max(1, round(size[1] * resize / shorter))
 

@@ -12,6 +12,7 @@ from damlpips.models.encoder import Encoder, Images, Size, scaled_to
 from damlpips.models.references import Named
 from damlpips.models.settings import Settings
 from damlpips.nets.encoded import Encoded
+from damlpips.ops.execution import on_cpu
 from damlpips.process import limit_threads_after_fork, raise_malloc_threshold
 
 
@@ -95,6 +96,9 @@ def _pair(x: Any, y: Any, settings: Settings, encoder: Encoder) -> Pair:
     size_x = size if settings.resize == "reference" and isinstance(x, Tensor) else _size_of(x, settings)
     for what, found in (("first image", size_x), ("second image", size)):
         checks.large_enough(found, encoder.min_size, what=what, backbone=encoder.name)
+    if isinstance(x, Tensor) and isinstance(y, Tensor) and x.dtype != y.dtype:
+        dtype = torch.promote_types(x.dtype, y.dtype)
+        x, y = x.to(dtype), y.to(dtype)
     x, y = _standing_in(x, count(y)), _standing_in(y, count(x))
     checks.matching_batch(count(x), count(y), size_x, size)
     return Pair(x, y, size)
@@ -118,11 +122,27 @@ def _checked_images(x: Any, settings: Settings, encoder: Encoder, *, what: str) 
     checks.image_batch(x, what=what, grey=settings.grey)
     images: Tensor = x
     checks.same_device(images, encoder.device, what=what, owner="the module")
-    # reading values would make an accelerator wait
-    readable = images.device.type == "cpu" and not torch.compiler.is_compiling()
-    if settings.check_values and readable and not checks.is_optimised(images):
-        checks.values(images, settings.value_range, what=what)
+    if images.is_floating_point():
+        images = _in_range(images, settings, encoder, what=what)
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
+def _in_range(images: Tensor, settings: Settings, encoder: Encoder, *, what: str) -> Tensor:
+    """Return floats with what rounding left outside of `value_range` clamped, after a look at all values.
+
+    Whether gradients are taken makes no difference: a loss is the same in training and in validation.
+    """
+    bounds = settings.value_range
+    if not on_cpu(images):  # reading values would make an accelerator wait
+        return checks.clamped(images, bounds)
+    extremes = checks.extremes(images)
+    if bounds[0] <= extremes[0] and extremes[1] <= bounds[1]:
+        return images
+    if settings.check_values and (fault := checks.fault(images, extremes, bounds)):
+        if settings.check_values != "warn":
+            raise ValueError(f"{what}: {fault}, or check_values=False if it is meant")
+        encoder.warn(f"{what}: {fault}; scored as it is (said once; check_values=True makes it an error, False silent)")
+    return checks.clamped(images, bounds)
 
 
 def _check_encoded(x: Encoded, encoder: Encoder, *, what: str) -> None:

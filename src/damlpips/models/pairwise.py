@@ -4,14 +4,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from damlpips.models import inputs
 from damlpips.models.base import PerceptualDistance
 from damlpips.models.encoder import Images
 from damlpips.models.inputs import Pair
 from damlpips.nets.encoded import Encoded
-from damlpips.ops.execution import batches
+from damlpips.ops.execution import batches, recomputed
 
 # Values of the images in one pass through the backbone, ten of 256 x 256: enough to keep it busy.
 PASS_VALUES = 1 << 21
@@ -84,11 +83,8 @@ def _placed(parts: Sequence[Encoded]) -> Iterator[tuple[int, Encoded]]:
 
 
 def _scores(model: PerceptualDistance, a: Encoded, b: Encoded, i: Tensor, j: Tensor) -> Tensor:
-    def compare() -> Tensor:
+    def compare(*_: Tensor) -> Tensor:
         return model.compared(Pair(a.take(i), b.take(j), a.size)).sum(1)
 
-    tensors = (*a.features, a.seen, *b.features, b.seen)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        # computed again in the backward pass: the intermediate results of all blocks would not fit in memory
-        return checkpoint(compare, use_reentrant=False, preserve_rng_state=False)
-    return compare()
+    # the intermediate results of all blocks would not fit in memory
+    return recomputed(compare, [*a.features, a.seen, *b.features, b.seen])

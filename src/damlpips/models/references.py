@@ -18,6 +18,7 @@ from torch import Tensor
 from damlpips import checks
 from damlpips.models.settings import CACHE_BYTES
 from damlpips.nets.encoded import Encoded
+from damlpips.ops.execution import is_transformed
 from damlpips.process import Lock
 
 # An image is evicted only after this many times as many images as are kept were asked for without it. Otherwise epochs
@@ -155,6 +156,10 @@ class ReferenceCache:
             raise ValueError(
                 "reference_key: expected references without gradients, since what is kept has none: detach() them, or"
                 " leave reference_key out"
+            )
+        if is_transformed(images):
+            raise ValueError(
+                "reference_key: expected images whose values can be kept, not inside torch.func: use encode()"
             )
         names = as_keys(keys, len(images))
         named = [

@@ -18,7 +18,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypedDict, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ class Options(TypedDict, total=False):
     reduction: str
     grey: checks.Grey
     resize: checks.Resize
-    check_values: bool
+    check_values: bool | Literal["warn"]
     deterministic: bool
     dtype: torch.dtype | None
     reference_cache: int
@@ -188,6 +188,12 @@ def _heads_text(heads: str) -> str:
     return heads if heads in (*head_names(), "uniform") else sha256(pathlib.Path(heads))
 
 
+def _check_values(value: Any) -> bool | Literal["warn"]:
+    if not isinstance(value, bool) and value != "warn":
+        raise ValueError(f"check_values: expected True, False or 'warn', got {value!r}")
+    return value
+
+
 def _rho(value: Any) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"rho: expected a share from 0 to 1, got {value!r}")
@@ -256,11 +262,13 @@ class Settings:
             rows="always",
         ),
     )
-    check_values: bool = option(
-        True,
-        bool,
-        doc="whether NaN and values outside `value_range` raise. Images that are being optimised, and images on an"
-        " accelerator, are not checked here (see `LPIPSMetric` for the latter).",
+    check_values: bool | Literal["warn"] = option(
+        "warn",
+        _check_values,
+        doc='what to do about NaN and values outside `value_range`: `"warn"` warns once and scores the image as it is,'
+        " with and without gradients, so that a loss takes whatever a network makes; True raises; False is silent."
+        " Images on an accelerator are not looked at here, which would wait for it (see `LPIPSMetric`). What leaves the"
+        " range by rounding alone, .001 of its width or two steps of the images' type, is clamped whatever this says.",
     )
     deterministic: bool = option(
         False,

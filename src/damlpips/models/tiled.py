@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from damlpips.nets.encoded import Encoded
 from damlpips.ops import colour, distance
+from damlpips.ops.execution import recomputed
 from damlpips.ops.tiling import Span, Tile, Tiling
 
 # What is computed of a tile: from both images' maps, at those places only that belong to no other tile.
@@ -70,11 +70,7 @@ class TiledPair:
         def run(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
             return look(own_part(self.encode(x), tile), own_part(self.encode(y), tile))
 
-        x, y = (_columns(strip, tile.columns.seen) for strip in strips)
-        if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
-            found: tuple[Tensor, ...] = checkpoint(run, x, y, use_reentrant=False, preserve_rng_state=False)
-            return found
-        return run(x, y)
+        return recomputed(run, [_columns(strip, tile.columns.seen) for strip in strips])
 
 
 def own_part(encoded: Encoded, tile: Tile) -> Encoded:

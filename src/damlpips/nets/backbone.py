@@ -12,7 +12,7 @@ from torch.fx.proxy import TraceError
 
 from damlpips.checks import ValueRange, one_of
 from damlpips.nets.table import BACKBONES, IMAGENET, PASS_VALUES, SYMMETRIC, Scaling
-from damlpips.ops.execution import exact_dtype
+from damlpips.ops.execution import exact_dtype, is_transformed
 
 # Of the images and maps of the table's networks. On a CPU they take a third to nine tenths of the time that they take
 # with channels first; most of it is saved in pooling.
@@ -268,8 +268,10 @@ class Backbone(nn.Module):
             # ((x - low) / width - mean) / std in one pass
             factor = 1 / (std * width)
             images = torch.addcmul(-(mean * width + low) * factor, images, factor)
+        # a tensor inside `vmap` has no layout of its own
+        layout = torch.preserve_format if is_transformed(images) else self._memory_format
         # the same name again, so that the memory of the previous tensor is freed
-        images = images.to(self._dtype, memory_format=self._memory_format)
+        images = images.to(self._dtype, memory_format=layout)
         return self._listed(self.network(images))
 
     def _listed(self, maps: Any) -> list[Tensor]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from damlpips.checks import is_optimised
-from damlpips.ops.execution import blocks, on_cpu
+from damlpips.ops.execution import blocks, is_followed, on_cpu
 
 # From linear sRGB to the responses of cones, and from their cube roots to lightness, green-red and blue-yellow
 # (B. Ottosson, "A perceptual color space for image processing", 2020; public domain).
@@ -53,7 +53,7 @@ def oklab(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
 
     Finite with finite slopes everywhere, also outside of [0, 1]. A graph keeps nothing but the images.
     """
-    return _Oklab.apply(x) if is_optimised(x) else _by_blocks(_oklab, x)
+    return _Oklab.apply(x) if is_optimised(x) and not is_followed(x) else _by_blocks(_oklab, x)
 
 
 def adapted_colours(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:

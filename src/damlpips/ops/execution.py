@@ -1,10 +1,15 @@
 """How a computation is carried out: in blocks that fit a CPU's caches, or with every sum in one fixed order."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
+
+T = TypeVar("T")
 
 # Values per thread in a block: 1 MiB in float32, so that a core's caches hold two or three such blocks, and working on
 # one takes much longer than calling the functions that do it.
@@ -45,8 +50,37 @@ def batches(a: Sized, count: int) -> Iterator[slice]:
 
 
 def on_cpu(a: Tensor) -> bool:
-    """Return whether a tensor is on the CPU and its operations run now, rather than being compiled or traced."""
-    return a.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+    """Return whether a tensor is on the CPU and its operations run now, rather than being followed by something."""
+    return a.device.type == "cpu" and not is_followed(a)
+
+
+def is_followed(*tensors: Tensor) -> bool:
+    """Return whether something follows each operation: a compiler, a tracer, `torch.func` or forward mode."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or any(is_transformed(x) or forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+    )
+
+
+def is_transformed(x: Tensor) -> bool:
+    """Return whether a tensor is inside a transform of `torch.func`, such as `vmap`."""
+    try:  # the wrapper that stands for it there has no memory of its own
+        x.untyped_storage()
+    except (RuntimeError, NotImplementedError):
+        return True
+    return False
+
+
+def recomputed(run: Callable[..., T], tensors: Sequence[Tensor]) -> T:
+    """Return what `run` makes of tensors; for their gradients it is run again, so that a graph keeps only them.
+
+    Within `torch.func`, which has no such thing, the graph keeps everything.
+    """
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors) and not any(map(is_transformed, tensors)):
+        found: T = checkpoint(run, *tensors, use_reentrant=False, preserve_rng_state=False)
+        return found
+    return run(*tensors)
 
 
 @contextmanager

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from damlpips.checks import is_optimised
 from damlpips.ops import blockwise, distance
 from damlpips.ops.blockwise import Gradients
 from damlpips.ops.distance import Adaptive, Fixed
+from damlpips.ops.execution import is_followed, is_transformed
 
 # An environment variable: "off" computes without Triton's kernels, for comparison.
 SWITCH = "DAMLPIPS_KERNELS"
@@ -44,7 +44,7 @@ def lpips_distance(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
     Returns:
         (N,), float64 if the features are, else float32.
     """
-    if _must_be_plain(a, b) or (head is not None and head.requires_grad):
+    if is_followed(a, b) or (head is not None and head.requires_grad):
         return _plain_lpips(a, b, head)
     head = None if head is None else head.to(torch.promote_types(a.dtype, torch.float32))
     return _Lpips.apply(*_kept(a, b), head) if any(map(is_optimised, (a, b))) else _Lpips.forward(a, b, head)
@@ -63,7 +63,7 @@ def damlpips_distances(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Dist
     Returns:
         structure and texture, (N,) each, float64 if the features are, else float32.
     """
-    if _must_be_plain(a, b):
+    if is_followed(a, b):
         return Distances(*_plain_distances(a, b, weighing))
     found = (
         _Distances.apply(*_kept(a, b), weighing)
@@ -71,24 +71,6 @@ def damlpips_distances(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Dist
         else _Distances.forward(a, b, weighing)
     )
     return Distances(*found[:2])
-
-
-def _must_be_plain(*features: Tensor) -> bool:
-    """Return whether something follows each operation: a compiler, a tracer, `torch.func` or forward mode."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined]
-        or any(_is_transformed(x) or forward_ad.unpack_dual(x).tangent is not None for x in features)
-    )
-
-
-def _is_transformed(x: Tensor) -> bool:
-    """Return whether a tensor is inside a transform of `torch.func`, such as `vmap`."""
-    try:  # the wrapper that stands for it there has no memory of its own
-        x.untyped_storage()
-    except (RuntimeError, NotImplementedError):
-        return True
-    return False
 
 
 def _kept(*features: Tensor) -> Sequence[Tensor]:
@@ -146,7 +128,7 @@ def _plain_gradients(
 
 def _needs_plain_gradients(gradient: Tensor) -> bool:
     """Return whether the gradients will be differentiated again, or are inside a transform of `torch.func`."""
-    return torch.is_grad_enabled() or _is_transformed(gradient)
+    return torch.is_grad_enabled() or is_transformed(gradient)
 
 
 class _Lpips(torch.autograd.Function):

@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,16 +35,24 @@ class PerceptualMetric(StoreMetric):
 
     model: PerceptualDistance
 
+    # TorchScript passes over all of it, so that a model which holds a metric can be scripted.
+    __jit_unused_properties__: ClassVar[list[str]] = [
+        *StoreMetric.__jit_unused_properties__,
+        *("store", "skipped", "_score_dtype", "_raises_at_once"),
+    ]
+
     def __init__(
         self, model: PerceptualDistance, *, reduction: str, on_error: str, check_values: bool, **kwargs: Any
     ) -> None:
         checks.one_of("reduction", reduction, checks.REDUCTIONS)
         checks.one_of("on_error", on_error, ON_ERROR)
-        kept = {"kept": reduction == "none", "on_error": on_error, "check_values": bool(check_values), "state": 2}
+        if not isinstance(check_values, bool):
+            raise ValueError(f"check_values: a metric expects True or False, got {check_values!r}")
+        kept = {"kept": reduction == "none", "on_error": on_error, "check_values": check_values, "state": 2}
         configuration = sorted({**model.configuration(), **kept}.items())
         digest = hashlib.sha256(repr(configuration).encode()).hexdigest()[:12]
         super().__init__(type(model).__name__.lower(), digest, keeps_all=reduction == "none", **kwargs)
-        self.reduction, self.on_error, self.check_values = reduction, on_error, bool(check_values)
+        self.reduction, self.on_error, self.check_values = reduction, on_error, check_values
         self.model = model
         enrol(model)
         # While `forward` runs, the scores of its batch, with their graph, and indices.
@@ -112,12 +120,12 @@ class PerceptualMetric(StoreMetric):
         """Return which pairs have values that can be scored, (N,); raise at the first other where they may be read."""
         good = torch.ones(n, dtype=torch.bool, device=self.device)
         for what, x in (("first image", img), ("second image", ref)):
-            if not self.check_values or not isinstance(x, Tensor) or checks.is_optimised(x):
+            if not self.check_values or not isinstance(x, Tensor):
                 continue
             marks = checks.scorable(x, self.model.value_range)
             if self._raises_at_once and (where := _first_false(marks)) is not None:
-                what = f"{what}, {_named(where, indices)}"
-                checks.values(x[where : where + 1], self.model.value_range, what=what)
+                fault = checks.fault(x[where], checks.extremes(x[where]), self.model.value_range)
+                raise ValueError(f"{what}, {_named(where, indices)}: {fault}, or check_values=False if it is meant")
             good = good & marks
         return good
 
@@ -168,6 +176,7 @@ class PerceptualMetric(StoreMetric):
             warnings.warn(f"{type(self).__name__} skipped {images}{which} ({cause})", UserWarning, stacklevel=2)
         return value
 
+    @torch.jit.unused
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Add a batch and return its own value, differentiable; of all processes' batches with `dist_sync_on_step`.
 
