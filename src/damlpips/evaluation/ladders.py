@@ -139,7 +139,7 @@ def violations(metric: Distance, images: Iterable[Tensor], ladder: Ladder, *, se
     for k, image in enumerate(images):
         rungs, where = ladder.rungs(image, seed=seed + k), f"image {k}, {ladder.name}"
         floats = rungs.float() / WHITE if rungs.dtype == torch.uint8 else rungs
-        distances = torch.as_tensor(metric(floats[:1].expand_as(floats), floats)).detach().cpu()
+        distances = torch.as_tensor(metric(floats[:1].expand_as(floats), floats), device="cpu").detach()
         if distances.shape != (len(rungs),):
             raise ValueError(f"{where}: expected {len(rungs)} distances, ({len(rungs)},), got {tuple(distances.shape)}")
         if distances.isnan().any():

@@ -112,7 +112,7 @@ TORCHMETRICS = {
 def _pair_by_pair(function: Callable[[Tensor, Tensor], Any], distorted: Tensor, reference: Tensor) -> Tensor:
     """Score every pair alone: some metrics have no score a pair, or one that depends on the rest of the batch."""
     pairs = zip(distorted.split(1), reference.split(1), strict=True)
-    return torch.stack([torch.as_tensor(function(x, y)).reshape(()) for x, y in pairs])
+    return torch.stack([torch.as_tensor(function(x, y), device=x.device).reshape(()) for x, y in pairs])
 
 
 def luma(x: Tensor) -> Tensor:

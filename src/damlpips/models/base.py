@@ -55,8 +55,8 @@ class PerceptualDistance(nn.Module):
         )
         self.references = ReferenceCache(settings.reference_cache)
         # Empty, and only there to be moved: its device and dtype say where the shared backbone has to be. Not a buffer:
-        # DDP would broadcast it before every step.
-        self.anchor = torch.empty(0)
+        # DDP would broadcast it before every step. Not of torch's defaults: a score does not depend on them.
+        self.anchor = torch.empty(0, dtype=torch.float32, device="cpu")
         self.encoder = Encoder(
             source,
             settings,

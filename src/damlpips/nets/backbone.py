@@ -150,7 +150,8 @@ class Backbone(nn.Module):
     ) -> None:
         self.training = False
         self.network = network.eval().requires_grad_(False)
-        self._home: Tensor = torch.empty(0) if home is None else home  # the device of a network without tensors
+        # the device and the type of a network without tensors
+        self._home: Tensor = torch.empty(0, dtype=torch.float32, device="cpu") if home is None else home
         self.scaling = scaling
         self.min_size = min_size
         self.name = name

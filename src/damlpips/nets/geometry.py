@@ -244,7 +244,10 @@ def geometry(backbone: Backbone) -> tuple[Axis, Axis]:
 def named_geometry(name: str) -> tuple[Axis, Axis]:
     """Return the geometry of a backbone of the table, for which its weights are not needed."""
     # Each tensor is one zero, expanded. With the device "meta", torch would first import what takes 1 s and 150 MB.
-    state = {key: torch.zeros(()).expand(shape) for key, shape in BACKBONES[name].expected_keys().items()}
+    state = {
+        key: torch.zeros((), dtype=torch.float32, device="cpu").expand(shape)
+        for key, shape in BACKBONES[name].expected_keys().items()
+    }
     return geometry(Backbone.from_table(name, state))
 
 

@@ -31,7 +31,7 @@ def _scales(device: torch.device) -> Tensor:
 
 def zero() -> Tensor:
     """Return an empty sum, int64 (LIMBS,)."""
-    return torch.zeros(LIMBS, dtype=torch.int64)
+    return torch.zeros(LIMBS, dtype=torch.int64, device="cpu")
 
 
 def exact_sum(scores: Tensor) -> Tensor:

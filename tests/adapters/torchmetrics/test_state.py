@@ -146,7 +146,7 @@ def test_what_cannot_be_merged_is_refused_and_changes_nothing(make: Make) -> Non
         (make(reduction="none"), ValueError, "no state .*: the other metric has another kind, backbone, weights or"),
         (make(value_range=(0.0, 2.0)), ValueError, "the other metric has another kind, backbone, weights or options"),
         ({}, ValueError, "no state"),
-        (3, TypeError, "expected a metric or its metric_state, got int"),
+        (3, ValueError, "expected a metric or its metric_state, got int"),
     ):
         with pytest.raises(error, match=message):
             metric.merge_state(other)
@@ -278,3 +278,40 @@ def test_a_copy_shares_the_process_group_and_nothing_else(make: Make) -> None:
         assert len(metric.compute()) == 2
     with pytest.raises(TypeError, match="process group"):
         pickle.dumps(metric)
+
+
+# --- the meta device, where a large model is made before its memory is ------------------------------------------------
+
+
+def made_there(make: Make) -> torch.nn.ModuleList:
+    with torch.device("meta"):
+        return torch.nn.ModuleList([torch.nn.Linear(1, 1), make(), make(reduction="none")])
+
+
+def moved_there(make: Make) -> torch.nn.ModuleList:
+    model = torch.nn.ModuleList([torch.nn.Linear(1, 1), make(), make(reduction="none")])
+    for metric in model[1:]:
+        metric.update(*images(2, seed=5))
+    return model.to("meta")
+
+
+@pytest.mark.parametrize("model", [made_there, moved_there])
+@pytest.mark.parametrize("reset_before", [False, True])
+def test_a_metric_of_a_model_on_the_meta_device(make: Make, model, reset_before: bool) -> None:
+    on_meta, pair = model(make), images(3)
+    for metric in on_meta[1:] if reset_before else ():
+        metric.reset()
+    for metric in on_meta.to_empty(device="cpu")[1:]:
+        metric.reset()
+        metric.update(*pair)
+        fresh = make(reduction=metric.reduction)
+        fresh.update(*pair)
+        assert torch.equal(metric.compute(), fresh.compute())
+        assert metric.device == torch.device("cpu")
+
+
+def test_feature_share_is_refused(make: Make) -> None:
+    from torchmetrics.wrappers import FeatureShare
+
+    with pytest.raises(TypeError, match="share one pass through the network by themselves, so use a MetricCollection"):
+        FeatureShare([make()])

@@ -35,6 +35,9 @@ class PerceptualMetric(StoreMetric):
 
     model: PerceptualDistance
 
+    # What torchmetrics' `FeatureShare` would replace; see `__getattr__`.
+    feature_network = "network_to_share"
+
     # TorchScript passes over all of it, so that a model which holds a metric can be scripted.
     __jit_unused_properties__: ClassVar[list[str]] = [
         *StoreMetric.__jit_unused_properties__,
@@ -63,6 +66,14 @@ class PerceptualMetric(StoreMetric):
     def skipped(self) -> int:
         """How many images could not be scored and were left out: of all processes after `compute`, else of this one."""
         return self.store.unscorable[0] if self._computed is None else self._skipped
+
+    def __getattr__(self, name: str) -> Any:
+        if name == PerceptualMetric.feature_network:
+            raise TypeError(
+                f"FeatureShare cannot wrap {type(self).__name__}: metrics of damlpips that see the same pair share one pass"
+                " through the network by themselves, so use a MetricCollection"
+            )
+        return super().__getattr__(name)
 
     def update(
         self,
@@ -226,7 +237,7 @@ class PerceptualMetric(StoreMetric):
         """
         if val is None:
             val = self.compute() if self._computed is None else self._computed
-        drawn = val if isinstance(val, Tensor) else [torch.as_tensor(v) for v in val]
+        drawn = val if isinstance(val, Tensor) else [torch.as_tensor(v, device="cpu") for v in val]
         if not len(drawn := torch.atleast_1d(drawn) if isinstance(drawn, Tensor) else drawn):
             raise ValueError("val: expected a value or a list of at least one, got none")
         axes: Any
@@ -251,7 +262,7 @@ def _named(place: int, indices: Tensor | None) -> str:
 def _checked_index(index: Any, n: int) -> Tensor:
     """Return indices as int64; those that lie on an accelerator are not read."""
     try:
-        given = torch.as_tensor(index)
+        given = index if isinstance(index, Tensor) else torch.as_tensor(index, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"index: expected {n} whole numbers, got {type(index).__name__} ({error})") from error
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool or given.shape != (n,):

@@ -44,7 +44,7 @@ class ScoreStore:
     @classmethod
     def empty(cls, **options: Any) -> "ScoreStore":
         """Return a store without any score; `options` are `keeps_all` and `dtype`."""
-        return cls(exact_sums.zero(), torch.zeros(3, dtype=torch.int64), [], [], **options)
+        return cls(exact_sums.zero(), torch.zeros(3, dtype=torch.int64, device="cpu"), [], [], **options)
 
     def emptied(self) -> "ScoreStore":
         """Return a store of the same kind without any score."""
@@ -144,7 +144,7 @@ class ScoreStore:
         if reduction == "mean" and not count:
             return torch.tensor(torch.nan, dtype=self.dtype, device=self.total.device)
         result = exact_sums.rounded(total / count if reduction == "mean" else total)
-        return torch.tensor(result, dtype=torch.float64).to(self.dtype).to(self.total.device)
+        return torch.tensor(result, dtype=torch.float64, device="cpu").to(self.dtype).to(self.total.device)
 
 
 def fits_int32(indices: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """A torchmetrics `Metric` whose state is a `ScoreStore`: all that is overridden of torchmetrics, each with its reason.
 
 A metric needs `update` and `compute` alone; whatever else is overridden here, public or private, says what breaks
-without it. Of private attributes `_defaults`, `_persistent`, `_computed`, `_update_count`, `_to_sync`, `_is_synced`
-and `_dtype_convert` are used, and in `accumulate` `_enable_grad`, `_forward_cache` and `_plot`.
+without it. Of private attributes `_defaults`, `_persistent`, `_computed`, `_update_count`, `_to_sync`, `_is_synced`,
+`_device`, `_dtype` and `_dtype_convert` are used, and in `accumulate` `_enable_grad`, `_forward_cache` and `_plot`.
 
 Tried with torchmetrics 1.4.0, the oldest that `pyproject.toml` allows and `make test` runs, and 1.9.0.
 """
@@ -42,6 +42,8 @@ class StoreMetric(Metric):
 
     def __init__(self, kind: str, digest: str, keeps_all: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # what torch's defaults happen to be now is no property of a metric
+        self._device, self._dtype = torch.device("cpu"), torch.float32
         self._prefix = f"{kind}_{digest}_"
         self._digest = int(digest, 16)
         self._keeps_all = keeps_all
@@ -178,12 +180,11 @@ class StoreMetric(Metric):
         torchmetrics has none before version 1.5, puts the other's scores first and counts no updates.
 
         Raises:
-            TypeError: neither a metric nor a dict.
-            ValueError: of another configuration, or incomplete.
+            ValueError: neither a metric nor a dict; of another configuration, or incomplete.
             TorchMetricsUserError: one of the two is synced: it would count the other processes' scores again.
         """
         if not isinstance(incoming_state, (dict, Metric)):
-            raise TypeError(f"merge_state: expected a metric or its metric_state, got {type(incoming_state).__name__}")
+            raise ValueError(f"merge_state: expected a metric or its metric_state, got {type(incoming_state).__name__}")
         for metric in (self, incoming_state):
             if isinstance(metric, StoreMetric):
                 metric._refuse_if_synced("merge_state", "holds all processes' scores")
@@ -212,9 +213,12 @@ class StoreMetric(Metric):
         """Without it whole numbers become floats with `set_dtype`, and the backbone half precision with `half()`."""
 
         def move(x: Tensor) -> Tensor:
-            return x.to(fn(x.new_empty(0)).device)
+            device = fn(x.new_empty(0)).device
+            return torch.empty_like(x, device=device) if x.is_meta else x.to(device)
 
         store = self.store
+        if store.total.is_meta:  # from there nothing can be taken along
+            store = ScoreStore.empty(keeps_all=store.keeps_all, dtype=store.dtype)
         this = super()._apply(fn if self._dtype_convert else move, exclude_state=tuple(self._defaults))
         self.store = store.to(self.device, self._score_dtype)
         # of the same device, or `reset` waits for an accelerator
@@ -238,7 +242,7 @@ class StoreMetric(Metric):
         saved = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
         if any(self._persistent.values()):
             rank, world = self._rank()
-            saved[f"{prefix}{self._prefix}share"] = torch.tensor([-1 if self._is_synced else rank, world])
+            saved[f"{prefix}{self._prefix}share"] = torch.tensor([-1 if self._is_synced else rank, world], device="cpu")
         return saved
 
     def _load_from_state_dict(
