@@ -69,9 +69,9 @@ class PerceptualMetric(StoreMetric):
 
     def __getattr__(self, name: str) -> Any:
         if name == PerceptualMetric.feature_network:
-            raise TypeError(
-                f"FeatureShare cannot wrap {type(self).__name__}: metrics of damlpips that see the same pair share one pass"
-                " through the network by themselves, so use a MetricCollection"
+            raise NotImplementedError(
+                f"FeatureShare cannot wrap {type(self).__name__}: metrics of damlpips that see the same pair share one"
+                " pass through the network by themselves, so use a MetricCollection"
             )
         return super().__getattr__(name)
 
