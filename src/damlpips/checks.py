@@ -86,37 +86,64 @@ def _shape(x: Tensor) -> str:
     return str(tuple(x.shape))
 
 
-def image_batch(x: Any, *, what: str, grey: Grey = None) -> None:
-    """Raise unless `x` is a batch of images of a shape and a type that can be scored.
+def image_batch(x: Any, *, what: str, channels: int = 3, grey: Grey = None, video: bool = False) -> None:
+    """Raise unless `x` is a batch of images, or of videos, of a shape and a type that can be scored.
+
+    Args:
+        channels: what the network takes.
+        grey: whether one channel stands for three.
 
     Raises:
         TypeError: not a tensor, or neither floating nor uint8.
-        ValueError: not (N, 3, H, W), or an empty batch.
+        ValueError: not (N, C, H, W), of videos (N, T, C, H, W), or an empty batch.
     """
+    expected = f"expected (N, {'T, ' if video else ''}{channels}, H, W){' with video=True' if video else ''}"
     if not isinstance(x, Tensor):
-        raise TypeError(f"{what}: expected a torch.Tensor (N, 3, H, W), got {type(x).__module__}.{type(x).__name__}")
-    if x.ndim != 4:
-        hint = {
-            3: ": add a batch dimension with x.unsqueeze(0)",
-            5: ": videos (N, T, 3, H, W) need video=True; or fold their frames into the batch with x.flatten(0, 1)",
-        }.get(x.ndim, "")
-        raise ValueError(f"{what}: expected (N, 3, H, W), got {_shape(x)}{hint}")
-    channels = x.shape[1]
-    if channels != 3 and not (channels == 1 and grey == "repeat"):
-        hint = {
-            1: ": grey images need grey='repeat'",
-            2: ": grey with alpha; composite it over a background, keep one channel and use grey='repeat'",
-            4: ": RGBA; composite it over a background or drop alpha with x[:, :3]",
-        }.get(channels, "")
-        if x.shape[-1] == 3:
-            hint = ": channels come last; use x.permute(0, 3, 1, 2)"
-        raise ValueError(f"{what}: expected (N, 3, H, W), got {_shape(x)}{hint}")
-    if x.shape[0] == 0:
-        raise ValueError(f"{what}: expected at least one image, got an empty batch {_shape(x)}")
-    if 0 in x.shape:
-        raise ValueError(f"{what}: expected (N, 3, H, W) with pixels, got {_shape(x)}")
-    if x.dtype != torch.uint8 and not x.is_floating_point():
-        raise TypeError(f"{what}: expected floats in value_range or uint8 in 0..255, got {x.dtype}")
+        kind = f"{type(x).__module__}.{type(x).__name__}"
+        raise TypeError(f"{what}: {expected.replace('expected', 'expected a torch.Tensor')}, got {kind}")
+    hint = ""
+    if x.ndim != 4 + video:
+        hint = _SHORT_OR_LONG.get((x.ndim, video), "").format(channels=channels)
+    elif x.shape[-3] != channels and not (x.shape[-3] == 1 and channels == 3 and grey == "repeat"):
+        hint = _channels_hint(x, channels)
+    elif 0 not in x.shape:
+        if x.dtype != torch.uint8 and not x.is_floating_point():
+            raise TypeError(f"{what}: expected floats in value_range or uint8 in 0..255, got {x.dtype}")
+        return
+    elif x.shape[0] == 0:
+        raise ValueError(
+            f"{what}: expected at least one {'video' if video else 'image'}, got an empty batch {_shape(x)}"
+        )
+    else:
+        hint = ": there is no " + ("frame" if video and x.shape[1] == 0 else "pixel")
+    raise ValueError(f"{what}: {expected}, got {_shape(x)}{hint}")
+
+
+# of batches with too few or too many dimensions, by their number and whether videos were expected
+_SHORT_OR_LONG = {
+    (3, False): ": add a batch dimension with x.unsqueeze(0)",
+    (5, False): ": videos (N, T, {channels}, H, W) need video=True; or fold their frames into the batch with"
+    " x.flatten(0, 1)",
+    (4, True): ": images need video=False, the frames of one video x.unsqueeze(0)",
+}
+
+
+def _channels_hint(x: Tensor, channels: int) -> str:
+    """Return what to do about a batch with another number of channels than the network takes."""
+    found = x.shape[-3]
+    if x.ndim == 5 and x.shape[1] == channels:
+        return ": frames come before channels; use x.transpose(1, 2)"
+    if x.shape[-1] == channels:
+        return f": channels come last; use x.{'permute(0, 3, 1, 2)' if x.ndim == 4 else 'movedim(-1, -3)'}"
+    if channels != 3:
+        return f": the backbone takes {channels} channels"
+    own = f"other images of {found} channels need a network of your own, Backbone(..., channels={found})"
+    return {
+        0: "",
+        1: ": grey images need grey='repeat'",
+        2: f": composite grey with alpha over a background, keep one channel and use grey='repeat'; {own}",
+        4: f": composite RGBA over a background, or drop alpha with x[:, :3]; latents and {own}",
+    }.get(found, f": {own}")
 
 
 def large_enough(size: tuple[int, int], minimum: int, *, what: str, backbone: str) -> None:

@@ -352,8 +352,8 @@ def test_network_that_cannot_be_traced() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mean": (0.5, 0.5)}, r"three numbers each.*\(0.5, 0.5\)"),
-        ({"std": (0.5,)}, r"three numbers each.*\(0.5,\)"),
+        ({"mean": (0.5, 0.5)}, r"3 numbers each.*\(0.5, 0.5\)"),
+        ({"std": (0.5,)}, r"3 numbers each.*\(0.5,\)"),
         ({"std": (0.2, 0.2, 0.0)}, "std positive"),
     ],
 )

@@ -99,6 +99,8 @@ class PerceptualMapLogger(_Callback):
             raise TypeError(f"model: expected a module or a metric of damlpips, got {type(model).__name__}")
         if module.video:
             raise ValueError("model: expected one of images, got one with video=True")
+        if module.source.channels != 3:
+            raise ValueError(f"model: expected one of images with 3 channels, got one with {module.source.channels}")
         if "spatial" not in (comparison := getattr(module, "comparison", "spatial")):
             raise ValueError(f"model: comparison={comparison!r} has no places to show: use one with 'spatial' in it")
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:

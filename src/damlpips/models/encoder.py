@@ -34,6 +34,7 @@ class Encoder:
 
     Attributes:
         min_size: the least side of an image in pixels.
+        channels: of an image.
         origin: what an `Encoded` must come from to be used in place of an image.
     """
 
@@ -50,7 +51,7 @@ class Encoder:
         self.source, self.scaling, self.viewing_side = source, scaling, viewing_side
         self.device, self.dtype = device, settings.dtype or dtype
         self.settings = settings
-        self.name, self.min_size = source.name, source.min_size
+        self.name, self.min_size, self.channels = source.name, source.min_size, source.channels
         self.origin: Hashable = (source, scaling)
         self._backbone: Backbone | None = None
         self._warned = False
@@ -149,7 +150,7 @@ class Encoder:
         """Return how many images of a size go through the network at a time on a CPU, `times` as many elsewhere."""
         height, width = self.seen_size(size)
         times = 1 if self.device.type == "cpu" else times
-        return max(1, times * self.source.pass_values // max(1, 3 * height * width))
+        return max(1, times * self.source.pass_values // max(1, self.channels * height * width))
 
     def conditions(self) -> tuple[Hashable, ...]:
         """Return what the feature maps of an image depend on, but for its size."""

@@ -111,7 +111,7 @@ def count(x: Images) -> int:
 
 
 def _checked(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> Images:
-    """Return a batch with three channels."""
+    """Return a batch with as many channels as the network takes."""
     if not isinstance(x, Encoded):
         return _checked_images(x, settings, encoder, what=what)
     _check_encoded(x, encoder, what=what)
@@ -119,12 +119,12 @@ def _checked(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> Imag
 
 
 def _checked_images(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> Tensor:
-    checks.image_batch(x, what=what, grey=settings.grey)
+    checks.image_batch(x, what=what, channels=encoder.channels, grey=settings.grey)
     images: Tensor = x
     checks.same_device(images, encoder.device, what=what, owner="the module")
     if images.is_floating_point():
         images = _in_range(images, settings, encoder, what=what)
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+    return images.expand(-1, encoder.channels, -1, -1)
 
 
 def _in_range(images: Tensor, settings: Settings, encoder: Encoder, *, what: str) -> Tensor:

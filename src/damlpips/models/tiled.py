@@ -235,7 +235,7 @@ class TiledDamlpips:
 def _layers(x: Encoded) -> list[Tensor]:
     """Return the colours of the image, not adapted yet, and its feature maps."""
     exact = distance.working(x.features[0]).dtype
-    return [colour.oklab(x.pixels(exact)), *map(distance.working, x.features)]
+    return [colour.uniform(x.pixels(exact)), *map(distance.working, x.features)]
 
 
 def _moments(x: Encoded) -> list[Tensor]:

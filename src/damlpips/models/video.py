@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from damlpips import checks
 from damlpips.models import inputs
 from damlpips.models.encoder import Encoder, Images
 from damlpips.models.inputs import Pair
@@ -77,14 +78,7 @@ def prepared(x: Images, y: Images, settings: Settings, encoder: Encoder) -> Vide
     """
     given = [(what, v) for what, v in (("first video", x), ("second video", y)) if not isinstance(v, Encoded)]
     for what, v in given:
-        if not isinstance(v, Tensor):
-            kind = f"{type(v).__module__}.{type(v).__name__}"
-            raise TypeError(f"{what}: expected a torch.Tensor (N, T, 3, H, W) with video=True, got {kind}")
-        if v.ndim != 5:
-            hint = ": images need video=False, the frames of one video x.unsqueeze(0)" if v.ndim == 4 else ""
-            raise ValueError(f"{what}: expected (N, T, 3, H, W) with video=True, got {tuple(v.shape)}{hint}")
-        if 0 in v.shape[:2]:
-            raise ValueError(f"{what}: expected at least one video of at least one frame, got {tuple(v.shape)}")
+        checks.image_batch(v, what=what, channels=encoder.channels, grey=settings.grey, video=True)
     if not given:
         raise TypeError("video=True: expected videos (N, T, 3, H, W) in one place at least, got encoded frames in both")
     n, frames = given[0][1].shape[:2]

@@ -87,11 +87,15 @@ class Backbone(nn.Module):
     `.train()` or `requires_grad_()` is called on a module that holds the backbone. Gradients flow to the images only.
 
     Args:
-        network: a module from images (N, 3, H, W) to feature maps. With `taps`, any network whose named modules (of an
+        network: a module from images (N, C, H, W) to feature maps. With `taps`, any network whose named modules (of an
             `nn.Sequential`) or traced nodes (torchvision's `get_graph_node_names` lists them) can be read; without,
             its `forward` must return the feature maps (N, C_l, H_l, W_l) as a list, a tuple or a dict.
         taps: names of the layers to read, from fine to coarse.
-        mean, std: with which the network expects images in [0, 1] to be normalised; ImageNet's by default.
+        channels: C, how many channels the network takes: 3 for colours; 1, 4 or any other for medical or multispectral
+            images or latents, whose range is the metric's `value_range`. DAMLPIPS compares images of other than three
+            channels as they are, not in Oklab.
+        mean, std: with which the network expects images in [0, 1] to be normalised, a number each channel. None:
+            ImageNet's for three channels; others are not normalised.
         preprocess: a differentiable function of images in [0, 1], in place of `mean` and `std`.
         min_size: the least number of pixels on each side.
         name: how errors refer to it.
@@ -117,8 +121,9 @@ class Backbone(nn.Module):
         network: nn.Module,
         taps: Sequence[str] | None = None,
         *,
-        mean: Sequence[float] = IMAGENET.mean,
-        std: Sequence[float] = IMAGENET.std,
+        channels: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
         min_size: int = 1,
         name: str = "custom",
@@ -128,8 +133,14 @@ class Backbone(nn.Module):
             raise TypeError(f"network: expected a torch.nn.Module, got {type(network).__name__}")
         if isinstance(taps, str) or (taps is not None and len(taps) == 0):
             raise ValueError(f"taps: expected a list of layer names, got {taps!r}")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"mean, std: expected three numbers each, std positive, got {mean!r} and {std!r}")
+        if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+            raise ValueError(f"channels: expected a whole number of at least 1, got {channels!r}")
+        plain = IMAGENET if channels == 3 else Scaling((0.0,) * channels, (1.0,) * channels)
+        scaling = Scaling(*(tuple(b if a is None else a) for a, b in zip((mean, std), plain, strict=True)))
+        if {len(scaling.mean), len(scaling.std)} != {channels} or min(scaling.std) <= 0:
+            raise ValueError(
+                f"mean, std: expected {channels} numbers each, one a channel, std positive, got {mean!r} and {std!r}"
+            )
         network = copy.deepcopy(network).eval()
         for module in network.modules():
             # an in-place activation after a tap would overwrite the map that was read there
@@ -137,7 +148,7 @@ class Backbone(nn.Module):
                 module.inplace = False  # type: ignore[assignment]
         self._set_up(
             network if taps is None else _tapped(network, taps),
-            Scaling((mean[0], mean[1], mean[2]), (std[0], std[1], std[2])),
+            scaling,
             min_size,
             name,
         )
@@ -153,6 +164,7 @@ class Backbone(nn.Module):
         # the device and the type of a network without tensors
         self._home: Tensor = torch.empty(0, dtype=torch.float32, device="cpu") if home is None else home
         self.scaling = scaling
+        self.channels = len(scaling.mean)
         self.min_size = min_size
         self.name = name
         self.preprocess = None
@@ -172,7 +184,7 @@ class Backbone(nn.Module):
         self._exact = exact_dtype(self._dtype)
         self._constants = {
             scaling: tuple(
-                torch.tensor(values, dtype=self._exact, device=self.device).reshape(3, 1, 1) for values in scaling
+                torch.tensor(values, dtype=self._exact, device=self.device).reshape(-1, 1, 1) for values in scaling
             )
             for scaling in {self.scaling, SYMMETRIC}
         }
@@ -248,7 +260,7 @@ class Backbone(nn.Module):
 
     def forward(
         self,
-        images: Shaped[Tensor, "n 3 h w"],
+        images: Shaped[Tensor, "n c h w"],
         *,
         value_range: ValueRange = (0.0, 1.0),
         scaling: Scaling | None = None,
@@ -256,7 +268,7 @@ class Backbone(nn.Module):
         """Return the feature maps of a batch of images, from fine to coarse.
 
         Args:
-            images: (N, 3, H, W), floats in `value_range` or uint8 in 0..255.
+            images: (N, C, H, W), floats in `value_range` or uint8 in 0..255.
             scaling: replaces the backbone's own, as LPIPS v0.0 needs.
         """
         low, high = (0.0, 255.0) if images.dtype == torch.uint8 else value_range

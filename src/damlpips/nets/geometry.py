@@ -219,7 +219,7 @@ def geometry(backbone: Backbone) -> tuple[Axis, Axis]:
             that was computed outside of torch.
     """
     height, width = (max(backbone.min_size, side) for side in PROBE)
-    image = torch.zeros(1, 3, height, width, device=backbone.device)
+    image = torch.zeros(1, backbone.channels, height, width, device=backbone.device)
     watch = _Watch(image)
     try:
         with torch.no_grad(), watch:

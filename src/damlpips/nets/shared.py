@@ -78,6 +78,11 @@ class Source:
         return self._spec.min_size
 
     @property
+    def channels(self) -> int:
+        """How many channels the network takes."""
+        return self.backbone.channels if isinstance(self.backbone, Backbone) else 3
+
+    @property
     def pass_values(self) -> int:
         """With how many image values a pass through the network on a CPU is fastest."""
         return self._spec.pass_values

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Scaling(NamedTuple):
     """What a network was trained to expect of images in [0, 1]: (image - mean) / std, channel by channel."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 # torchvision's ImageNet statistics. LPIPS's own "scaling layer" is the same map, written for images in [-1, 1].

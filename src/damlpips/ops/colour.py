@@ -56,10 +56,15 @@ def oklab(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     return _Oklab.apply(x) if is_optimised(x) and not is_followed(x) else _by_blocks(_oklab, x)
 
 
-def adapted_colours(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Return `adapted(oklab(x))`; without a graph, this takes little more memory than the result."""
-    colours = oklab(x)
-    if is_optimised(x) or not on_cpu(x):
+def uniform(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Return images in a space of uniform differences: Oklab for three channels, others as they are."""
+    return oklab(x) if x.shape[1] == 3 else x
+
+
+def adapted_colours(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Return `adapted(uniform(x))`; without a graph, this takes little more memory than the result."""
+    colours = uniform(x)
+    if colours is x or is_optimised(x) or not on_cpu(x):
         return adapted(colours)
     # the operations of `adapted`, so that equal images score exactly zero even where only one of them has a graph
     return colours.sub_(colours.mean((2, 3), keepdim=True), alpha=ADAPTATION)
@@ -145,7 +150,7 @@ def _mixed(x: Tensor, matrix: Sequence[Sequence[float]], out: Tensor | None = No
     return out
 
 
-def adapted(x: Float[Tensor, "n 3 h w"], tint: Float[Tensor, "n 3"] | None = None) -> Float[Tensor, "n 3 h w"]:
+def adapted(x: Float[Tensor, "n c h w"], tint: Float[Tensor, "n c"] | None = None) -> Float[Tensor, "n c h w"]:
     """Subtract three quarters of each image's mean colour: a uniform tint counts little, any other in full.
 
     Args:

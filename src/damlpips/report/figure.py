@@ -193,7 +193,15 @@ def _batch(x: Any, *, what: str) -> Tensor:
 
 
 def displayed(x: Tensor, value_range: checks.ValueRange = (0.0, 1.0)) -> Tensor:
-    """Return an image as it is shown: floats in [0, 1], on the CPU."""
+    """Return an image as it is shown: floats in [0, 1], on the CPU.
+
+    Raises:
+        ValueError: not of three channels.
+    """
+    if x.shape[-3] != 3:
+        raise ValueError(
+            f"pictures are of images with 3 channels, got {tuple(x.shape)}: use spatial_map, which draws none"
+        )
     low, high = (0.0, 255.0) if x.dtype == torch.uint8 else value_range
     return ((x.float().cpu() - low) / (high - low)).clamp(0, 1)
 
