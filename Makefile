@@ -32,15 +32,21 @@ test: lint
 	$(BIN)/pytest -n $(JOBS) --dist loadfile
 	$(MAKE) test-oldest
 
-# The metrics on the oldest torchmetrics that pyproject.toml allows; skipped where it cannot be downloaded.
+# The metrics on the oldest torchmetrics, and the names in pyiqa on the oldest pyiqa, that pyproject.toml allows; skipped
+# where they cannot be downloaded.
 OLDEST := $(shell sed -n 's/.*"torchmetrics>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+OLDEST_PYIQA := $(shell sed -n 's/.*"pyiqa>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 AT := build/torchmetrics-$(OLDEST)
+PYIQA_AT := build/pyiqa-$(OLDEST_PYIQA)
 test-oldest: $(READY)
 	@test -d $(AT) || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(AT) torchmetrics==$(OLDEST) \
 		|| echo "torchmetrics $(OLDEST) cannot be installed: its tests are skipped" >&2
 	@test ! -d $(AT) || PYTHONPATH="$$PWD/$(AT)" TORCHMETRICS=$(OLDEST) $(BIN)/pytest -n $(JOBS) --dist loadfile \
 		tests/adapters/torchmetrics tests/properties/test_rank_patterns.py tests/distributed/test_ranks.py \
 		-k "not thousands_of_updates"
+	@test -d $(PYIQA_AT) || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(PYIQA_AT) \
+		pyiqa==$(OLDEST_PYIQA) || echo "pyiqa $(OLDEST_PYIQA) cannot be installed: its tests are skipped" >&2
+	@test ! -d $(PYIQA_AT) || PYTHONPATH="$$PWD/$(PYIQA_AT)" PYIQA=$(OLDEST_PYIQA) $(BIN)/pytest tests/adapters/test_pyiqa.py
 
 # Thousands of new examples for each test of tests/fuzz: some fifteen minutes.
 fuzz: $(READY)

@@ -24,7 +24,12 @@ def loaded_after(code: str) -> set[str]:
 
 def test_import_loads_no_ecosystem() -> None:
     loaded = loaded_after("import damlpips")
-    assert {name for name in loaded if name.startswith("damlpips")} == {"damlpips", "damlpips.version"}
+    own = {name for name in loaded if name.startswith("damlpips")}
+    assert own == {"damlpips", "damlpips.import_hooks", "damlpips.version"}
+        "damlpips",
+        "damlpips.import_hooks",
+        "damlpips.version",
+    }
     assert not loaded & {*ECOSYSTEMS, "torch"}
 
 

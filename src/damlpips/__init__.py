@@ -5,9 +5,9 @@ Names are loaded when they are first used, so that `import damlpips` costs nothi
 
 import sys
 from importlib import import_module
-from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
 
+from damlpips.import_hooks import AfterImport, Moved
 from damlpips.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -76,19 +76,10 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_PACKAGES})
 
 
-class _Moved:
-    """Finds a module by the name that it had in version 0.1.0: a finder and its loader in one."""
-
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        package, _, name = fullname.partition(".")
-        return ModuleSpec(fullname, self) if package == __name__ and name in _MOVED else None  # type: ignore[arg-type]
-
-    def create_module(self, spec: ModuleSpec) -> None:
-        """Leave it to Python to make an empty module."""
-
-    def exec_module(self, module: Any) -> None:
-        """Put the module of today in the place of the empty one that was made for its old name."""
-        sys.modules[module.__name__] = import_module(_MOVED[module.__name__.partition(".")[2]])
+def _register_with_pyiqa() -> None:
+    import_module("damlpips.adapters.pyiqa").register()
 
 
-sys.meta_path.append(_Moved())
+sys.meta_path.append(Moved({f"damlpips.{old}": new for old, new in _MOVED.items()}))
+# pyiqa.create_metric looks a name up before it looks for plugins
+AfterImport("pyiqa", _register_with_pyiqa).install()

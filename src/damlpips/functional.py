@@ -9,13 +9,14 @@ from torch import Tensor
 
 from damlpips import checks
 from damlpips.models.base import PerceptualDistance
-from damlpips.models.damlpips import DAMLPIPS, DEFAULT_BACKBONE
+from damlpips.models.damlpips import DAMLPIPS
 from damlpips.models.encoder import Images
 from damlpips.models.lpips import LPIPS
 from damlpips.models.pairwise import distances
 from damlpips.models.registry import Metric
 from damlpips.nets.backbone import Backbone
 from damlpips.nets.encoded import Encoded
+from damlpips.nets.table import DEFAULT_BACKBONE
 
 
 @lru_cache(maxsize=16)

@@ -1,5 +1,7 @@
 """pyiqa builds this package's metrics by name; against the installed pyiqa."""
 
+import os
+import re
 import warnings
 
 import pytest
@@ -8,13 +10,19 @@ import torch
 import damlpips
 from damlpips import DAMLPIPS
 from tests.support import reference
+from tests.support.processes import python
 
 pyiqa = pytest.importorskip("pyiqa")
+VERSION = tuple(map(int, re.findall(r"\d+", pyiqa.__version__)[:3]))
 
 NAMES = [
     *("damlpips", "damlpips-alex", "damlpips-vgg", "damlpips-squeeze"),
     *("lpips-fast", "lpips-fast-vgg", "lpips-fast-squeeze"),
 ]
+
+
+def test_the_version_that_was_asked_for_is_imported() -> None:
+    assert os.environ.get("PYIQA", pyiqa.__version__) == pyiqa.__version__
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,8 +66,89 @@ def test_range_is_pyiqas_to_check() -> None:
     x, y = reference.noise()
     with pytest.raises(AssertionError, match="normalized to"):
         create("damlpips")(x * 2, y)
-    with torch.no_grad():
-        assert torch.isfinite(create("damlpips", as_loss=True)(x * 2 - 0.5, y))
+    loss = create("damlpips", as_loss=True)
+    with pytest.warns(UserWarning, match="expected values in .*scored as it is"):
+        assert torch.isfinite(loss(x * 2 - 0.5, y))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"reduction": "mean"}, "reduction: pyiqa reduces a loss by itself: use as_loss=True, loss_reduction='mean'"),
+        ({"video": True}, "video: pyiqa passes on images alone"),
+        ({"rhoo": 0.5}, "unexpected keyword argument 'rhoo': did you mean 'rho'?"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_at_creation(options: dict, said: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(said)):
+        create("damlpips", **options)
+
+
+OPTIONS = {
+    "resize": {"resize": 40},
+    "reference size": {"resize": "reference"},
+    "deterministic": {"deterministic": True},
+    "half": {"dtype": torch.bfloat16},
+    "tile": {"tile": 64, "viewing_side": None},
+    "view": {"viewing_side": 40},
+    "values": {"check_values": True},
+    "colours alone": {"grey": None},
+    "no cache": {"reference_cache": 0},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_options_that_are_accepted_work(options: dict) -> None:
+    x, y = reference.noise(2, 72, 80)
+    torch.testing.assert_close(create("damlpips", **options)(x, y)[:, 0], DAMLPIPS(**options)(x, y), rtol=0, atol=0)
+    assert create("damlpips", as_loss=True, **options)(x, y).shape == ()
+
+
+def test_one_reference_for_several_images_says_what_pyiqa_can_do() -> None:
+    x, y = reference.noise(4)
+    metric = create("damlpips")
+    with pytest.raises(ValueError, match=r"got 1 and 4: one reference for all is ref.expand\(4, -1, -1, -1\)"):
+        metric(x, y[:1])
+    assert metric(x, y[:1].expand(4, -1, -1, -1)).shape == (4, 1)
+
+
+IMPORTS = {
+    "damlpips first": "import damlpips, pyiqa",
+    "pyiqa first": "import pyiqa, damlpips",
+    "a part of pyiqa": "import damlpips; from pyiqa.api_helpers import create_metric; import pyiqa",
+    "pyiqa asked for before": "import damlpips, importlib.util; importlib.util.find_spec('pyiqa'); import pyiqa",
+    "registered by hand, too": "import damlpips; damlpips.register('pyiqa'); import pyiqa",
+}
+
+
+@pytest.mark.parametrize("imports", IMPORTS.values(), ids=IMPORTS)
+def test_importing_both_is_enough(imports: str) -> None:
+    code = (
+        f"{imports}; import torch; print('damlpips-vgg' in pyiqa.list_models('FR'));"
+        "x = torch.rand(1, 3, 64, 64); print(float(pyiqa.create_metric('damlpips', device=torch.device('cpu'))(x, x)))"
+    )
+    assert python(code).split()[:2] == ["True", "0.0"]
+
+
+@pytest.mark.skipif(VERSION < (0, 1, 16), reason="pyiqa reads plugins from 0.1.16 on")
+def test_a_plugin_of_pyiqa_loads_no_network() -> None:
+    code = (
+        "import sys, pyiqa; from pyiqa.utils.registry import ARCH_REGISTRY;"
+        "print('damlpips' in pyiqa.list_models(), 'DamlpipsNet' in ARCH_REGISTRY, 'damlpips' in pyiqa.list_models(),"
+        " any(name in sys.modules for name in ('damlpips.models.base', 'damlpips.adapters.pyiqa_networks')))"
+    )
+    assert python(code).split() == ["False", "True", "True", "False"]
+
+
+def test_a_name_that_is_taken_does_not_break_an_import() -> None:
+    code = (
+        "from pyiqa.default_model_configs import DEFAULT_CONFIGS; DEFAULT_CONFIGS['damlpips'] = {'metric_opts': {}}\n"
+        "import warnings\n"
+        "with warnings.catch_warnings(record=True) as told: warnings.simplefilter('always'); import damlpips\n"
+        "print(damlpips.__name__, *(w.message for w in told if w.category is RuntimeWarning))"
+    )
+    said = "damlpips could not be registered with pyiqa: pyiqa knows a metric 'damlpips' already"
+    assert f"damlpips {said}" in python(code)
 
 
 def test_file_paths(tmp_path) -> None:

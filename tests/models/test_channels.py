@@ -88,9 +88,7 @@ def test_the_image_is_compared_as_it_is() -> None:
 
 def test_normalisation() -> None:
     own = backbone(2, mean=(0.5, 0.25), std=(0.5, 2.0))
-    seen = own.network.sequence[0](
-        ((pair(2)[0] - torch.tensor([[[0.5]], [[0.25]]])) / torch.tensor([[[0.5]], [[2.0]]]))
-    )
+    seen = own.network.sequence[0]((pair(2)[0] - torch.tensor([[[0.5]], [[0.25]]])) / torch.tensor([[[0.5]], [[2.0]]]))
     torch.testing.assert_close(own(pair(2)[0])[0], seen.relu())
     plain = backbone(2)
     torch.testing.assert_close(plain(pair(2)[0])[0], plain.network.sequence[0](pair(2)[0]).relu())

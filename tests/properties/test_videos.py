@@ -208,7 +208,12 @@ REFUSED = {
     "numbers of videos": (ONE, TWO, ValueError, "got 1 of 2 and 2 of 2"),
     "numbers of frames": (ONE, ONE[:, :1], ValueError, "got 1 of 2 and 1 of 1"),
     "no frame": (ONE[:, :0], ONE[:, :0], ValueError, "got (1, 0, 3, 24, 27): there is no frame"),
-    "channels": (ONE[:, :, :2], ONE[:, :, :2], ValueError, "expected (N, T, 3, H, W) with video=True, got (1, 2, 2, 24, 27)"),
+    "channels": (
+        ONE[:, :, :2],
+        ONE[:, :, :2],
+        ValueError,
+        "expected (N, T, 3, H, W) with video=True, got (1, 2, 2, 24, 27)",
+    ),
     "sizes": (ONE, ONE[..., 1:], ValueError, "must have one size, got 24 x 27 and 24 x 26"),
 }
 

@@ -1,56 +1,29 @@
-"""DAMLPIPS and LPIPS as networks that `pyiqa.create_metric` builds by name."""
+"""The names by which `pyiqa.create_metric` builds DAMLPIPS and LPIPS.
 
+Registered by `damlpips.register()`, after `import damlpips` wherever pyiqa is imported, and as a plugin by pyiqa itself
+from 0.1.16 on when it first looks for a network. Nothing of the metrics is loaded before one is built.
+
+Tried with pyiqa 0.1.14.1, the oldest that `pyproject.toml` allows and `make test` runs, 0.1.15 and 0.1.16.
+"""
+
+from importlib import import_module
 from typing import Any
 
 from pyiqa.default_model_configs import DEFAULT_CONFIGS
 from pyiqa.utils.registry import ARCH_REGISTRY
-from torch import Tensor, nn
 
-from damlpips.models.base import PerceptualDistance
-from damlpips.models.damlpips import DAMLPIPS
-from damlpips.models.lpips import LPIPS
 from damlpips.models.registry import Metric, in_libraries
 
-
-class _PyiqaNet(nn.Module):
-    """A module of this package behind pyiqa's conventions: grey or RGB in [0, 1], scores (N, 1)."""
-
-    kind: type[PerceptualDistance]
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__()
-        self.model = self.kind(**{"grey": "repeat", **options})
-
-    def forward(self, target: Tensor, ref: Tensor) -> Tensor:
-        """Return the distance of each pair, (N, 1); lower is closer."""
-        # after a second .to() pyiqa's wrapper still sends images to the device before
-        device = self.model.anchor.device
-        return self.model(target.to(device), ref.to(device)).unsqueeze(1)
-
-
-class DamlpipsNet(_PyiqaNet):
-    """DAMLPIPS in pyiqa; options are those of `damlpips.DAMLPIPS`."""
-
-    kind = DAMLPIPS
-
-
-class LpipsFastNet(_PyiqaNet):
-    """This package's LPIPS in pyiqa; options are those of `damlpips.LPIPS`."""
-
-    kind = LPIPS
-
-
-# pyiqa's registry is one name space for all networks; `LPIPS` in it is pyiqa's own
-_TYPES = {"DAMLPIPS": DamlpipsNet, "DAMLPIPS_LPIPS": LpipsFastNet}
-# of each metric its type there, and the range of its scores
-_KINDS = {Metric.DAMLPIPS: ("DAMLPIPS", "0, inf"), Metric.LPIPS: ("DAMLPIPS_LPIPS", "0, 1")}
+_NETWORKS = "damlpips.adapters.pyiqa_networks"
+# of each metric the network there, and the range of its scores
+_KINDS = {Metric.DAMLPIPS: ("DamlpipsNet", "0, inf"), Metric.LPIPS: ("LpipsFastNet", "0, 1")}
 NAMES = in_libraries()
 
 
 def _configuration(metric: Metric, options: dict[str, Any]) -> dict[str, Any]:
-    kind, score_range = _KINDS[metric]
+    network, score_range = _KINDS[metric]
     return {
-        "metric_opts": {"type": kind, **options},
+        "metric_opts": {"type": network, **options},
         "metric_mode": "FR",
         "lower_better": True,
         "score_range": score_range,
@@ -63,10 +36,18 @@ def register() -> list[str]:
     for name, configuration in wanted.items():
         if DEFAULT_CONFIGS.get(name, configuration) != configuration:
             raise RuntimeError(f"pyiqa knows a metric {name!r} already, and it is not this package's")
-    for kind, net in _TYPES.items():
-        if kind not in ARCH_REGISTRY:
-            ARCH_REGISTRY.register(net, name=kind)
-        elif ARCH_REGISTRY.get(kind) is not net:
-            raise RuntimeError(f"pyiqa has a network {kind!r} already, and it is not this package's")
+    for network, _ in _KINDS.values():
+        _register_network(network)
     DEFAULT_CONFIGS.update(wanted)
     return list(wanted)
+
+
+def _register_network(name: str) -> None:
+    """Enter a network in pyiqa's registry, if it can by the name of what is to be imported."""
+    known = ARCH_REGISTRY._obj_map.get(name)
+    if known is not None and known.__module__ != _NETWORKS:
+        raise RuntimeError(f"pyiqa has a network {name!r} already, and it is not this package's")
+    if known is None and hasattr(ARCH_REGISTRY, "register_lazy"):
+        ARCH_REGISTRY.register_lazy(name, f"{_NETWORKS}:{name}", override=True)
+    elif known is None:
+        ARCH_REGISTRY.register(getattr(import_module(_NETWORKS), name))

@@ -17,11 +17,10 @@ from damlpips.models.tiled import TiledDamlpips, TiledPair
 from damlpips.nets.backbone import Backbone
 from damlpips.nets.encoded import Encoded
 from damlpips.nets.shared import Source
+from damlpips.nets.table import DEFAULT_BACKBONE
 from damlpips.ops import colour, distance
 from damlpips.ops.execution import batches, images_of, on_cpu
 from damlpips.ops.fused import Distances, damlpips_distances
-
-DEFAULT_BACKBONE = "nano"
 
 # the same weight for every place and channel of an image
 IMAGE_WEIGHING = distance.Fixed(colour.PHOTOGRAPH_ENERGY)

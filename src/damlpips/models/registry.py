@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from damlpips.models.settings import DAMLPIPSSettings, LPIPSSettings, Settings
-from damlpips.nets.table import BACKBONES
+from damlpips.nets.table import BACKBONES, DEFAULT_BACKBONE
 
 SETTINGS: dict[str, type[Settings]] = {each.metric: each for each in (DAMLPIPSSettings, LPIPSSettings)}
 
@@ -51,7 +51,6 @@ def named() -> dict[str, Named]:
     `lpips-BACKBONE:COMPARISON` a variant with uniform heads, as `lpips-alex:spatial+sort`, and the last with `:raw`
     behind it does not divide features by their norm.
     """
-    from damlpips.models.damlpips import DEFAULT_BACKBONE
     from damlpips.ops.distance import COMPARISONS
 
     names = {"damlpips": Named(Metric.DAMLPIPS, {"backbone": DEFAULT_BACKBONE})}
@@ -67,10 +66,10 @@ def named() -> dict[str, Named]:
 
 def in_libraries() -> dict[str, Named]:
     """Return what each name stands for in pyiqa and piq, whose `lpips` is their own."""
-    known = named()
-    names = {name: known[name] for name in ("damlpips", *(f"damlpips-{backbone}" for backbone in published()))}
+    names = {"damlpips": Named(Metric.DAMLPIPS, {"backbone": DEFAULT_BACKBONE})}
+    names |= {f"damlpips-{backbone}": Named(Metric.DAMLPIPS, {"backbone": backbone}) for backbone in published()}
     fast = {"lpips-fast" if backbone == "alex" else f"lpips-fast-{backbone}": backbone for backbone in published()}
-    return names | {name: known[f"lpips-{backbone}"] for name, backbone in fast.items()}
+    return names | {name: Named(Metric.LPIPS, {"backbone": backbone}) for name, backbone in fast.items()}
 
 
 def published() -> list[str]:

@@ -106,3 +106,6 @@ BACKBONES = {
     "convnext_tiny": BackboneSpec("convnext_tiny", ("1", "3", "5", "7"), (96, 192, 384, 768), 32),
     "efficientnet_b0": BackboneSpec("efficientnet_b0", ("1", "2", "3", "5", "7"), (16, 24, 40, 112, 320), 1),
 }
+
+# DAMLPIPS's: embedded in the package, needs no other file
+DEFAULT_BACKBONE = "nano"

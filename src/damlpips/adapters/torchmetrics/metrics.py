@@ -6,10 +6,11 @@ from typing import Any, TypedDict
 from typing_extensions import Unpack
 
 from damlpips.adapters.torchmetrics.accumulate import PerceptualMetric
-from damlpips.models.damlpips import DAMLPIPS, DEFAULT_BACKBONE
+from damlpips.models.damlpips import DAMLPIPS
 from damlpips.models.lpips import LPIPS
 from damlpips.models.settings import DAMLPIPSOptions, LPIPSOptions, unknown
 from damlpips.nets.backbone import Backbone
+from damlpips.nets.table import DEFAULT_BACKBONE
 
 _OPTIONS = """
     Args:
