@@ -26,10 +26,6 @@ def test_import_loads_no_ecosystem() -> None:
     loaded = loaded_after("import damlpips")
     own = {name for name in loaded if name.startswith("damlpips")}
     assert own == {"damlpips", "damlpips.import_hooks", "damlpips.version"}
-        "damlpips",
-        "damlpips.import_hooks",
-        "damlpips.version",
-    }
     assert not loaded & {*ECOSYSTEMS, "torch"}
 
 

@@ -190,26 +190,25 @@ def is_optimised(x: object) -> bool:
     return isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()
 
 
-def tolerance(dtype: torch.dtype, bounds: ValueRange) -> float:
-    """Return how far images of a floating type may leave `bounds`, as rounding makes them do."""
+def rounding(dtype: torch.dtype, bounds: ValueRange) -> float:
+    """Return how far rounding alone makes images of a floating type leave `bounds`."""
     low, high = bounds
-    step = torch.finfo(dtype).eps * max(-low, high, high - low)
-    return max(RANGE_TOLERANCE * (high - low), ROUNDING_STEPS * step)
+    return ROUNDING_STEPS * torch.finfo(dtype).eps * max(-low, high, high - low)
 
 
 def clamped(x: Tensor, bounds: ValueRange) -> Tensor:
-    """Return floats with values that leave `bounds` by no more than `tolerance` set to its end, others as they are.
+    """Return floats with values that leave `bounds` by no more than `rounding` set to its end, others as they are.
 
     Gradients pass as if nothing had been changed. Does not wait for the device.
     """
     values = x.detach()
     beyond = values.clamp(*bounds) - values
-    return x + beyond.where(beyond.abs() <= tolerance(x.dtype, bounds), 0)
+    return x + beyond.where(beyond.abs() <= rounding(x.dtype, bounds), 0)
 
 
 def _in_range(low: Any, high: Any, dtype: torch.dtype, bounds: ValueRange) -> Any:
-    """Return whether both extremes of images of a type lie in `bounds`, to `tolerance`; NaN does not."""
-    beyond = tolerance(dtype, bounds)
+    """Return whether both extremes of images of a type lie in `bounds`, to a tolerance; NaN does not."""
+    beyond = max(RANGE_TOLERANCE * (bounds[1] - bounds[0]), rounding(dtype, bounds))
     return (low >= bounds[0] - beyond) & (high <= bounds[1] + beyond)
 
 

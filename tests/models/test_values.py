@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric, LPIPSMetric
-from damlpips.checks import tolerance
+from damlpips.checks import rounding
 
 MODULES = {"lpips": lambda **o: LPIPS("nano", heads="uniform", **o), "damlpips": DAMLPIPS}
 METRICS = {"lpips": lambda **o: LPIPSMetric("nano", heads="uniform", **o), "damlpips": DAMLPIPSMetric}
@@ -113,8 +113,8 @@ def rounded_out(dtype: torch.dtype, bounds: tuple[float, float]) -> Tensor:
     low, high = bounds
     x = (low + (high - low) * images()).to(dtype)
     x[..., ::5], x[..., 1::5] = low, high
-    x[..., :20] += 0.75 * tolerance(dtype, bounds)
-    x[..., 20:] -= 0.75 * tolerance(dtype, bounds)
+    x[..., :20] += 0.75 * rounding(dtype, bounds)
+    x[..., 20:] -= 0.75 * rounding(dtype, bounds)
     assert x.min() < low
     assert x.max() > high
     return x

@@ -267,8 +267,8 @@ class Settings:
         _check_values,
         doc='what to do about NaN and values outside `value_range`: `"warn"` warns once and scores the image as it is,'
         " with and without gradients, so that a loss takes whatever a network makes; True raises; False is silent."
-        " Images on an accelerator are not looked at here, which would wait for it (see `LPIPSMetric`). What leaves the"
-        " range by rounding alone, .001 of its width or two steps of the images' type, is clamped whatever this says.",
+        " Images on an accelerator are not looked at here, which would wait for it (see `LPIPSMetric`). A thousandth of"
+        " the range is tolerated. What leaves it by two steps of the images' type at most is rounding, and is clamped.",
     )
     deterministic: bool = option(
         False,
