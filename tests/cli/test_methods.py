@@ -116,13 +116,13 @@ class TestWorkers:
         for k in range(40):
             image_file(tmp_path / f"d/{k}.png", k, (32, 32))
         read: list[str] = []
-        real = scorer.read_image
+        real = scorer.read_still
 
         def counted(path: Path, **options: Any) -> torch.Tensor:
             read.append(threading.current_thread().name)
             return real(path, **options)
 
-        monkeypatch.setattr(scorer, "read_image", counted)
+        monkeypatch.setattr(scorer, "read_still", counted)
         pairs = find_pairs(image_file(tmp_path / "r.png", 1, (32, 32)), tmp_path / "d")
         scores = score_pairs(DAMLPIPS(), pairs, batch_size=2, workers=2)
         next(scores)

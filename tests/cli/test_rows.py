@@ -64,7 +64,7 @@ class TestColumns:
         sums = [hashlib.sha256((folder / "3.png").read_bytes()).hexdigest() for folder in (folders[1], folders[0])]
         assert [row["sha256"], row["reference_sha256"]] == sums
         assert row["weights"] == DAMLPIPS().source.identity()
-        assert row["options"] == "alpha=error resize=reference tile=none version=1"
+        assert row["options"] == "alpha=error colour=convert orientation=apply resize=reference tile=none version=1"
 
     def test_the_ending_tells_the_format(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
         starts = {"csv": b"reference,", "JSONL": b'{"reference"', "parquet": b"PAR1", "json": b"{\n"}
@@ -92,9 +92,9 @@ class TestColumns:
 
 
 def watched_reading(monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """Return what stands in for `read_image` from here on, and knows what it has read."""
-    reading = Mock(wraps=scorer.read_image)
-    monkeypatch.setattr(scorer, "read_image", reading)
+    """Return what stands in for `read_still` from here on, and knows what it has read."""
+    reading = Mock(wraps=scorer.read_still)
+    monkeypatch.setattr(scorer, "read_still", reading)
     return reading
 
 

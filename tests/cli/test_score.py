@@ -132,7 +132,7 @@ class TestFiles:
     def test_outputs_are_checked_before_anything_is_scored(
         self, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(scorer, "read_image", lambda path, **_: pytest.fail("read an image"))
+        monkeypatch.setattr(scorer, "read_still", lambda path, **_: pytest.fail("read an image"))
         refused(r"--csv .*gone.*: no such folder", "score", *pair, "--csv", tmp_path / "gone/s.csv")
         refused(r"--json .*: is a folder", "score", *pair, "--json", tmp_path)
         refused("only one of them can be standard output", "score", *pair, "--json", "-", "--csv", "-")
@@ -248,7 +248,7 @@ class TestRefusals:
 
     def test_wrong_usage(self, pair: tuple[Path, Path]) -> None:
         refused("Invalid value for .--batch-size", "score", *pair, "--batch-size", 0)
-        refused("No such option.*--colour", "score", *pair, "--colour")
+        refused("No such option.*--colourful", "score", *pair, "--colourful")
         refused(r"Missing argument 'REF' \(see damlpips score --help\)", "score")
         refused("No such command 'scores'", "scores")
 
@@ -276,7 +276,7 @@ class TestRefusals:
     def test_an_interruption_exits_with_130(
         self, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(scorer, "read_image", Mock(side_effect=KeyboardInterrupt))
+        monkeypatch.setattr(scorer, "read_still", Mock(side_effect=KeyboardInterrupt))
         result = run("score", *pair, "--csv", tmp_path / "s.csv")
         assert result.exit_code == 130
         assert not (tmp_path / "s.csv").exists()
@@ -284,7 +284,7 @@ class TestRefusals:
     def test_a_fault_of_the_program_is_not_hidden(
         self, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(scorer, "read_image", Mock(side_effect=RuntimeError("a bug")))
+        monkeypatch.setattr(scorer, "read_still", Mock(side_effect=RuntimeError("a bug")))
         assert isinstance(run("score", *pair).exception, RuntimeError)
 
 

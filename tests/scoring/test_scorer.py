@@ -10,7 +10,7 @@ import torch
 from damlpips import DAMLPIPS, LPIPS, Backbone
 from damlpips.models.encoder import Encoder
 from damlpips.scoring import scorer
-from damlpips.scoring.images import ScoringError, read_image
+from damlpips.scoring.images import ScoringError, read_still
 from damlpips.scoring.pairs import Pair, find_pairs
 from damlpips.scoring.scorer import score_pairs
 from tests.support.pictures import image_file, image_folders, score_of
@@ -54,9 +54,9 @@ class TestScorePairs:
 
     def test_a_shared_reference_is_read_and_encoded_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         encode = create_autospec(Encoder.of_seen, side_effect=Encoder.of_seen)
-        read = Mock(wraps=read_image)
+        read = Mock(wraps=read_still)
         monkeypatch.setattr(Encoder, "of_seen", encode)
-        monkeypatch.setattr(scorer, "read_image", read)
+        monkeypatch.setattr(scorer, "read_still", read)
         reference = image_file(tmp_path / "r.png", 0)
         for k in range(5):
             image_file(tmp_path / f"d/{k}.png", k)

@@ -13,7 +13,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from damlpips import DAMLPIPS
 from damlpips.scoring import frames as scored_frames
-from damlpips.scoring import videos
+from damlpips.scoring import videos, yuv
 from damlpips.scoring.frames import frame_files, iter_frames
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.pairs import Pair, find_pairs
@@ -130,7 +130,7 @@ class TestRefusals:
 
     def test_files_that_a_video_names_are_not_opened(self) -> None:
         with pytest.raises(PermissionError, match="refused to open 'http://there'"):
-            videos._refuse("http://there", 1, {})
+            yuv.refuse("http://there", 1, {})
         assert videos._limits()["protocol_whitelist"] == "none"
 
     def test_other_codecs(self, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from damlpips.scoring.rows import Table
 from tests.support.pictures import pixels
 
 NANO = "nano:447c84c09e55f1e23256c6c4b3b7c49bd8969b0d99259e2c78114ea4ec3909e8"
-OPTIONS = "alpha=error resize=none tile=none version=1"
+OPTIONS = "alpha=error colour=convert orientation=apply resize=none tile=none version=1"
 COLUMNS = tuple(Table({}, 2).types)
 # odd names of files, each a trap for a page that does not escape them; none has what Windows forbids alone
 ODD = ("<script>alert(1)<!--.png", "\"&'<title>.png", "{{ 7 * 7 }}.png", "a\u202egnp.b\x1b.png")

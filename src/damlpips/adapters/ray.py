@@ -9,8 +9,9 @@ import torch
 
 from damlpips.checks import one_of
 from damlpips.models.registry import Metric
-from damlpips.scoring.images import ALPHA, ScoringError, decode_image
+from damlpips.scoring.images import ScoringError, Still, decode_still
 from damlpips.scoring.pairs import Pair
+from damlpips.scoring.reading import Reading, ReadingOptions
 from damlpips.scoring.rows import COLUMNS, INTEGER, NUMBER, SCORE, TEXT, Table
 from damlpips.scoring.scorer import Item, Picture, Score, Scorer, layer_count, read_picture
 
@@ -42,8 +43,8 @@ class ScorePairs:
         root: the folder that paths are relative to, if any.
         batch_size: the most pairs that go through the network at once.
         device: a torch device; None for CUDA if the actor has a GPU (`num_gpus=1`), else the CPU.
-        alpha: what to do with transparent pixels: `"error"`, or lay them over `"white"` or `"black"`.
-        options: those of `damlpips.DAMLPIPS` or `damlpips.LPIPS`: `backbone`, `weights`, `resize`, `tile`, ...
+        options: `alpha`, `colour`, `orientation` and `max_pixels` say how files are read, as for `read_image`; the
+            others are those of `damlpips.DAMLPIPS` or `damlpips.LPIPS`: `backbone`, `weights`, `resize`, `tile`, ...
 
     Raises:
         ValueError: an unknown option. When it is called, KeyError: the batch lacks a column, or has one that would be
@@ -67,12 +68,13 @@ class ScorePairs:
         root: str | Path | None = None,
         batch_size: int = 8,
         device: torch.device | str | None = None,
-        alpha: str = "error",
         **options: Any,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-        self._alpha = one_of("alpha", alpha, ALPHA)
+        self._reading = Reading(
+            **{name: options.pop(name) for name in ReadingOptions.__annotations__ if name in options}
+        )
         self._columns = reference, distorted
         self._root = Path(root) if root is not None else None
         self._batch_size = batch_size
@@ -129,15 +131,11 @@ class ScorePairs:
 
     def _picture(self, value: Any, name: str) -> Picture:
         if isinstance(value, (str, Path)):
-            return read_picture(Path(name), self._alpha)
-        known = ""
-        try:
-            if isinstance(value, (bytes, bytearray, memoryview)):
-                known = hashlib.sha256(value).hexdigest()
-                return Picture(decode_image(bytes(value), name, alpha=self._alpha, deep=True), known, "")
-            return Picture(_pixels(value, name), known, "")
-        except ScoringError as error:
-            return Picture(None, known, str(error))
+            return read_picture(Path(name), self._reading)
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            known = hashlib.sha256(value).hexdigest()
+            return Picture.of(lambda: decode_still(bytes(value), name, deep=True, reading=self._reading), known)
+        return Picture.of(lambda: Still(_pixels(value, name)), "")
 
     def _added(self, scores: Sequence[Score]) -> dict[str, "ndarray"]:
         import numpy as np

@@ -14,6 +14,7 @@ from damlpips.cli.program import fail
 from damlpips.models.registry import Metric
 from damlpips.models.settings import Settings
 from damlpips.nets.table import BACKBONES
+from damlpips.scoring.reading import ReadingOptions
 
 if TYPE_CHECKING:
     from damlpips.models.base import PerceptualDistance
@@ -138,7 +139,7 @@ def bad_input() -> Iterator[None]:
         fail(f"out of memory: {error}")
 
 
-NAMES = "|".join(COMMANDS)
+NAMES = "|".join((*COMMANDS, *ReadingOptions.__annotations__))
 
 
 def in_options(message: str) -> str:
@@ -148,7 +149,7 @@ def in_options(message: str) -> str:
         >>> in_options("use resize='reference'"), in_options("tile: expected None or at least 44 pixels")
         ('use --resize reference', '--tile: expected None or at least 44 pixels')
     """
-    message = re.sub(rf"\buse ({NAMES})='(\w+)'", lambda m: f"use {_spelled(m[1])} {m[2]}", message)
+    message = re.sub(rf"\buse ({NAMES})=(?:'(\w+)'|(N))", lambda m: f"use {_spelled(m[1])} {m[2] or m[3]}", message)
     message = re.sub(rf"\b({NAMES})=(?=')", lambda m: f"{_spelled(m[1])} ", message)
     message = re.sub(rf"^({NAMES}): ", lambda m: f"{_spelled(m[1])}: ", message)
     embedded = "Or use the embedded backbone, which needs no other file: DAMLPIPS('nano')."

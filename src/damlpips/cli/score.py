@@ -1,7 +1,7 @@
 """`damlpips score`: image and video files in, a table of distances out."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from damlpips.cli.options import check_outputs, find_device, progress_bar, to_st
 from damlpips.cli.program import FAILED_PAIRS, app, fail, printable
 from damlpips.cli.summary import RunSummary
 from damlpips.models.registry import Metric
+from damlpips.scoring.reading import Reading
 from damlpips.scoring.workers import here
 
 if TYPE_CHECKING:
@@ -36,6 +37,20 @@ class Alpha(str, Enum):
     ERROR = "error"
     WHITE = "white"
     BLACK = "black"
+
+
+class Colour(str, Enum):
+    """What becomes of colours that an image states."""
+
+    CONVERT = "convert"
+    IGNORE = "ignore"
+
+
+class Orientation(str, Enum):
+    """What becomes of a rotation that a file states."""
+
+    APPLY = "apply"
+    IGNORE = "ignore"
 
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -95,6 +110,17 @@ def score(
     alpha: Annotated[
         Alpha, typer.Option(help="Transparent pixels: an error, or laid over a white or black background.")
     ] = Alpha.ERROR,
+    colour: Annotated[
+        Colour,
+        typer.Option(help="The colours that an image states, by a profile or numbers: to sRGB, or ignored."),
+    ] = Colour.CONVERT,
+    orientation: Annotated[
+        Orientation, typer.Option(help="The rotation that a file's metadata state: applied, or ignored.")
+    ] = Orientation.APPLY,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="The most pixels of an image. Default: 89 million, Pillow's limit."),
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a row a pair as CSV; '-' for standard output.")
     ] = None,
@@ -144,7 +170,8 @@ def score(
         errors = "raise" if two_files and not found[0].video else "keep"
         where = find_device(device)
         model = chosen.build().to(where).load()
-        table = _table(model, chosen.metric, alpha.value)
+        reading = Reading(alpha.value, colour.value, orientation.value, max_pixels)
+        table = _table(model, chosen.metric, reading)
         progress = _Progress(len(found), shown=not quiet, videos=any(pair.video for pair in found))
 
         def scored(*, start: int, stop: int | None = None) -> "Iterator[Score]":
@@ -156,9 +183,9 @@ def score(
                 start=start,
                 stop=stop,
                 errors=errors,
-                alpha=alpha.value,
                 workers=workers,
                 watch=progress.watch,
+                **asdict(reading),
             )
             for score in scores:
                 yield replace(score, error=in_options(score.error)) if score.error else score
@@ -237,12 +264,12 @@ def _pairs(
     return find_pairs(reference, distorted, manifest, frames=frames)
 
 
-def _table(model: "PerceptualDistance", metric: Metric, alpha: str) -> "Table":
+def _table(model: "PerceptualDistance", metric: Metric, reading: Reading) -> "Table":
     """Return the columns of a run, and what every row says about it: all that a score depends on but the images."""
     from damlpips.scoring.rows import Table
     from damlpips.scoring.scorer import layer_count
 
-    others = {"alpha": alpha}
+    others = reading.in_rows()
     if "version" in (configuration := model.configuration()):
         others["version"] = str(configuration["version"])
     settings = {

@@ -13,11 +13,13 @@ from itertools import groupby, islice, zip_longest
 from pathlib import Path
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from damlpips.files import digest, natural, reason
 from damlpips.scoring import images, videos
-from damlpips.scoring.images import ScoringError, read_image
+from damlpips.scoring.images import ScoringError, orientation_note, read_still
 from damlpips.scoring.reader import Reader
+from damlpips.scoring.reading import Reading, ReadingOptions, note
 from damlpips.scoring.videos import Frame
 
 Layers = Sequence[float]
@@ -63,19 +65,19 @@ def digest_if_readable(path: Path) -> str:
         return ""
 
 
-def iter_frames(path: Path, *, alpha: str = "error", workers: int = 0) -> Generator[Frame, None, None]:
+def iter_frames(path: Path, *, workers: int = 0, **options: Unpack[ReadingOptions]) -> Generator[Frame, None, None]:
     """Yield the frames of a video file or of a folder of frames; only a few are in memory at a time.
 
     Args:
         path: the file, or the folder.
-        alpha: what to do with transparent pixels, as for `read_image`.
         workers: threads that decode a file, or read the images of a folder ahead.
+        options: as for `read_image`.
 
     Raises:
         ScoringError: a frame cannot be read; names the file.
     """
     if not path.is_dir():
-        yield from videos.read_frames(path, alpha=alpha, threads=max(1, workers))
+        yield from videos.read_frames(path, threads=max(1, workers), **options)
         return
     try:
         files = frame_files(path)
@@ -83,9 +85,9 @@ def iter_frames(path: Path, *, alpha: str = "error", workers: int = 0) -> Genera
         raise ScoringError(f"{path}: {reason(error)}") from error
     if not files:
         raise ScoringError(f"{path}: no images in this folder")
-    with Reader(partial(read_image, alpha=alpha, deep=True), workers) as reader:
-        for pixels in reader.each(files):
-            yield Frame(pixels, math.nan)
+    with Reader(partial(read_still, deep=True, reading=Reading(**options)), workers) as reader:
+        for still in reader.each(files):
+            yield Frame(still.pixels, math.nan, still.orientation)
 
 
 def check_frames(reference: Path, distorted: Path) -> None:
@@ -172,10 +174,10 @@ def score_frames(
     distorted: Path,
     *,
     batch_size: int,
-    alpha: str = "error",
     workers: int = 0,
     resizes: bool = False,
     watch: Callable[[int], None] | None = None,
+    **options: Unpack[ReadingOptions],
 ) -> tuple[FrameScores, tuple[int, int]]:
     """Return what each frame of a distorted video scores, and the frames' height and width.
 
@@ -185,7 +187,7 @@ def score_frames(
         compare: scores a batch of frames.
         reference, distorted: video files, or folders of frames.
         batch_size: the most frames in a batch.
-        alpha, workers: see `iter_frames`.
+        workers, options: see `iter_frames`.
         resizes: whether `compare` takes frames of two sizes.
         watch: told how many frames are scored, after each batch.
 
@@ -197,8 +199,8 @@ def score_frames(
     found = FrameScores()
     sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
     with (
-        closing(iter_frames(distorted, alpha=alpha, workers=workers)) as first,
-        closing(iter_frames(reference, alpha=alpha, workers=workers)) as second,
+        closing(iter_frames(distorted, workers=workers, **options)) as first,
+        closing(iter_frames(reference, workers=workers, **options)) as second,
         closing(_batches(first, batch_size, ahead=workers > 0)) as parts,
         closing(_batches(second, batch_size, ahead=workers > 0)) as others,
     ):
@@ -209,11 +211,14 @@ def score_frames(
                 raise ScoringError(f"{distorted}: {short} ends after {count} frames, {long} goes on")
             if sizes is None:
                 sizes = _size(part[0]), _size(other[0])
+                rotated = orientation_note([(distorted, part[0].orientation), (reference, other[0].orientation)])
                 if sizes[0] != sizes[1] and not resizes:
                     raise ScoringError(
-                        f"{distorted}: frames of {_shown(sizes[0])} pixels, {reference} has {_shown(sizes[1])}:"
-                        " use resize='reference' to bring the distorted ones to the reference's size"
+                        f"{distorted}: frames of {_shown(sizes[0])} pixels, {reference} has {_shown(sizes[1])}: "
+                        + (rotated or "use resize='reference' to bring the distorted ones to the reference's size")
                     )
+                if rotated:
+                    note(rotated)
             for path, frames, size in ((distorted, part, sizes[0]), (reference, other, sizes[1])):
                 for k, frame in enumerate(frames, len(found)):
                     if _size(frame) != size:

@@ -3,20 +3,22 @@
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from damlpips.models.base import PerceptualDistance
 from damlpips.nets.encoded import Encoded
 from damlpips.scoring.frames import FrameScores, digest_if_readable, score_frames
-from damlpips.scoring.images import ALPHA, ScoringError, read_image
+from damlpips.scoring.images import ScoringError, Still, orientation_note, read_still
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.reader import Later, Reader
+from damlpips.scoring.reading import Reading, ReadingOptions, note
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,21 @@ class _OutOfMemory(ScoringError):
 
 
 class Picture(NamedTuple):
-    """The pixels (3, H, W) of a file, or what is wrong with it."""
+    """The pixels (3, H, W) of a file, or what is wrong with it; the Exif orientation by which they were rotated."""
 
     pixels: Tensor | None
     sha256: str
     error: str
+    orientation: int = 1
+
+    @classmethod
+    def of(cls, read: Callable[[], Still], sha256: str) -> "Picture":
+        """Return what reading a file gives, or the error that it raises."""
+        try:
+            still = read()
+        except ScoringError as error:
+            return cls(None, sha256, str(error))
+        return cls(still.pixels, sha256, "", still.orientation)
 
 
 class Item(NamedTuple):
@@ -63,6 +75,16 @@ class Item(NamedTuple):
     shared: bool
     distorted: Picture
     reference: Picture
+
+    @property
+    def rotated(self) -> str:
+        """A remark on the pair if only one of its images was rotated."""
+        return orientation_note(
+            [
+                (self.pair.distorted, self.distorted.orientation),
+                (self.pair.reference, self.reference.orientation),
+            ]
+        )
 
     @property
     def kind(self) -> Hashable:
@@ -89,9 +111,9 @@ def score_pairs(
     start: int = 0,
     stop: int | None = None,
     errors: str = "raise",
-    alpha: str = "error",
     workers: int = 0,
     watch: Callable[[Pair, int], None] | None = None,
+    **reading: Unpack[ReadingOptions],
 ) -> Iterator[Score]:
     """Score pairs of files one batch at a time, in order; an image is read when its batch comes, and so is a frame.
 
@@ -108,9 +130,9 @@ def score_pairs(
         stop: the pair to stop before, a multiple of `batch_size`, so that every batch is that of a whole run; None for
             all pairs.
         errors: "raise" for a ScoringError at the first pair without a score, "keep" for a `Score` that says why.
-        alpha: what to do with transparent pixels, as for `read_image`.
         workers: threads that read the images or frames of the next batches; 0 reads them between batches.
         watch: told how many frames of a video are scored, after each batch of them.
+        reading: `alpha`, `colour`, `orientation` and `max_pixels`, as for `read_image`.
 
     Raises:
         ScoringError: an image cannot be read or scored; names the file. With `errors="keep"` only if memory runs out,
@@ -126,14 +148,13 @@ def score_pairs(
         raise ValueError(f"stop: expected a multiple of batch_size {batch_size} from {start} on, got {stop}")
     if errors not in ("raise", "keep"):
         raise ValueError(f"errors: expected 'raise' or 'keep', got {errors!r}")
-    if alpha not in ALPHA:
-        raise ValueError(f"alpha: expected one of {', '.join(ALPHA)}, got {alpha!r}")
+    how = Reading(**reading)
     if workers < 0:
         raise ValueError(f"workers: expected at least 0, got {workers}")
     if model.reduction != "none":
         raise ValueError(f"model: expected reduction='none', a score a pair, got {model.reduction!r}")
     scorer = Scorer(model, torch.device(device) if device is not None else model.anchor.device, watch)
-    found = _scored(scorer, pairs, size=batch_size, span=(start, stop), alpha=alpha, workers=workers)
+    found = _scored(scorer, pairs, size=batch_size, span=(start, stop), reading=how, workers=workers)
     return found if errors == "keep" else _sound(found)
 
 
@@ -179,7 +200,7 @@ def layer_count(model: PerceptualDistance) -> int:
     """Return how many layers add up to a score of a loaded model."""
     side = max(32, model.source.min_size)
     with torch.no_grad():
-        grey = torch.full((1, 3, side, side), 0.5, device=model.anchor.device)
+        grey = torch.full((1, 3, side, side), 0.5, dtype=torch.float32, device=model.anchor.device)
         return model.per_layer(grey, grey).shape[1]
 
 
@@ -191,9 +212,9 @@ def _sound(scores: Iterable[Score]) -> Iterator[Score]:
 
 
 def _scored(
-    scorer: "Scorer", pairs: Sequence[Pair], *, size: int, span: tuple[int, int | None], alpha: str, workers: int
+    scorer: "Scorer", pairs: Sequence[Pair], *, size: int, span: tuple[int, int | None], reading: Reading, workers: int
 ) -> Iterator[Score]:
-    with Reader(partial(read_picture, alpha=alpha), workers) as reader:
+    with Reader(partial(read_picture, reading=reading), workers) as reader:
         waiting: deque[list[tuple[Pair, bool, Later[Picture], Later[Picture]]]] = deque()
         # so many batches that every worker has an image to read while one is scored
         ahead = 0 if workers == 0 else 1 + workers // size
@@ -208,7 +229,7 @@ def _scored(
             if chunk[0][0].video:
                 while waiting:
                     yield from scored_next()
-                yield scorer.video(chunk[0][0], batch_size=size, alpha=alpha, workers=workers)
+                yield scorer.video(chunk[0][0], batch_size=size, reading=reading, workers=workers)
                 continue
             waiting.append([])
             for pair, shared in chunk:
@@ -221,13 +242,9 @@ def _scored(
             yield from scored_next()
 
 
-def read_picture(path: Path, alpha: str) -> Picture:
+def read_picture(path: Path, reading: Reading) -> Picture:
     """Read an image file: its pixels, or its error; what cannot be read as an image still has its SHA-256."""
-    known = digest_if_readable(path)
-    try:
-        return Picture(read_image(path, alpha=alpha, deep=True), known, "")
-    except ScoringError as error:
-        return Picture(None, known, str(error))
+    return Picture.of(lambda: read_still(path, deep=True, reading=reading), digest_if_readable(path))
 
 
 class Scorer:
@@ -258,7 +275,7 @@ class Scorer:
             found.update(zip(batch, self._batch([items[k] for k in batch]), strict=True))
         return [found[k] for k in range(len(items))]
 
-    def video(self, pair: Pair, *, batch_size: int, alpha: str, workers: int) -> Score:
+    def video(self, pair: Pair, *, batch_size: int, reading: Reading, workers: int) -> Score:
         """Return the score of a pair of videos."""
         sums = digest_if_readable(pair.distorted), digest_if_readable(pair.reference)
         try:
@@ -267,10 +284,10 @@ class Scorer:
                 pair.reference,
                 pair.distorted,
                 batch_size=batch_size,
-                alpha=alpha,
                 workers=workers,
                 resizes=self.model.resize is not None,
                 watch=None if self.watch is None else partial(self.watch, pair),
+                **asdict(reading),
             )
         except _OutOfMemory:
             raise
@@ -290,9 +307,13 @@ class Scorer:
             raise
         except (ValueError, TypeError) as error:
             if len(items) == 1:
-                return [items[0].score(None, error=f"{first.distorted}: {error}")]
+                rotated = f" ({items[0].rotated})" if items[0].rotated else ""
+                return [items[0].score(None, error=f"{first.distorted}: {error}{rotated}")]
             # one of them may have made all fail
             return [self._batch([item])[0] for item in items]
+        for item in items:
+            if item.rotated:
+                note(item.rotated)
         return [item.score(value, layers) for item, (layers, value) in zip(items, rows, strict=True)]
 
     # not inference_mode: a backbone that is loaded now may later serve a module that needs gradients

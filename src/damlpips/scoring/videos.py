@@ -11,13 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from damlpips.files import open_regular, size
+from damlpips.scoring import yuv
 from damlpips.scoring.images import ScoringError, opaque
+from damlpips.scoring.reading import Reading, ReadingOptions
+from damlpips.scoring.yuv import pyav as pyav
 
 SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
@@ -53,40 +57,36 @@ LIMITED_RANGE, FULL_RANGE = 1, 2
 HDR = {16: "PQ", 18: "HLG"}
 # rotations as matrices of 16.16 fixed-point numbers
 ONE = 1 << 16
+# quarter turns counter-clockwise as Exif numbers them
+EXIF_ORIENTATIONS = (1, 8, 3, 6)
 TURNS = {(ONE, 0, 0, ONE): 0, (0, -ONE, ONE, 0): 1, (-ONE, 0, 0, -ONE): 2, (0, ONE, -ONE, 0): 3}
 
 
 class Frame(NamedTuple):
-    """A frame's pixels (3, H, W), uint8, or float32 in [0, 1] for more than 8 bits; its time in seconds, or NaN."""
+    """A frame.
+
+    Attributes:
+        pixels: (3, H, W), uint8, or float32 in [0, 1] for more than 8 bits.
+        time: when it is shown, in seconds, or NaN.
+        orientation: 1 if the pixels are as they were stored; otherwise the Exif orientation by which they were rotated.
+    """
 
     pixels: Tensor
     time: float
+    orientation: int = 1
 
 
-def pyav() -> ModuleType:
-    """Return PyAV.
-
-    Raises:
-        ScoringError: it is not installed.
-    """
-    try:
-        import av
-    except ImportError as error:
-        raise ScoringError("reading video files needs PyAV: pip install 'damlpips[video]'") from error
-    return av
-
-
-def read_frames(path: Path, *, alpha: str = "error", threads: int = 1) -> Iterator[Frame]:
+def read_frames(path: Path, *, threads: int = 1, **options: Unpack[ReadingOptions]) -> Iterator[Frame]:
     """Yield the frames of the first video stream in the order in which they are shown; one at a time is in memory.
 
     Frames become RGB with the matrix and range that the stream states, otherwise with BT.709 from 720 lines on, BT.601
     below, and limited range. They are rotated as the file's metadata say. Frames with more than 8 bits a channel
-    are float32, 16-bit values / 65535. Interlaced frames and pixels that are not square stay as they are.
+    are float32. Interlaced frames and pixels that are not square stay as they are.
 
     Args:
         path: the file.
-        alpha: what to do with transparent pixels, as for `read_image`.
         threads: of the decoder.
+        options: as for `read_image`, but `colour` and `max_pixels` say nothing about videos.
 
     Raises:
         ScoringError: PyAV is missing; the file is missing, not a regular file, in an unknown container or codec,
@@ -97,14 +97,15 @@ def read_frames(path: Path, *, alpha: str = "error", threads: int = 1) -> Iterat
     count = 0
     with _opened(path, av) as (container, stream):
         _prepare(stream, path, threads)
-        converter = _Converter(path, alpha)
+        converter = _Converter(path, Reading(**options))
         for packet in container.demux(stream):
             if packet.is_corrupt:
                 raise ScoringError(f"{path}: damaged video (behind frame {count})")
             for frame in packet.decode():
                 if frame.is_corrupt:
                     raise ScoringError(f"{path}: damaged video (frame {count})")
-                yield Frame(converter(frame, count), math.nan if frame.time is None else float(frame.time))
+                time = math.nan if frame.time is None else float(frame.time)
+                yield converter(frame, count, time)
                 count += 1
     if count == 0:
         raise ScoringError(f"{path}: a video without frames")
@@ -117,7 +118,7 @@ def _opened(path: Path, av: ModuleType) -> Iterator[tuple[Any, Any]]:
         with open_regular(path) as file:
             name = _container_of(file, path)
             try:
-                with av.open(file, "r", format=name, options=_limits(), io_open=_refuse) as container:
+                with av.open(file, "r", format=name, options=_limits(), io_open=yuv.refuse) as container:
                     stream = _stream(container, path)
                     _check_length(stream, size(file), path)
                     yield container, stream
@@ -154,11 +155,6 @@ def _limits() -> dict[str, str]:
     }
 
 
-def _refuse(url: str, *_: object) -> NoReturn:
-    """Refuse to open a file that another file names."""
-    raise PermissionError(f"refused to open {url!r}, which the video names")
-
-
 def _stream(container: Any, path: Path) -> Any:
     """Return the first video stream that is not a cover picture."""
     for stream in container.streams.video:
@@ -192,19 +188,14 @@ def _prepare(stream: Any, path: Path, threads: int) -> None:
 class _Converter:
     """Converts frames to pixels."""
 
-    def __init__(self, path: Path, alpha: str) -> None:
-        from av.video.reformatter import Interpolation, VideoReformatter
+    def __init__(self, path: Path, reading: Reading) -> None:
+        self._path, self._reading = path, reading
+        self._reformat = yuv.reformatter()
 
-        self._path, self._alpha = path, alpha
-        self._reformatter = VideoReformatter()
-        self._how = Interpolation.BILINEAR
-        if hasattr(Interpolation, "BITEXACT"):  # with PyAV 17 or newer: the same bits on every processor
-            self._how |= Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-
-    def __call__(self, frame: Any, number: int) -> Tensor:
-        """Return the pixels of a frame."""
+    def __call__(self, frame: Any, number: int, time: float) -> Frame:
+        """Return a frame as it is to be scored."""
         kind = frame.format
-        bits = max((part.bits for part in kind.components), default=0)
+        bits = yuv.bits_of(kind)
         if not 0 < bits <= 16 or kind.name.startswith(("xyz", "bayer")):
             raise ScoringError(
                 f"{self._path}: frame {number} has pixel format {kind.name!r}: convert it to 8 bit first"
@@ -213,22 +204,26 @@ class _Converter:
         clear = kind.has_palette or any(part.is_alpha for part in kind.components)
         if bits > 8 and clear:
             raise ScoringError(f"{self._path}: more than 8 bits a channel with alpha: flatten it first")
-        wanted = "rgba" if clear else "rgb24" if bits <= 8 else "rgb48le"
-        table = self._reformatter.reformat(
-            frame,
-            format=wanted,
-            src_colorspace=self._matrix(frame, number),
-            src_color_range=FULL_RANGE if int(frame.color_range) == FULL_RANGE else LIMITED_RANGE,
-            dst_color_range=FULL_RANGE,
-            interpolation=self._how,
-        ).to_ndarray()
-        if clear:
-            pixels = opaque(torch.from_numpy(table), self._path, self._alpha)
-        elif bits > 8:
-            pixels = torch.from_numpy(table.astype("float32")) / 65535
-        else:
+        full = int(frame.color_range) == FULL_RANGE
+        if bits > 8 and yuv.is_grey(kind):
+            pixels = torch.from_numpy(yuv.grey(frame, full_range=full))[..., None].expand(-1, -1, 3)
+        elif bits > 8 and not kind.is_rgb:
+            table = yuv.rgb(frame, self._matrix(frame, number), full_range=full, reformat=self._reformat)
             pixels = torch.from_numpy(table)
-        return torch.rot90(pixels, self._turns(frame), (0, 1)).permute(2, 0, 1).contiguous()
+        else:
+            table = self._reformat(
+                frame,
+                format="rgba" if clear else "rgb24" if bits <= 8 else "rgb48le",
+                src_colorspace=self._matrix(frame, number),
+                src_color_range=FULL_RANGE if full else LIMITED_RANGE,
+                dst_color_range=FULL_RANGE,
+            ).to_ndarray()
+            pixels = torch.from_numpy(table if bits <= 8 else table.astype("float32") / 65535)
+            if clear:
+                pixels = opaque(pixels, self._path, self._reading.alpha)
+        turns = self._turns(frame) if self._reading.orientation == "apply" else 0
+        turned = torch.rot90(pixels, turns, (0, 1)).permute(2, 0, 1).contiguous()
+        return Frame(turned, time, EXIF_ORIENTATIONS[turns])
 
     def _matrix(self, frame: Any, number: int) -> int:
         stated = int(frame.colorspace)

@@ -19,7 +19,7 @@ from damlpips.report import heat
 from damlpips.report.figure import as_bytes, measure
 from damlpips.report.page.reading import ScoredPair
 from damlpips.report.page.rebuilding import Rebuilt
-from damlpips.scoring.images import ScoringError, read_image
+from damlpips.scoring.images import ScoringError, read_still
 
 SIDE = 480
 # JPEG without chroma subsampling, which hides coloured noise; WebP always has it. A heat map can do with it.
@@ -122,7 +122,7 @@ class ImageRenderer:
         """Return the pixels of a file, if it is the one that was scored: no other file gets onto the page."""
         if digest(path) != expected:
             raise ScoringError("the file has changed since it was scored")
-        return read_image(path, alpha=self.rebuilt.alpha, deep=True)
+        return read_still(path, deep=True, reading=self.rebuilt.reading).pixels
 
     def _measured(self, images: PairImages, distorted: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images as they were compared, and keep the map of a pair that scores what its row says."""

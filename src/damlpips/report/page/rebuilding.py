@@ -13,7 +13,11 @@ from damlpips.models.registry import Metric
 from damlpips.nets.table import BACKBONES
 from damlpips.nets.weights import WeightsError, find_backbone, head_names, sha256
 from damlpips.report.page.reading import RunSettings
-from damlpips.scoring.images import ALPHA
+from damlpips.scoring.reading import Reading
+
+AS_USUAL = Reading()
+# How files were read before rows said so
+UNSAID = {"colour": "ignore", "orientation": "apply"}
 
 
 class _Different(Exception):
@@ -22,11 +26,11 @@ class _Different(Exception):
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """The metric of a section's rows, or why there is none, and how transparent pixels were treated."""
+    """The metric of a section's rows, or why there is none, and how their files were read."""
 
     model: PerceptualDistance | None
     reason: str = ""
-    alpha: str = "error"
+    reading: Reading = AS_USUAL
 
 
 def rebuild(
@@ -39,18 +43,18 @@ def rebuild(
 ) -> Rebuilt:
     """Return the metric that the settings name, with just the weights that they name; nothing is downloaded.
 
-    The files of weights and heads may be those that `damlpips score` was given. How transparent pixels were treated is
+    The files of weights and heads may be those that `damlpips score` was given. How the files were read is
     returned even where the metric is not wanted.
     """
-    alpha = "error"
+    reading = AS_USUAL
     try:
         options = _options(settings)
-        alpha = options["alpha"]
+        reading = _reading(options)
         if not wanted:
-            return Rebuilt(None, "they were not asked for", alpha)
-        return Rebuilt(_built(settings, options, weights, heads).to(device).load(), "", alpha)
+            return Rebuilt(None, "they were not asked for", reading)
+        return Rebuilt(_built(settings, options, weights, heads).to(device).load(), "", reading)
     except (_Different, WeightsError) as error:
-        return Rebuilt(None, str(error), alpha)
+        return Rebuilt(None, str(error), reading)
 
 
 def _options(settings: RunSettings) -> dict[str, str]:
@@ -60,10 +64,25 @@ def _options(settings: RunSettings) -> dict[str, str]:
     options = dict(part.partition("=")[::2] for part in settings.options.split(" "))
     commands = Metric(settings.metric).settings.commands()
     needed = {"alpha", *(name for name, command in commands.items() if command.rows == "always")}
-    known = needed | {"version", *(name for name, command in commands.items() if command.rows == "changed")}
-    if not needed <= options.keys() <= known or options["alpha"] not in ALPHA:
-        raise _Different(f"this version of damlpips cannot score with the options {shown(settings.options)}")
+    known = needed | {"version", *UNSAID, *(name for name, command in commands.items() if command.rows == "changed")}
+    different = _Different(f"this version of damlpips cannot score with the options {shown(settings.options)}")
+    if not needed <= options.keys() <= known:
+        raise different
+    try:
+        _reading(options)
+    except ValueError as error:
+        raise different from error
     return options
+
+
+def _reading(options: Mapping[str, str]) -> Reading:
+    """Return how the files of rows were read.
+
+    Raises:
+        ValueError: in a way that is not known.
+    """
+    colour, orientation = (options.get(name, unsaid) for name, unsaid in UNSAID.items())
+    return Reading(options["alpha"], colour, orientation)
 
 
 def _built(
