@@ -3,6 +3,7 @@
 import functools
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from damlpips.cli.program import fail
+from damlpips.cli.program import complain, fail
 from damlpips.models.registry import Metric
 from damlpips.models.settings import Settings
 from damlpips.nets.table import BACKBONES
-from damlpips.scoring.reading import ReadingOptions
+from damlpips.scoring.reading import FileWarning, ReadingOptions
 
 if TYPE_CHECKING:
     from damlpips.models.base import PerceptualDistance
@@ -123,16 +124,45 @@ def _spelled(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+# remarks on files that are printed; the others are counted
+MOST_REMARKS = 10
+
+
+@contextmanager
+def remarks() -> Iterator[None]:
+    """Print remarks on files as lines of the program, in the words of options: the first few."""
+    said = 0
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        nonlocal said
+        if not issubclass(category, FileWarning):
+            shown(message, category, *place)
+            return
+        said += 1
+        if said <= MOST_REMARKS:
+            complain(in_options(str(message)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FileWarning)
+        shown, warnings.showwarning = warnings.showwarning, show
+        try:
+            yield
+        finally:
+            if said > MOST_REMARKS:
+                complain(f"{said - MOST_REMARKS} more remarks like these")
+
+
 @contextmanager
 def bad_input() -> Iterator[None]:
-    """Turn what the package raises for a user's input into one message and status 2."""
+    """Turn what the package raises for a user's input into one message and status 2, and remarks on files into lines."""
     import torch
 
     from damlpips.nets.weights import WeightsError
     from damlpips.scoring.images import ScoringError
 
     try:
-        yield
+        with remarks():
+            yield
     except (ScoringError, WeightsError) as error:
         fail(in_options(str(error)))
     except torch.cuda.OutOfMemoryError as error:
