@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from damlpips.cli.model import DEFAULT, Chosen, DeviceOption, bad_input, takes_metric
-from damlpips.cli.options import check_installed, check_outputs, find_device
+from damlpips.cli.options import (
+    Alpha,
+    AlphaOption,
+    Colour,
+    ColourOption,
+    MaxPixelsOption,
+    Orientation,
+    OrientationOption,
+    check_installed,
+    check_outputs,
+    find_device,
+)
 from damlpips.cli.program import app, fail, printable
+from damlpips.scoring.reading import Reading
 
 if TYPE_CHECKING:
     from damlpips.models.base import PerceptualDistance
@@ -32,6 +44,10 @@ def draw_map(
     ],
     chosen: Chosen = DEFAULT,
     device: DeviceOption = "auto",
+    alpha: AlphaOption = Alpha.ERROR,
+    colour: ColourOption = Colour.CONVERT,
+    orientation: OrientationOption = Orientation.APPLY,
+    max_pixels: MaxPixelsOption = None,
     limit: Annotated[
         float | None,
         typer.Option(
@@ -48,7 +64,8 @@ def draw_map(
         fail(f"--limit {limit}: expected a finite number above 0")
     with bad_input():
         model = chosen.build().to(find_device(device)).load()
-        measured = _measured(model, distorted, reference)
+        reading = Reading(alpha.value, colour.value, orientation.value, max_pixels)
+        measured = _measured(model, distorted, reference, reading)
     _save(measured, out, distorted=distorted, reference=reference, limit=limit, dpi=dpi)
     if not quiet:
         typer.echo(printable(f"{measured.metric} {measured.score:.6g}, lower is closer: {out}"))
@@ -66,15 +83,24 @@ def _check_output(out: Path) -> None:
     check_outputs({"--out": out})
 
 
-def _measured(model: "PerceptualDistance", distorted: Path, reference: Path) -> "Measured":
+def _measured(model: "PerceptualDistance", distorted: Path, reference: Path, reading: Reading) -> "Measured":
     from damlpips.report.figure import measure
-    from damlpips.scoring.images import ScoringError, read_image
+    from damlpips.scoring.images import orientation_note, read_still
+    from damlpips.scoring.reading import ScoringError, note
 
-    images = [read_image(path).to(model.anchor.device) for path in (distorted, reference)]
+    files = distorted, reference
+    stills = [read_still(path, deep=True, reading=reading) for path in files]
+    images = [still.pixels.to(model.anchor.device) for still in stills]
+    if images[0].dtype != images[1].dtype:  # 8 bits beside more
+        images = [image if image.is_floating_point() else image.float() / 255 for image in images]
+    rotated = orientation_note([(path, still.orientation) for path, still in zip(files, stills, strict=True)])
     try:
-        return measure(model, *images)
+        measured = measure(model, *images)
     except (ValueError, TypeError) as error:
-        raise ScoringError(f"{distorted}: {error}") from error
+        raise ScoringError(f"{distorted}: {error}{f' ({rotated})' if rotated else ''}") from error
+    if rotated:
+        note(rotated)
+    return measured
 
 
 def _save(measured: "Measured", out: Path, *, distorted: Path, reference: Path, limit: float | None, dpi: int) -> None:

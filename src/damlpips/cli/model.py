@@ -133,10 +133,17 @@ def remarks() -> Iterator[None]:
     """Print remarks on files as lines of the program, in the words of options: the first few."""
     said = 0
 
-    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: Any = None,
+        line: str | None = None,
+    ) -> None:
         nonlocal said
         if not issubclass(category, FileWarning):
-            shown(message, category, *place)
+            shown(message, category, filename, lineno, file, line)
             return
         said += 1
         if said <= MOST_REMARKS:
@@ -154,7 +161,7 @@ def remarks() -> Iterator[None]:
 
 @contextmanager
 def bad_input() -> Iterator[None]:
-    """Turn what the package raises for a user's input into one message and status 2, and remarks on files into lines."""
+    """Turn what the package raises for a user's input into one message and status 2, and its remarks into lines."""
     import torch
 
     from damlpips.nets.weights import WeightsError

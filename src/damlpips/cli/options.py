@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,6 +18,43 @@ from damlpips.scoring import workers
 
 if TYPE_CHECKING:
     import torch
+
+
+class Alpha(str, Enum):
+    """What becomes of transparent pixels."""
+
+    ERROR = "error"
+    WHITE = "white"
+    BLACK = "black"
+
+
+class Colour(str, Enum):
+    """What becomes of colours that an image states."""
+
+    CONVERT = "convert"
+    IGNORE = "ignore"
+
+
+class Orientation(str, Enum):
+    """What becomes of a rotation that a file states."""
+
+    APPLY = "apply"
+    IGNORE = "ignore"
+
+
+AlphaOption = Annotated[
+    Alpha, typer.Option(help="Transparent pixels: an error, or laid over a white or black background.")
+]
+ColourOption = Annotated[
+    Colour, typer.Option(help="The colours that an image states, by a profile or numbers: to sRGB, or ignored.")
+]
+OrientationOption = Annotated[
+    Orientation, typer.Option(help="The rotation that a file's metadata state: applied, or ignored.")
+]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="The most pixels of an image. Default: 89 million, Pillow's limit."),
+]
 
 
 def check_outputs(files: Mapping[str, Path | None]) -> None:

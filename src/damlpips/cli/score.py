@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -12,7 +11,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.text import Text
 
 from damlpips.cli.model import DEFAULT, Chosen, DeviceOption, bad_input, in_options, takes_metric
-from damlpips.cli.options import check_outputs, find_device, progress_bar, to_standard_output
+from damlpips.cli.options import (
+    Alpha,
+    AlphaOption,
+    Colour,
+    ColourOption,
+    MaxPixelsOption,
+    Orientation,
+    OrientationOption,
+    check_outputs,
+    find_device,
+    progress_bar,
+    to_standard_output,
+)
 from damlpips.cli.program import FAILED_PAIRS, app, fail, printable
 from damlpips.cli.summary import RunSummary
 from damlpips.models.registry import Metric
@@ -29,28 +40,6 @@ T = TypeVar("T")
 
 # Fewer pairs than this are scored before anyone has noticed the bar.
 PAIRS_WORTH_A_BAR = 16
-
-
-class Alpha(str, Enum):
-    """What becomes of transparent pixels."""
-
-    ERROR = "error"
-    WHITE = "white"
-    BLACK = "black"
-
-
-class Colour(str, Enum):
-    """What becomes of colours that an image states."""
-
-    CONVERT = "convert"
-    IGNORE = "ignore"
-
-
-class Orientation(str, Enum):
-    """What becomes of a rotation that a file states."""
-
-    APPLY = "apply"
-    IGNORE = "ignore"
 
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -107,20 +96,10 @@ def score(
     workers: Annotated[
         int, typer.Option(metavar="N", min=0, help="Threads that read images and frames while others are scored.")
     ] = 0,
-    alpha: Annotated[
-        Alpha, typer.Option(help="Transparent pixels: an error, or laid over a white or black background.")
-    ] = Alpha.ERROR,
-    colour: Annotated[
-        Colour,
-        typer.Option(help="The colours that an image states, by a profile or numbers: to sRGB, or ignored."),
-    ] = Colour.CONVERT,
-    orientation: Annotated[
-        Orientation, typer.Option(help="The rotation that a file's metadata state: applied, or ignored.")
-    ] = Orientation.APPLY,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="The most pixels of an image. Default: 89 million, Pillow's limit."),
-    ] = None,
+    alpha: AlphaOption = Alpha.ERROR,
+    colour: ColourOption = Colour.CONVERT,
+    orientation: OrientationOption = Orientation.APPLY,
+    max_pixels: MaxPixelsOption = None,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a row a pair as CSV; '-' for standard output.")
     ] = None,

@@ -1,7 +1,9 @@
 """Files to rows: images and videos are read, paired, scored and written, by one process or several.
 
 Imports `models` and what is below it. A new column of the rows is declared in `rows`, a new format in `formats`; a new
-kind of image or video file is allowed in `images` or `videos`.
+kind of image or video file is allowed in `images` or `videos`. What a file states beside its pixels is read in
+`containers`, its colours become sRGB in `colour_profiles`, more than 8 bits a channel are read in `depth`, and the
+options of reading are declared in `reading`.
 """
 
 from importlib import import_module

@@ -331,7 +331,7 @@ def converted_by(space: Space, values: "ndarray") -> "ndarray":
     Example:
         >>> import numpy as np
         >>> converted_by(adobe_rgb(), np.array([[[0, 255, 0], [128, 128, 128]]], np.uint8)).tolist()
-        [[[0, 255, 0], [127, 127, 127]]]
+        [[[0, 255, 0], [129, 129, 129]]]
     """
     import numpy as np
 

@@ -38,7 +38,7 @@ PREMULTIPLIED, OPACITY = 1, 2
 PLAIN = {1, 5, 8, 32946, 32773, 34925, 50000}
 # The types of whole bytes, and the depths that are packed bit by bit
 WHOLE = {8: "u1", 16: "u2", 32: "u4"}
-PACKED = range(9, 16)
+PACKED = sorted({*range(1, 16)} - {8})
 MOST_SAMPLES = 16
 
 # Pillow silently reads 16-bit RGB as 8-bit; only the raw mode that it unpacks tells. BMP's "BGR;16" is 5-6-5 bits.
@@ -64,18 +64,24 @@ class Samples:
     premultiplied: bool = False
 
     def scaled(self) -> "ndarray":
-        """Return float32 from 0 to 1; uint8 if there are just 8 bits."""
+        """Return float32 from 0 to 1; uint8 if there are no more than 8 bits."""
         import numpy as np
 
         alpha = self.values.shape[2] % 2 == 0
-        if self.top == 255 and not self.premultiplied:
-            return self.values.astype(np.uint8, copy=False)
+        if self.values.dtype.kind == "u" and self.top < 256 and not self.premultiplied:
+            return self.values.astype(np.uint8, copy=False) if self.top == 255 else self._stretched()
         found = self.values.astype(np.float32)
         found /= self.top
         if alpha and self.premultiplied:
             opacity = found[..., -1:]
             found[..., :-1] = np.minimum(found[..., :-1] / np.where(opacity > 0, opacity, 1), 1)
         return found
+
+    def _stretched(self) -> "ndarray":
+        """Return fewer than 8 bits as 8."""
+        import numpy as np
+
+        return np.rint(self.values * (255 / self.top)).astype(np.uint8)
 
 
 # --- PNG
@@ -219,7 +225,7 @@ def tiff(page: Tiff, content: bytes) -> Samples:
     """Return the samples of a TIFF.
 
     Raises:
-        ScoringError: of another kind than whole numbers of 8 to 16 or of 32 bits, grey or RGB.
+        ScoringError: of another kind than whole numbers of 1 to 16 or of 32 bits, grey or RGB.
     """
     import numpy as np
 
