@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from damlpips.scoring.images import ScoringError, decode_image
+from damlpips.scoring.videos import read_frames
 from tests.support.profiles import png
 
 tifffile = pytest.importorskip("tifffile")
@@ -313,3 +314,47 @@ def test_png_of_ffmpeg() -> None:
     context.width, context.height, context.pix_fmt, context.time_base = WIDTH, HEIGHT, "rgb48be", Fraction(1)
     packets = [*context.encode(frame), *context.encode(None)]
     same(b"".join(bytes(packet) for packet in packets), values, 65535)
+
+
+VIDEO_FORMATS = {
+    "gray": 8,
+    "yuv420p": 8,
+    "yuv444p": 8,
+    "yuva420p": 8,
+    "gray10le": 10,
+    "gray12le": 12,
+    "gray16le": 16,
+    "yuv420p9le": 9,
+    "yuv420p10le": 10,
+    "yuv422p10le": 10,
+    "yuv444p12le": 12,
+    "yuv444p14le": 14,
+    "yuv444p16le": 16,
+}
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "narrow"])
+@pytest.mark.parametrize("kind", VIDEO_FORMATS)
+def test_black_grey_and_white_of_a_video(tmp_path: Path, kind: str, full: bool) -> None:
+    av = pytest.importorskip("av")
+    bits = VIDEO_FORMATS[kind]
+    low, span = (0, 2**bits - 1) if full else (16 << bits - 8, 219 << bits - 8)
+    levels = [low, low + span // 2, low + span]
+    unit = "<u2" if bits > 8 else "u1"
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, kind
+        stream.codec_context.color_range, stream.codec_context.colorspace = 2 if full else 1, 1
+        for level in levels:
+            frame = av.VideoFrame(32, 32, kind)
+            # brightness, two planes without colour, opacity
+            for plane, value in zip(frame.planes, (level, 1 << bits - 1, 1 << bits - 1, 2**bits - 1), strict=False):
+                row = np.full((plane.height, plane.line_size // np.dtype(unit).itemsize), value, unit)
+                plane.update(row.tobytes())
+            frame.color_range, frame.colorspace = stream.codec_context.color_range, 1
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    for level, frame in zip(levels, read_frames(tmp_path / "a.mkv"), strict=True):
+        values = frame.pixels / (255 if frame.pixels.dtype == torch.uint8 else 1)
+        step = 0.51 / 255 if bits == 8 else 1e-6
+        assert (values - (level - low) / span).abs().max() <= step

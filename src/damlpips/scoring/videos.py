@@ -194,6 +194,8 @@ class _Converter:
 
     def __call__(self, frame: Any, number: int, time: float) -> Frame:
         """Return a frame as it is to be scored."""
+        import numpy as np
+
         kind = frame.format
         bits = yuv.bits_of(kind)
         if not 0 < bits <= 16 or kind.name.startswith(("xyz", "bayer")):
@@ -205,24 +207,33 @@ class _Converter:
         if bits > 8 and clear:
             raise ScoringError(f"{self._path}: more than 8 bits a channel with alpha: flatten it first")
         full = int(frame.color_range) == FULL_RANGE
-        if bits > 8 and yuv.is_grey(kind):
-            pixels = torch.from_numpy(yuv.grey(frame, full_range=full))[..., None].expand(-1, -1, 3)
+        if yuv.is_grey(kind) and (bits > 8 or int(frame.color_range) == LIMITED_RANGE):
+            # FFmpeg stretches no grey
+            grey = torch.from_numpy(yuv.grey(frame, full_range=int(frame.color_range) != LIMITED_RANGE))
+            channels = (grey if bits > 8 else (grey * 255).round().to(torch.uint8)).expand(3, -1, -1)
         elif bits > 8 and not kind.is_rgb:
             table = yuv.rgb(frame, self._matrix(frame, number), full_range=full, reformat=self._reformat)
-            pixels = torch.from_numpy(table)
+            channels = torch.from_numpy(table).permute(2, 0, 1)
         else:
-            table = self._reformat(
+            # planes, since FFmpeg leaves white at 253 in packed pixels
+            planar = ("gbrap" if clear else "gbrp") if bits <= 8 else "gbrp16le"
+            converted = self._reformat(
                 frame,
-                format="rgba" if clear else "rgb24" if bits <= 8 else "rgb48le",
+                format="rgba" if kind.has_palette else planar,
                 src_colorspace=self._matrix(frame, number),
                 src_color_range=FULL_RANGE if full else LIMITED_RANGE,
                 dst_color_range=FULL_RANGE,
-            ).to_ndarray()
-            pixels = torch.from_numpy(table if bits <= 8 else table.astype("float32") / 65535)
+            )
+            if kind.has_palette:
+                table = converted.to_ndarray().transpose(2, 0, 1)
+            else:
+                green, blue, red, *opacity = yuv.planes(converted)
+                table = np.stack([red, green, blue, *opacity])
+            channels = torch.from_numpy(table if bits <= 8 else table.astype(np.float32) / 65535)
             if clear:
-                pixels = opaque(pixels, self._path, self._reading.alpha)
+                channels = opaque(channels.permute(1, 2, 0), self._path, self._reading.alpha).permute(2, 0, 1)
         turns = self._turns(frame) if self._reading.orientation == "apply" else 0
-        turned = torch.rot90(pixels, turns, (0, 1)).permute(2, 0, 1).contiguous()
+        turned = torch.rot90(channels, turns, (1, 2)).contiguous()
         return Frame(turned, time, EXIF_ORIENTATIONS[turns])
 
     def _matrix(self, frame: Any, number: int) -> int:

@@ -47,7 +47,7 @@ def reformatter() -> Any:
 
     how = Interpolation.BILINEAR
     # possible with PyAV 17 or newer
-    for name in ("ACCURATE_RND", "BITEXACT") if hasattr(Interpolation, "ACCURATE_RND") else ():
+    for name in ("ACCURATE_RND", "BITEXACT") if hasattr(Interpolation, "BITEXACT") else ():
         how |= Interpolation[name]
     reformat = VideoReformatter().reformat
     return lambda frame, **options: reformat(frame, interpolation=how, **options)
