@@ -304,6 +304,30 @@ class TestNumbers:
         want = by_littlecms(plain.astype(np.uint8), ADOBE) if expected == "Adobe" else plain
         assert np.abs(read(content) - want).max() <= 1
 
+    @pytest.mark.parametrize("values", [VALUES, DEEP], ids=["8", "16"])
+    def test_of_tiff(self, values: np.ndarray) -> None:
+        tifffile = pytest.importorskip("tifffile")
+
+        def content(white: tuple[int, ...], lights: tuple[int, ...], *more: tuple[object, ...]) -> bytes:
+            file = io.BytesIO()
+            tags = [(318, "2I", 2, white, True), (319, "2I", 6, lights, True), *more]
+            tifffile.imwrite(file, values, photometric="rgb", extratags=tags, metadata=None)
+            return file.getvalue()
+
+        numbers = [part for number in NUMBERS_OF_P3 for part in (round(10_000 * number), 10_000)]
+        stated = content(tuple(numbers[:4]), tuple(numbers[4:]))
+        assert np.abs(read(stated) - by_littlecms(VALUES, P3)).max() < 1.1
+        assert np.array_equal(read(stated, colour="ignore"), read(png(values)))
+        assert np.array_equal(noted(content((0, 0) * 2, (0, 0) * 6), ".*taken as sRGB"), read(png(values)))
+
+    def test_of_bmp(self) -> None:
+        rows = VALUES[::-1, :, ::-1].tobytes()
+        head = struct.pack("<IiiHHIIiiII", 124, 16, 12, 1, 24, 0, len(rows), 0, 0, 0, 0) + bytes(16)
+        head += b"DEBM" + bytes(48) + struct.pack("<IIII", 4, 124 + len(rows), len(P3), 0)
+        content = b"BM" + struct.pack("<IHHI", 14 + 124 + len(rows) + len(P3), 0, 0, 14 + 124) + head + rows + P3
+        assert np.abs(read(content) - by_littlecms(VALUES, P3)).max() <= 1
+        assert np.array_equal(read(content, colour="ignore"), VALUES)
+
 
 class TestSpaces:
     def test_light_of_primaries_is_that_of_their_profile(self) -> None:

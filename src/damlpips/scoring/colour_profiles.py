@@ -45,6 +45,8 @@ ADOBE_PRIMARIES = (*D65, 0.640, 0.330, 0.210, 0.710, 0.150, 0.060)
 ADOBE_GAMMA = 563 / 256
 # A PNG states sRGB's curve as the power 1 / 2.2. Other numbers this near to it are meant so, too.
 SRGB_GAMMA, NEAR_GAMMA = 0.45455, 0.005
+# What a TIFF states of them, by its tags
+TRANSFER_FUNCTION, WHITE_POINT, PRIMARY_CHROMATICITIES = 301, 318, 319
 # The white of profiles
 D50 = (0.9642, 1.0, 0.8249)
 BRADFORD = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
@@ -184,6 +186,24 @@ def of_png(chunks: Mapping[bytes, bytes]) -> Stated:
     return _unless_srgb(
         Space.of(primaries_of, srgb_to_light if abs(gamma - SRGB_GAMMA) <= NEAR_GAMMA else power(1 / gamma))
     )
+
+
+def of_tiff(tags: Mapping[int, Any]) -> Space | None:
+    """Return the colours that a TIFF states by white and primaries; None for those of sRGB, or where it states none.
+
+    Raises:
+        ProfileError: they make no sense, or the curve is stated, too.
+    """
+    white, lights = tags.get(WHITE_POINT), tags.get(PRIMARY_CHROMATICITIES)
+    if TRANSFER_FUNCTION in tags:
+        raise ProfileError("its transfer function is not applied")
+    if white is None or lights is None:
+        return None
+    try:
+        numbers = tuple(float(number) for number in (*white, *lights))
+        return _unless_srgb(Space.of(numbers))
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ProfileError("its white or primaries cannot be read") from error
 
 
 def adobe_rgb() -> Space:

@@ -99,6 +99,22 @@ def webp_pixels_only(content: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def bmp_profile(file: BinaryIO) -> bytes | None:
+    """Return the profile that is embedded in a BMP, if there is one."""
+    place = file.tell()
+    file.seek(0)
+    head = file.read(14 + 124)
+    # only the longest of the headers has one
+    if len(head) == 14 + 124 and head[70:74] == b"DEBM":
+        start, size = struct.unpack_from("<II", head, 126)
+        file.seek(14 + start)
+        profile = file.read(min(size, LARGEST_PROFILE))
+    else:
+        profile = None
+    file.seek(place)
+    return profile
+
+
 def _jpeg_segments(head: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the marker and the contents of each part of a JPEG before its pixels."""
     at = 2

@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from io import SEEK_END, BytesIO
@@ -56,7 +56,7 @@ BACKGROUNDS = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
 ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 # CMYK needs a profile to become RGB; a guessed one would change scores.
 PROFILED_MODES = ("CMYK",)
-READABLE_MODES = ("1", "L", "P", "RGB", "YCbCr", "LAB", *ALPHA_MODES)
+READABLE_MODES = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "LAB", *ALPHA_MODES)
 
 # The tag of Exif and TIFF, and what undoes each orientation: a method of Pillow's, and of an array's
 ORIENTATION = 0x0112
@@ -362,8 +362,9 @@ class _Reader:
         self._check_size(page.size)
         self._check_size(page.tile, " in a tile")
         values = depth.tiff(page, file.read()).scaled()
-        profile, orientation = page.tags.get(depth.PROFILE), page.tags.get(ORIENTATION, 1)
-        return self._from_array(values, profile if isinstance(profile, bytes) else None, orientation)
+        profile = page.tags.get(depth.PROFILE)
+        stated = profile if isinstance(profile, bytes) else self._stated_by_tags(page.tags)
+        return self._from_array(values, stated, page.tags.get(ORIENTATION, 1))
 
     def _with_pillow(self, opened: Callable[[], BinaryIO], file: BinaryIO, stated_by: BinaryIO | None = None) -> Still:
         """Return the pixels of a file; what it states of colours is in `stated_by`, if that is another one."""
@@ -465,7 +466,21 @@ class _Reader:
         profile = image.info.get("icc_profile")
         if profile is None and image.format in ("JPEG", "MPO") and "exif" in image.info and _says_adobe_rgb(image):
             return colour_profiles.adobe_rgb()
+        if profile is None and image.format == "TIFF":
+            return self._stated_by_tags(image.tag_v2)
+        if image.format == "BMP":
+            profile = containers.bmp_profile(file)
         return profile if isinstance(profile, bytes) and profile else None
+
+    def _stated_by_tags(self, tags: Mapping[int, Any]) -> Stated:
+        """Return the colours that the primaries in a TIFF state."""
+        if self._reading.colour == "ignore":
+            return None
+        try:
+            return colour_profiles.of_tiff(tags)
+        except ProfileError as error:
+            self._note(f"{error}: its colours are taken as sRGB")
+            return None
 
     def _kind_of(self, profile: bytes) -> str | None:
         """Return the colours of a profile; None, and a note, if it cannot be read."""
