@@ -296,6 +296,7 @@ def test_avif_of_ten_bits_without_pyav(tmp_path: Path, monkeypatch: pytest.Monke
         (b"PF\n4 4\n-1\n" + bytes(192), "is PFM, floating-point numbers of 32 bits"),
         (b"Pf\n4 4\n-1\n" + bytes(64), "floating-point numbers of 32 bits, whose black and white"),
         (b"\0\0\0\x18ftypheic" + bytes(40), "is HEIC, which is not read: convert it"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic" + bytes(40), "is HEIC, which is not read: convert it"),
         (b"\xff\x0a" + bytes(40), "is JPEG XL, which is not read"),
         (b"P7\nWIDTH 4\n", "is PAM, which is not read"),
         (b"\x76\x2f\x31\x01" + bytes(40), "is OpenEXR, which is not read"),

@@ -38,7 +38,7 @@ FORMATS_VARIABLE = "DAMLPIPS_FORMATS"
 NEVER = ("EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5")
 # Other kinds of files that come with the names of those that are read, by how they begin (offset, bytes)
 OTHERS = {
-    "HEIC": [(4, b"ftyphei"), (4, b"ftyphev"), (4, b"ftypmif1heic")],
+    "HEIC": [(4, b"ftyphei"), (4, b"ftyphev"), *((at, b"hei") for at in range(16, 48, 4))],
     "JPEG XL": [(0, b"\xff\x0a"), (0, b"\0\0\0\x0cJXL ")],
     "PFM, floating-point numbers of 32 bits": [(0, b"PF\n"), (0, b"PF\r"), (0, b"PF ")],
     "PAM": [(0, b"P7\n")],

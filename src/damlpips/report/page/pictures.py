@@ -1,5 +1,6 @@
 """The pictures of a pair as the page holds them: small, as data URIs, and only of the very files that were scored."""
 
+import warnings
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from damlpips.report.figure import as_bytes, measure
 from damlpips.report.page.reading import ScoredPair
 from damlpips.report.page.rebuilding import Rebuilt
 from damlpips.scoring.images import ScoringError, read_still
+from damlpips.scoring.reading import FileWarning
 
 SIDE = 480
 # JPEG without chroma subsampling, which hides coloured noise; WebP always has it. A heat map can do with it.
@@ -122,7 +124,10 @@ class ImageRenderer:
         """Return the pixels of a file, if it is the one that was scored: no other file gets onto the page."""
         if digest(path) != expected:
             raise ScoringError("the file has changed since it was scored")
-        return read_still(path, deep=True, reading=self.rebuilt.reading).pixels
+        with warnings.catch_warnings():
+            # what is remarkable about a file was said when it was scored
+            warnings.simplefilter("ignore", FileWarning)
+            return read_still(path, deep=True, reading=self.rebuilt.reading).pixels
 
     def _measured(self, images: PairImages, distorted: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images as they were compared, and keep the map of a pair that scores what its row says."""
