@@ -3,9 +3,10 @@
 import io
 import struct
 import zlib
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -65,6 +66,22 @@ def planes(values: np.ndarray) -> bytes:
     return head + body + more + struct.pack("<H", len(entries)) + directory
 
 
+@cache
+def avif_of_ten_bits() -> bytes:
+    file, values = io.BytesIO(), np.repeat(deep(1) >> 6, 5, 0).repeat(4, 1)[:64, :64, 0]
+    with av.open(file, "w", format="avif") as container:
+        stream = container.add_stream("libsvtav1", rate=1)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p10le"
+        frame = av.VideoFrame(64, 64, "yuv420p10le")
+        for k, plane in enumerate(frame.planes):
+            row = np.full((plane.height, plane.line_size // 2), 512, "<u2")
+            row[:, : plane.width] = values if k == 0 else 512
+            plane.update(row.tobytes())
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
 EXIF = Image.Exif()
 EXIF[0x0112] = 6
 EXIF[0x010E] = "a description"
@@ -90,7 +107,7 @@ FILES = {
     "ppm": lambda: encoded("PPM"),
     "pgm": lambda: encoded("PPM", "L"),
     "tga": lambda: encoded("TGA", "RGB", rle=True),
-    **({"avif": lambda: encoded("AVIF")} if features.check("avif") else {}),
+    **({"avif": lambda: encoded("AVIF"), "avif 10": avif_of_ten_bits} if features.check("avif") else {}),
     "png profile": lambda: encoded("PNG", icc_profile=rgb_profile(DISPLAY_P3)),
     "png numbers": lambda: png(deep(3).astype(np.uint8), (b"cICP", b"\x0c\x0d\0\1"), (b"gAMA", b"\0\1\x86\xa0")),
     "png 16": lambda: png(deep(3), iccp(rgb_profile(ADOBE_RGB, gamma_curve(2.2)))),
@@ -130,6 +147,8 @@ def check(file: Path, content: bytes) -> None:
 def test_the_files_are_images(file: Path, kind: str) -> None:
     file.write_bytes(FILES[kind]())
     size = (3, 18, 14) if kind in ("png", "jpeg", "webp", "tiff") else (3, 14, 18)  # rotated by their EXIF
+    if kind == "avif 10":
+        size = (3, 64, 64)
     if kind == "png palette":
         assert "transparency" in Image.open(file).info
     assert tuple(read_image(file, deep=True).shape) == size

@@ -248,6 +248,27 @@ class TestDefaults:
             assert (other.dtype, other.device.type) == (one.dtype, "cpu")
             assert torch.equal(one, other)
 
+    def test_of_pytorch_change_no_score(self, tmp_path: Path) -> None:
+        for k, side in enumerate("rd"):
+            (tmp_path / side).mkdir()
+            (tmp_path / f"{side}/a.png").write_bytes(png(pixels(k)))
+            (tmp_path / f"{side}/b.png").write_bytes(png(pixels(k).astype(np.uint16) * 257))
+        # an image of 8 bits beside one of 16, two of 8, and two folders of frames
+        pairs = [
+            Pair(tmp_path / "r/a.png", tmp_path / "d/b.png", ""),
+            Pair(tmp_path / "r/a.png", tmp_path / "d/a.png", ""),
+            Pair(tmp_path / "r", tmp_path / "d", "", video=True),
+        ]
+        model = DAMLPIPS()
+        before = [score.score for score in score_pairs(model, pairs)]
+        torch.set_default_dtype(torch.float16)
+        torch.set_default_device("meta")
+        try:
+            assert [score.score for score in score_pairs(model, pairs)] == before
+        finally:
+            torch.set_default_device(None)
+            torch.set_default_dtype(torch.float32)
+
 
 MODES = {
     "1": (lambda image: image.convert("1"), {}),

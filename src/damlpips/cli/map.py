@@ -85,7 +85,8 @@ def _check_output(out: Path) -> None:
 
 def _measured(model: "PerceptualDistance", distorted: Path, reference: Path, reading: Reading) -> "Measured":
     from damlpips.report.figure import measure
-    from damlpips.scoring.images import orientation_note, read_still
+    from damlpips.scoring.images import read_still
+    from damlpips.scoring.orientation import remark
     from damlpips.scoring.reading import ScoringError, note
 
     files = distorted, reference
@@ -93,7 +94,7 @@ def _measured(model: "PerceptualDistance", distorted: Path, reference: Path, rea
     images = [still.pixels.to(model.anchor.device) for still in stills]
     if images[0].dtype != images[1].dtype:  # 8 bits beside more
         images = [image if image.is_floating_point() else image.float() / 255 for image in images]
-    rotated = orientation_note([(path, still.orientation) for path, still in zip(files, stills, strict=True)])
+    rotated = remark([(path, still.orientation) for path, still in zip(files, stills, strict=True)])
     try:
         measured = measure(model, *images)
     except (ValueError, TypeError) as error:

@@ -2,8 +2,8 @@
 
 Imports `models` and what is below it. A new column of the rows is declared in `rows`, a new format in `formats`; a new
 kind of image or video file is allowed in `images` or `videos`. What a file states beside its pixels is read in
-`containers`, its colours become sRGB in `colour_profiles`, more than 8 bits a channel are read in `depth`, and the
-options of reading are declared in `reading`.
+`containers` and `orientation`, its colours become sRGB in `colour_profiles`, more than 8 bits a channel are read in
+`depth`, and the options of reading are declared in `reading`.
 """
 
 from importlib import import_module

@@ -368,8 +368,8 @@ def pnm(image: Any, file: BinaryIO) -> Samples:
 LIMITS = {"codec_whitelist": "libdav1d,libaom-av1,av1", "protocol_whitelist": "none"}
 
 
-def avif(about: Avif, file: BinaryIO) -> Samples:
-    """Return the samples of an AVIF of 10 or 12 bits, decoded by FFmpeg.
+def avif(about: Avif, file: BinaryIO, size: tuple[int, int]) -> Samples:
+    """Return the samples of an AVIF of 10 or 12 bits, decoded by FFmpeg; `size` is its width and height.
 
     Raises:
         ScoringError: PyAV is missing, or the picture is in pieces or of unknown colours.
@@ -384,7 +384,7 @@ def avif(about: Avif, file: BinaryIO) -> Samples:
         raise ScoringError(
             f"{about.bits} bits a channel: {FIRST}, or install what reads them: pip install 'damlpips[video]'"
         ) from error
-    colours = _decoded(av, file, about.item)
+    colours = _decoded(av, file, about.item, size)
     stated = about.colours
     full = stated.full_range if stated is not None else int(colours.color_range) == 2
     matrix = stated.matrix if stated is not None else int(colours.colorspace)
@@ -398,19 +398,22 @@ def avif(about: Avif, file: BinaryIO) -> Samples:
     else:
         raise ScoringError(f"{about.bits} bits a channel with a matrix of kind {matrix} (H.273): {FIRST}")
     if about.alpha is not None:
-        opacity = _decoded(av, file, about.alpha)
+        opacity = _decoded(av, file, about.alpha, size)
         alpha = yuv.grey(opacity, full_range=int(opacity.color_range) != 1)[..., None]
         values = np.concatenate([values, alpha], 2)
     return Samples(values, 1, about.premultiplied)
 
 
-def _decoded(av: Any, file: BinaryIO, item: int) -> Any:
+def _decoded(av: Any, file: BinaryIO, item: int, size: tuple[int, int]) -> Any:
     """Return the frame of one of a file's pictures."""
+    # FFmpeg counts whole blocks, and some more
+    most = {"max_pixels": str((size[0] + 256) * (size[1] + 256))}
     file.seek(0)
-    with av.open(file, "r", format="mov", options=LIMITS, io_open=yuv.refuse) as container:
+    with av.open(file, "r", format="mov", options=LIMITS | most, io_open=yuv.refuse) as container:
         for stream in container.streams.video:
             if stream.id == item:
+                stream.codec_context.options = most
                 for frame in container.decode(stream):
-                    if not frame.is_corrupt:
+                    if not frame.is_corrupt and (frame.width, frame.height) == size:
                         return frame
     raise ValueError("its picture cannot be decoded")

@@ -17,7 +17,8 @@ from typing_extensions import Unpack
 
 from damlpips.files import digest, natural, reason
 from damlpips.scoring import images, videos
-from damlpips.scoring.images import ScoringError, orientation_note, read_still
+from damlpips.scoring.images import ScoringError, read_still
+from damlpips.scoring.orientation import remark
 from damlpips.scoring.reader import Reader
 from damlpips.scoring.reading import Reading, ReadingOptions, note
 from damlpips.scoring.videos import Frame
@@ -211,7 +212,7 @@ def score_frames(
                 raise ScoringError(f"{distorted}: {short} ends after {count} frames, {long} goes on")
             if sizes is None:
                 sizes = _size(part[0]), _size(other[0])
-                rotated = orientation_note([(distorted, part[0].orientation), (reference, other[0].orientation)])
+                rotated = remark([(distorted, part[0].orientation), (reference, other[0].orientation)])
                 if sizes[0] != sizes[1] and not resizes:
                     raise ScoringError(
                         f"{distorted}: frames of {_shown(sizes[0])} pixels, {reference} has {_shown(sizes[1])}: "

@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from io import SEEK_END, BytesIO
@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from damlpips.files import open_regular, reason
-from damlpips.scoring import colour_profiles, containers, depth
+from damlpips.scoring import colour_profiles, containers, depth, orientation
 from damlpips.scoring.colour_profiles import ProfileError, Space, Stated
 from damlpips.scoring.reading import ALPHA as ALPHA
 from damlpips.scoring.reading import Reading, ReadingOptions, note
@@ -58,21 +58,6 @@ ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 PROFILED_MODES = ("CMYK",)
 READABLE_MODES = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "LAB", *ALPHA_MODES)
 
-# The tag of Exif and TIFF, and what undoes each orientation: a method of Pillow's, and of an array's
-ORIENTATION = 0x0112
-TRANSPOSES = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
-UNDONE = {6: 8, 8: 6}
-# how many quarter turns counter-clockwise, and whether it is mirrored left to right before
-TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (1, True), 6: (3, False), 7: (3, True), 8: (1, False)}
-
 # What Exif says of Adobe RGB, which has no profile there: colours that are not sRGB's, and the letters R03
 EXIF, INTEROPERABILITY, COLOUR_SPACE, INDEX = 0x8769, 0xA005, 0xA001, 1
 UNCALIBRATED, ADOBE = (0xFFFF, 2), "R03"
@@ -84,12 +69,10 @@ class Still(NamedTuple):
     Attributes:
         pixels: (3, H, W), uint8, or float32 in [0, 1] for more than 8 bits a channel.
         orientation: 1 if they are as they were stored; otherwise the Exif orientation by which they were rotated.
-        stated: the orientation that the file states.
     """
 
     pixels: Tensor
     orientation: int = 1
-    stated: int = 1
 
 
 def _pillow() -> ModuleType:
@@ -364,7 +347,7 @@ class _Reader:
         values = depth.tiff(page, file.read()).scaled()
         profile = page.tags.get(depth.PROFILE)
         stated = profile if isinstance(profile, bytes) else self._stated_by_tags(page.tags)
-        return self._from_array(values, stated, page.tags.get(ORIENTATION, 1))
+        return self._from_array(values, stated, page.tags.get(orientation.TAG, 1))
 
     def _with_pillow(self, opened: Callable[[], BinaryIO], file: BinaryIO, stated_by: BinaryIO | None = None) -> Still:
         """Return the pixels of a file; what it states of colours is in `stated_by`, if that is another one."""
@@ -416,7 +399,7 @@ class _Reader:
             if image.format == "PPM":
                 return depth.pnm(image, file)
             if about is not None:
-                return depth.avif(about, file)
+                return depth.avif(about, file, image.size)
         raise ScoringError(f"more than 8 bits a channel (Pillow mode {image.mode!r}): {depth.FIRST}")
 
     # --- orientation
@@ -424,20 +407,18 @@ class _Reader:
     def _orientation(self, image: Any) -> int:
         """Return the Exif orientation of an image, 1 to 8."""
         try:
-            found = image.getexif().get(ORIENTATION, 1)
+            return orientation.known(image.getexif().get(orientation.TAG, 1))
         except Exception as error:  # Exif is read by another reader, which has errors of its own
             self._note(f"its Exif cannot be read ({error}): its pixels are taken as they are stored")
             return 1
-        return found if found in TRANSPOSES else 1
 
     def _turned(self, image: Any, stated: int, remaining: int) -> Still:
-        """Return the pixels of an image, of which a rotation that remains is to be undone still."""
-        method = remaining
-        if self._reading.orientation == "ignore":
-            method = 1 if remaining == stated else UNDONE.get(stated, stated)
-        if method != 1:
-            image = image.transpose(self._pil.Image.Transpose[TRANSPOSES[method]])
-        return Still(_pixels(image), stated if self._reading.orientation == "apply" else 1, stated)
+        """Return the pixels of an image that states an orientation, of which some or none remains to be applied."""
+        if self._reading.orientation == "apply":
+            return Still(_pixels(orientation.image_upright(image, remaining)), stated)
+        # what was applied is undone
+        applied = 1 if remaining == stated else stated
+        return Still(_pixels(orientation.image_upright(image, orientation.inverse(applied))))
 
     # --- colours
 
@@ -547,7 +528,7 @@ class _Reader:
 
         return self._pil.Image.fromarray(colour_profiles.converted_by(space, np.asarray(image)))
 
-    def _from_array(self, values: "ndarray", stated: Stated, orientation: Any) -> Still:
+    def _from_array(self, values: "ndarray", stated: Stated, turned: Any) -> Still:
         """Return an image (H, W, C) with its colours in sRGB, opaque, and rotated."""
         import numpy as np
 
@@ -567,15 +548,11 @@ class _Reader:
             values = colour_profiles.converted_by(space, values)
         if values.shape[2] % 2 == 0:
             values = self._over_background(values)
-        if orientation not in TRANSPOSES:
-            orientation = 1
-        applied = orientation if self._reading.orientation == "apply" else 1
-        if applied != 1:
-            turns, mirrored = TURNS[applied]
-            values = np.rot90(values[:, ::-1] if mirrored else values, turns)
+        applied = orientation.known(turned) if self._reading.orientation == "apply" else 1
+        values = orientation.array_upright(values, applied)
         channels = values.transpose(2, 0, 1)
         whole = np.ascontiguousarray(np.broadcast_to(channels, (3, *channels.shape[1:])))
-        return Still(torch.from_numpy(whole), applied, orientation)
+        return Still(torch.from_numpy(whole), applied)
 
     # --- opacity
 
@@ -626,7 +603,8 @@ def _check_alpha(alpha: str, path: Path | str) -> None:
 
 def _plain(image: Any) -> Any:
     """Return an image as RGB, or RGBA if it has transparent pixels or may have."""
-    return image.convert("RGBA" if _may_be_transparent(image) else "RGB")
+    mode = "RGBA" if _may_be_transparent(image) else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _may_be_transparent(image: Any) -> bool:
@@ -666,24 +644,3 @@ def _pixels(image: Any) -> Tensor:
     stored = np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
     # a copy, since the bytes are read-only
     return torch.from_numpy(stored.transpose(2, 0, 1).copy(order="C"))
-
-
-def orientation_note(stills: Sequence[tuple[Path | str, int]]) -> str:
-    """Return a remark on images that are shown rotated, if only some of them are; otherwise nothing.
-
-    Args:
-        stills: for each file the orientation by which its pixels were rotated.
-
-    Example:
-        >>> orientation_note([("a.jpg", 6), ("b.png", 1)])
-        "a.jpg is rotated by its Exif orientation 6 and b.png is not: use orientation='ignore' to compare stored pixels"
-    """
-    turned = [(path, orientation) for path, orientation in stills if orientation != 1]
-    if len(turned) in (0, len(stills)):
-        return ""
-    (path, orientation), *_ = turned
-    others = ", ".join(str(other) for other, upright in stills if upright == 1)
-    return (
-        f"{path} is rotated by its Exif orientation {orientation} and {others} is not:"
-        " use orientation='ignore' to compare stored pixels"
-    )

@@ -15,7 +15,8 @@ from typing_extensions import Unpack
 from damlpips.models.base import PerceptualDistance
 from damlpips.nets.encoded import Encoded
 from damlpips.scoring.frames import FrameScores, digest_if_readable, score_frames
-from damlpips.scoring.images import ScoringError, Still, orientation_note, read_still
+from damlpips.scoring.images import ScoringError, Still, read_still
+from damlpips.scoring.orientation import remark
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.reader import Later, Reader
 from damlpips.scoring.reading import Reading, ReadingOptions, note
@@ -79,7 +80,7 @@ class Item(NamedTuple):
     @property
     def rotated(self) -> str:
         """A remark on the pair if only one of its images was rotated."""
-        return orientation_note(
+        return remark(
             [
                 (self.pair.distorted, self.distorted.orientation),
                 (self.pair.reference, self.reference.orientation),
