@@ -29,6 +29,10 @@ def test_import_loads_no_ecosystem() -> None:
     assert not loaded & {*ECOSYSTEMS, "torch"}
 
 
+def test_the_command_line_loads_what_a_command_needs_only() -> None:
+    assert not loaded_after("import damlpips.cli") & {"torch", "numpy", "email", "importlib.metadata"}
+
+
 def test_looking_around_loads_nothing() -> None:
     loaded = loaded_after("import damlpips; dir(damlpips); damlpips.__version__; damlpips.__all__")
     assert not loaded & {*ECOSYSTEMS, "torch"}

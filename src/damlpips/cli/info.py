@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +19,7 @@ EXAMPLES = """[bold]Examples[/bold]
 [cyan]damlpips info --json > machine.json[/cyan]"""
 
 NEEDED = ("torch", "torchvision", "torchmetrics", "safetensors", "jaxtyping", "numpy")
-# extras of the package that nobody needs who uses it
+# extras for developers of this package only
 DEVELOPERS = ("all", "docs", "test")
 # the page of the docs that names one says what it does
 VARIABLES = (
@@ -68,6 +67,8 @@ def describe() -> dict[str, Any]:
 
 def installed(name: str) -> str | None:
     """Return the version of a package; None where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # loads `email`: too slow for every command
+
     try:
         return version(name)
     except PackageNotFoundError:
@@ -79,6 +80,8 @@ def extras() -> dict[str, Any]:
 
     The package's own metadata names them; there is none where its source is on the path without being installed.
     """
+    from importlib.metadata import metadata
+
     if installed("damlpips") is None:
         return {}
     said = metadata("damlpips")
