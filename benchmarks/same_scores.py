@@ -69,7 +69,7 @@ def cases() -> Iterator[tuple[str, list[Tensor]]]:
 
 
 def _others() -> Iterator[tuple[str, list[Tensor]]]:
-    """Yield what goes a way of its own: gradients, maps, encoded images, videos, large images, a compiled program."""
+    """Yield the special cases: gradients, maps, encoded images, videos, large images, a compiled program."""
     for kind, size in itertools.product(("LPIPS", "DAMLPIPS"), SIDES):
         for options in ({}, {"deterministic": True}, {"tile": 64}, {"resize": 72}):
             options = {**options, "viewing_side": None} if kind == "DAMLPIPS" and "tile" in options else options

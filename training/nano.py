@@ -105,7 +105,7 @@ def _disorder(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def batches(data: dict[str, Tensor], settings: Settings, start: int) -> Iterator[dict[str, Tensor]]:
-    """Return the batches from step `start` on, shuffled anew in each pass."""
+    """Return the batches from step `start` on, reshuffled in each pass."""
     count = len(data["images"])
     a_pass = count // settings.batch
     if a_pass == 0:

@@ -37,7 +37,7 @@ def ours(net: str, folder: Path, place: Place) -> list[Contender]:
     return [
         Contender("LPIPS", built(LPIPS, heads=heads), claims=claims),
         Contender("DAMLPIPS", built(DAMLPIPS)),
-        # up to there it looks at images as they are, anyway
+        # smaller images are not scaled down, so that both would be the same
         Contender("DAMLPIPS, viewing_side=None", built(DAMLPIPS, viewing_side=None), above=VIEWING_SIDE),
     ]
 

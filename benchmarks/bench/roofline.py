@@ -67,7 +67,7 @@ class _Moved(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func.overloadpacket in MOVERS:
-            # a pooling's indices are nobody's here
+            # a pooling's indices are not used here
             first = out[0] if isinstance(out, tuple) else out
             self.bytes += sum(_size(t) for t in (*args[:3], first) if isinstance(t, Tensor))
         return out

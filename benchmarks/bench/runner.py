@@ -119,7 +119,7 @@ class Runner:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an allocator gave up; that of the CPU raises no class of its own."""
+    """Whether memory ran out; on the CPU, PyTorch raises a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 

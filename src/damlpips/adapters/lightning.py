@@ -50,7 +50,7 @@ class PerceptualMapLogger(_Callback):
     """Log the k worst pairs of each validation epoch as pictures: reference, distorted image, and where they differ.
 
     A picture is (3, H, 3W). Its right third is the heat map of `damlpips map`: `spatial_map` in colours over the image
-    in grey, each pair on a scale of its own. It says where the images differ, the score beside it by how much. Pictures
+    in grey, each pair on its own scale. It says where the images differ, the score beside it by how much. Pictures
     are named `TAG/1`, the worst, to `TAG/k`; each of several validation data loaders has its own k,
     `TAG/dataloader_0/1` and so on. They go to
 
@@ -58,7 +58,7 @@ class PerceptualMapLogger(_Callback):
     - loggers that have `log_image(key, images, step, caption=[...])`, as that of Weights & Biases.
 
     Where no logger takes images, there is one warning and nothing else. Sanity checks are not logged. Of several
-    processes only the first logs, the worst of its own share: no process waits for another.
+    processes only the first logs, the worst of its share: no process waits for another.
 
     Only k pairs a loader are kept, on the CPU, however long the epoch. Training is unaffected: no gradients, no random
     numbers, no state in checkpoints. Each batch is scored once more and its scores are read back, which waits for the

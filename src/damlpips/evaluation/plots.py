@@ -79,7 +79,7 @@ def render(results: "Sequence[Result]", *, suffix: str = "pdf") -> bytes:
 
 
 def draw(results: "Sequence[Result]") -> "Figure":
-    """Return the figure of one set; `render` draws it in a style of its own."""
+    """Return the figure of one set; `render` sets the style."""
     if len({id(r.judged_set) for r in results}) != 1:
         raise ValueError(f"results: expected those of one set, got {sorted({r.judged_set.name for r in results})}")
     draws: dict[type, Callable[[Sequence[Result]], Figure]]

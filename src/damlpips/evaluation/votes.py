@@ -60,7 +60,7 @@ def jnd_map(distance: ArrayLike, same: ArrayLike) -> float:
 
     The released evaluation of BAPPS gives the same number where no two distances are equal. Where some are, it depends
     there on the order of the rows; here equal distances enter together. A metric that is blind gets the mean of `same`,
-    and no metric gets less. NaN, too, where nobody said "the same".
+    and no metric gets less. NaN, too, where no observer said "the same".
 
     Reference:
         The precision made monotone is Everingham et al.'s, "The PASCAL Visual Object Classes Challenge 2012".

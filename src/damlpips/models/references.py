@@ -103,7 +103,7 @@ class ReferenceCache:
     """Feature maps of images with a key, within a number of bytes; the least recently used are evicted first.
 
     A key stands for one image: of another size it is refused, and on a CPU with any other value, too. On an accelerator
-    values are not looked at, since that would wait for it.
+    values are not compared, since reading them would stall it.
 
     Args:
         limit: bytes that the maps may take; 0 keeps none.

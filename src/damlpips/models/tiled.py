@@ -16,7 +16,7 @@ from damlpips.ops import colour, distance
 from damlpips.ops.execution import recomputed
 from damlpips.ops.tiling import Span, Tile, Tiling
 
-# What is computed of a tile: from both images' maps, at those places only that belong to no other tile.
+# Computes something of a tile from the maps of both images, cut to the places that no other tile has.
 Look = Callable[[Encoded, Encoded], tuple[Tensor, ...]]
 
 

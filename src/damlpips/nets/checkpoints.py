@@ -15,7 +15,7 @@ from torch.torch_version import TorchVersion
 
 from damlpips.files import open_regular, reason, size
 
-# 120 bytes per tensor, and as much metadata as anybody writes by hand
+# 120 bytes per tensor, and ample room for metadata
 LARGEST_HEADER = 1 << 20
 
 # Before, a file could make `weights_only=True` run code: CVE-2025-32434 (torch 2.5), CVE-2026-24747 (torch 2.9).

@@ -255,7 +255,7 @@ def tiling_of(backbone: str | Backbone, tile: int, *, least: int) -> Tiling:
     """Return how images are cut for a backbone, given by name or as an object.
 
     Args:
-        tile: about how many pixels of its own a tile has on each side.
+        tile: about how long a side of a tile is in pixels, without its halo.
         least: the fewest pixels on each side that the network accepts.
 
     Raises:

@@ -50,7 +50,7 @@ class Nano(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
         """Return the maps, from the finest scale to the coarsest."""
-        x = self.stem(F.pad(images, self.margin)).relu_()  # in place: nobody else uses the output of a convolution
+        x = self.stem(F.pad(images, self.margin)).relu_()  # in place: a convolution needs no output later
         maps = []
         for stage in self.stages:
             x = stage(self._halved(x)).relu_()

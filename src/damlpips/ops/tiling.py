@@ -154,7 +154,7 @@ class Axis:
         return max(max(-f.first, f.last - (f.stride - 1)) for f in (Field(1, 0, 0), *self.fields))
 
     def cuts(self, size: int, tile: int, least: int = 1) -> tuple[Cut, ...]:
-        """Return the tiles of an image of `size` pixels: about equal ones, each with about `tile` pixels of its own.
+        """Return the tiles of an image of `size` pixels: about equal ones, of about `tile` pixels without halo.
 
         They start at multiples of `alignment`, so that some may exceed `tile` by up to that much.
 
@@ -201,7 +201,7 @@ class Tiling:
 
     Attributes:
         rows, columns: the geometry of the network down and across.
-        tile: about how many pixels of its own a tile has on each side.
+        tile: about how long a side of a tile is in pixels, without its halo.
         least: the fewest pixels on each side that the network accepts.
     """
 

@@ -39,4 +39,4 @@ class Reader(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)  # nobody waits for these files any more
+            self._pool.shutdown(cancel_futures=True)  # files not read yet are no longer needed

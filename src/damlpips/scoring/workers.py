@@ -22,7 +22,7 @@ LOST = 4
 # seconds after which a silent process is lost; it says twelve times as often that it is alive
 SILENCE = 60.0
 TIMEOUT_VARIABLE = "DAMLPIPS_RANK_TIMEOUT"
-# seconds between two looks at what the others say
+# seconds between checks for news from the other processes
 PAUSE = 0.05
 # seconds that the others have to notice the end before the first process exits, and the store with it
 FAREWELL = 10.0

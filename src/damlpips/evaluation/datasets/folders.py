@@ -64,7 +64,7 @@ class Images:
 
 
 class Tree:
-    """The files below a folder, by relative paths that may come from anybody: none leads out of the folder."""
+    """The files below a folder, by relative paths, which are not trusted: none leads out of the folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

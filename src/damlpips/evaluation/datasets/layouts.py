@@ -21,7 +21,7 @@ class Layout:
     """How the files of a set lie on disk.
 
     Attributes:
-        read_by: a module of this package, or `module:object`. It is imported when a path is looked at: the command line
+        read_by: a module of this package, or `module:object`. It is imported when a path is checked: the command line
             lists the layouts without loading NumPy.
         looked_for: the files that tell this layout, in words.
         judgements, score, direction: what the files hold, as the docs say it.

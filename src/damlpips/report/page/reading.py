@@ -1,4 +1,4 @@
-"""Read the rows that `damlpips score` wrote, one at a time, from files of a run that is not known beforehand."""
+"""Read the rows that `damlpips score` wrote, one at a time, from files of any run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
