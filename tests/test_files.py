@@ -1,11 +1,14 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all; names are spelled in one way."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from damlpips.files import write_whole
+from damlpips.files import spelled, unspelled, write_whole
 
 
 def test_replaces_what_was_there_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -43,3 +46,36 @@ def test_links_are_followed_and_devices_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "target").read_text() == "new"
     write_whole(Path(os.devnull), "x")
     assert Path(os.devnull).is_char_device()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (b"plain \xc3\xbc.png", "plain ü.png"),
+        (b"\xff.png", r"\xff.png"),
+        (rb"\xff.png", r"\x5cxff.png"),
+        (rb"\xFF.png", r"\x5cxFF.png"),
+        (rb"\x5cxff", r"\x5cx5cxff"),
+        (rb"a\b \x \xg", r"a\b \x \xg"),
+        (b"\\\xff", r"\\xff"),
+        (b"\xc3\xc2\x85", r"\xc3\xc2\x85"),
+        (b"\x1b[31m\n\x7f", r"\x1b[31m\x0a\x7f"),
+        ("\u202egnp.\u2028".encode(), r"\xe2\x80\xaegnp.\xe2\x80\xa8"),
+        (b"\xed\xa0\x80", r"\xed\xa0\x80"),
+    ],
+    ids=["text", "byte", "looks like a byte", "in capitals", "looks spelled", "other backslashes", "both", "cut off",
+         "controls", "marks", "half a character"],
+)  # fmt: skip
+@pytest.mark.skipif(sys.platform == "win32", reason="file names are text there")
+def test_a_name_is_spelled_in_one_way_and_read_back(name: bytes, text: str) -> None:
+    assert spelled(os.fsdecode(name)) == text
+    assert os.fsencode(unspelled(text)) == name
+    assert spelled(unspelled(text)) == text
+
+
+@given(st.lists(st.sampled_from([b"\\", b"x", b"f", b"F", b"5", b"c", b"\xff", b"\xc3", b"\xa9", b"\x85", b"\n"])))
+@pytest.mark.skipif(sys.platform == "win32", reason="file names are text there")
+def test_no_two_names_are_spelled_alike(parts: list[bytes]) -> None:
+    name = os.fsdecode(b"".join(parts))
+    assert unspelled(spelled(name)) == name
+    spelled(name).encode()

@@ -6,6 +6,8 @@ import math
 import os
 import re
 import stat
+import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,6 +15,12 @@ from typing import BinaryIO
 
 # characters that an error quotes
 MOST_SHOWN = 200
+# what a name is not written with: controls, marks that reverse the order of letters, lone surrogates, which stand for
+# bytes that are not UTF-8, and a backslash that would look like one that stands for such
+ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\\(?=x[0-9a-fA-F]{2})")
+SPELLED_BYTES = re.compile(r"(?:\\x[0-9a-fA-F]{2})+")
+# how Python keeps what a file's name has besides text
+NAME_ERRORS = sys.getfilesystemencodeerrors()
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -50,7 +58,56 @@ def reason(error: OSError) -> str:
 
 def shown(text: str, most: int = MOST_SHOWN) -> str:
     """Return a text as an error message quotes it, shortened: a file may hold very long ones."""
-    return repr(text if len(text) <= most else f"{text[:most]}...")
+    text = text if len(text) <= most else f"{text[:most]}..."
+    # an odd name as it is, like all names in messages: where these are written it is `spelled`
+    return f"'{text}'" if ODD.search(text) else repr(text)
+
+
+def spelled(text: str) -> str:
+    r"""Return a name, or a text with names, as all outputs write it: in UTF-8, on one line, and to be read back.
+
+    A byte that is not UTF-8, and each byte of a control character, is spelled `\xff`; the backslash of a name that has
+    such a text itself is spelled `\x5c`.
+
+    Example:
+        >>> spelled("photo\udcff.png"), spelled(r"photo\xff.png"), spelled("\x1b[1mphoto.png"), spelled("ü.png")
+        ('photo\\xff.png', 'photo\\x5cxff.png', '\\x1b[1mphoto.png', 'ü.png')
+    """
+    return ODD.sub(lambda found: "".join(f"\\x{byte:02x}" for byte in _bytes(found[0])), text)
+
+
+def _bytes(character: str) -> bytes:
+    try:
+        return character.encode("utf-8", NAME_ERRORS)
+    except UnicodeEncodeError:  # half a character, which no file's name has here
+        return character.encode("utf-8", "surrogatepass")
+
+
+def unspelled(text: str) -> str:
+    r"""Return the name that a text spells, as Python has it; the inverse of `spelled`.
+
+    Example:
+        >>> unspelled(r"photo\xff.png") == "photo\udcff.png", unspelled(r"photo\x5cxff.png") == r"photo\xff.png"
+        (True, True)
+    """
+    return SPELLED_BYTES.sub(lambda run: _characters(bytes.fromhex(run[0].replace("\\x", ""))), text)
+
+
+def _characters(content: bytes) -> str:
+    try:
+        return content.decode("utf-8", NAME_ERRORS)
+    except UnicodeDecodeError:  # no name of this system
+        return content.decode("utf-8", "surrogateescape")
+
+
+def composed(name: str) -> str:
+    """Return a name with its letters composed (NFC): macOS takes them apart, and both look the same.
+
+    Example:
+        >>> composed("u\u0308.png") == "\u00fc.png"
+        True
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def printable(text: str, kept: str = "") -> str:
@@ -65,7 +122,7 @@ def is_plain_name(name: object) -> bool:
 
 def natural(path: Path) -> tuple[list[list[tuple[float, str]]], str]:
     """Return a sort key: numbers by value and before letters, the files of one folder before those of the next."""
-    runs = [re.findall(r"[0-9]+|[^0-9]+", part.lower()) for part in path.with_suffix("").parts]
+    runs = [re.findall(r"[0-9]+|[^0-9]+", composed(part.lower())) for part in path.with_suffix("").parts]
     return [[(int(r), "") if r.isdecimal() else (math.inf, r) for r in part] for part in runs], path.as_posix()
 
 
@@ -125,7 +182,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_whole(path: Path, text: str | Iterable[str]) -> None:
     """Write a file, of one text or of parts, whole or not at all: a run that fails leaves what was there before."""
-    with replacing(path) as whole, open(whole, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with replacing(path) as whole, open(whole, "w", encoding="utf-8", newline="") as file:
         file.writelines([text] if isinstance(text, str) else text)
 
 

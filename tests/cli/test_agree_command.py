@@ -299,7 +299,7 @@ class TestTerminal:
         console.print(*_fitting(table, console))
         assert "[bold]T" in console.file.getvalue()
         assert "[red]set" in console.file.getvalue()
-        assert "a\ufffd[31mb" in console.file.getvalue()
+        assert "a\\x1b[31mb" in console.file.getvalue()
 
     def test_the_bar_is_for_terminals_only(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

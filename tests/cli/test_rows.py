@@ -17,6 +17,7 @@ import torch
 from typer.testing import Result
 
 from damlpips import DAMLPIPS
+from damlpips.files import unspelled
 from damlpips.scoring import scorer
 from damlpips.scoring.images import read_image
 from damlpips.scoring.rows import Table
@@ -79,13 +80,18 @@ class TestColumns:
     @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are text there")
     def test_odd_names_come_back(self, tmp_path: Path) -> None:
         reference = image_file(tmp_path / "r.png", 0)
-        names = ["a\nb.png", 'c "d", e.png', os.fsdecode(b"f\xff.png"), "g\r.png", "ü.png"]
+        # the third looks like what the second is spelled as
+        names = ["a\nb.png", os.fsdecode(b"f\xff.png"), r"f\xff.png", 'c "d", e.png', "g\r\x1b[1m.png", "ü.png"]
         for name in names:
             image_file(tmp_path / "d/x.png", 1).rename(tmp_path / "d" / name)
         files, options = outputs(tmp_path)
         assert run(reference, tmp_path / "d", *options).exit_code == 0
-        for rows in (csv_rows(files["csv"]), json_rows(files["jsonl"]), json.loads(files["json"].read_text())["pairs"]):
-            assert sorted(Path(row["distorted"]).name for row in rows) == sorted(names)
+        of_json = json.loads(files["json"].read_text())["pairs"]
+        in_parquet = pq.read_table(files["parquet"]).to_pylist()
+        for rows in (csv_rows(files["csv"]), json_rows(files["jsonl"]), of_json, in_parquet):
+            spelling = [Path(row["distorted"]).name for row in rows]
+            assert sorted(map(unspelled, spelling)) == sorted(names)
+            assert {r"f\xff.png", r"f\x5cxff.png", r"a\x0ab.png", "ü.png"} < set(spelling)
         written = [file.read_bytes() for file in files.values()]
         again = run(reference, tmp_path / "d", *options)
         assert (again.exit_code, [file.read_bytes() for file in files.values()]) == (0, written)

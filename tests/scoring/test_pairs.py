@@ -2,6 +2,8 @@
 
 import os
 import random
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from damlpips.files import natural
 from damlpips.scoring import pairs
 from damlpips.scoring.images import ScoringError
-from damlpips.scoring.pairs import Pair, find_methods, find_pairs
+from damlpips.scoring.pairs import Pair, PassedOver, PassedOverWarning, find_methods, find_pairs
 
 
 def empty_files(folder: Path, *names: str) -> Path:
@@ -282,6 +284,98 @@ class TestManifest:
             find_pairs(r, d / "a.png", rows)
         with pytest.raises(ScoringError, match=r"distorted '.*gone': no such file or folder"):
             find_pairs(r, d / "gone", rows)
+
+
+NFC, NFD = "\u00fc", "u\u0308"
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file systems there know only one of them")
+class TestLettersTakenApart:
+    @pytest.mark.parametrize(
+        ("reference", "distorted"),
+        [
+            ([f"{NFC}.png"], [f"{NFD}.png"]),
+            ([f"{NFD}.png"], [f"{NFC}.jpg"]),
+            ([f"{NFC}.png", f"{NFD}.png"], [f"{NFC}.png", f"{NFD}.png"]),
+            ([f"a{NFC}.png", "b.png"], [f"a{NFD}.png", "b.jpg"]),
+        ],
+        ids=["the same name", "the same stem", "both on both sides", "among others"],
+    )
+    def test_pair_with_letters_composed(self, tmp_path: Path, reference: list[str], distorted: list[str]) -> None:
+        r, d = empty_files(tmp_path / "r", *reference), empty_files(tmp_path / "d", *distorted)
+        found = sorted((p.reference.name, p.distorted.name) for p in find_pairs(r, d))
+        assert found == sorted(zip(reference, distorted, strict=True))
+
+    def test_folders_pair_too(self, tmp_path: Path) -> None:
+        r, d = empty_files(tmp_path / "r" / NFC, "a.png").parent, empty_files(tmp_path / "d" / NFD, "a.png").parent
+        assert [(p.reference, p.name) for p in find_pairs(r, d)] == [(r / NFC / "a.png", f"{NFD}/a.png")]
+
+    @pytest.mark.parametrize("other", [f"{NFC}.png", f"{NFD}.png", f"{NFC}.jpg", "b.png"])
+    def test_two_on_one_side_are_refused(self, tmp_path: Path, other: str) -> None:
+        r, d = empty_files(tmp_path / "r", f"{NFC}.png", f"{NFD}.png"), empty_files(tmp_path / "d", other)
+        for sides in ((r, d), (d, r)):
+            with pytest.raises(ScoringError, match="look the same, and differ only in how letters are composed"):
+                find_pairs(*sides)
+
+    def test_in_a_manifest(self, tmp_path: Path) -> None:
+        r, d = empty_files(tmp_path / "r" / NFC, f"{NFC}.png").parent, empty_files(tmp_path / "d" / NFD, "a.png").parent
+        rows = tmp_path / "pairs.csv"
+        rows.write_text(f"reference,distorted\n{NFD}/{NFD}.png,{NFC}/a.png\n", encoding="utf-8")
+        (pair,) = find_pairs(r, d, rows)
+        assert (pair.reference, pair.distorted) == (r / NFC / f"{NFC}.png", d / NFD / "a.png")
+        for letters in ("u\u0323\u0308", "u\u0308\u0323"):  # neither is the composed one, which the row names
+            empty_files(d, f"{letters}.png")
+        rows.write_text(f"reference,distorted\n{NFC}/{NFC}.png,\u1ee5\u0308.png\n", encoding="utf-8")
+        with pytest.raises(ScoringError, match=r"line 2: .* look the same"):
+            find_pairs(r, d, rows)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are text there")
+def test_a_manifest_spells_names_as_rows_do(tmp_path: Path) -> None:
+    byte, alike = os.fsdecode(b"f\xff.png"), r"f\xff.png"
+    r, d = (empty_files(tmp_path / side, byte, alike) for side in "rd")
+    rows = tmp_path / "pairs.csv"
+    rows.write_text("reference,distorted\nf\\xff.png,f\\x5cxff.png\n")
+    assert find_pairs(r, d, rows) == [Pair(r / byte, d / alike, alike)]
+    for cell, message in ((r"\x2e\x2e/a.png", "leads out of"), (r"\x2fa.png", "absolute"), (r"\x00", "NUL")):
+        rows.write_text(f"reference,distorted\nf\\xff.png,{cell}\n")
+        with pytest.raises(ScoringError, match=f"line 2: .*{message}"):
+            find_pairs(r, d, rows)
+
+
+class TestPassedOver:
+    def test_each_file_is_counted_once(self, tmp_path: Path) -> None:
+        others = ("1.HEIC", "2.heic", "3.txt", "4.md", "5.md", "noending", ".hidden", ".DS_Store")
+        r, d = empty_files(tmp_path / "r", "a.png", "x.jxl"), empty_files(tmp_path / "d", "a.png", *others)
+        empty_files(d / "deep", "6.heic")
+        empty_files(d / ".cache", "7.heic")
+        passed_over = PassedOver()
+        find_methods(r, {"one": d, "two": d}, passed_over=passed_over)
+        assert str(passed_over) == "8 files passed over: 3 .heic, 1 .jxl, 2 .md, 1 without an ending, 1 .txt"
+        with pytest.warns(PassedOverWarning, match="^8 files passed over: 3 .heic"):
+            find_pairs(r, d)
+
+    def test_text_alone_is_no_warning(self, tmp_path: Path) -> None:
+        r, d = (empty_files(tmp_path / side, "a.png", "readme.txt") for side in "rd")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            find_pairs(r, d)
+
+    def test_videos_beside_an_image_and_files_among_frames(self, tmp_path: Path) -> None:
+        d = empty_files(tmp_path / "d", "a.png", "b.mp4")
+        passed_over = PassedOver()
+        find_pairs(d / "a.png", d, passed_over=passed_over)
+        assert passed_over.kinds == {".mp4": 1}
+        passed_over, frames = PassedOver(), empty_files(tmp_path / "f", "1.png", "2.heic")
+        find_pairs(frames, frames, frames=True, passed_over=passed_over)
+        assert passed_over.kinds == {".heic": 1}
+
+    def test_a_folder_with_nothing_else(self, tmp_path: Path) -> None:
+        d = empty_files(tmp_path / "d", "a.heic", "b.heic")
+        with pytest.raises(
+            ScoringError, match=r"no images in this folder, and no videos \(2 files passed over: 2 .heic"
+        ):
+            find_pairs(d, d)
 
 
 def test_natural_order() -> None:

@@ -14,7 +14,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from damlpips import DAMLPIPS
 from damlpips.scoring import frames as scored_frames
 from damlpips.scoring import videos, yuv
-from damlpips.scoring.frames import frame_files, iter_frames
+from damlpips.scoring.frames import check_frames, frame_files, iter_frames
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.pairs import Pair, find_pairs
 from damlpips.scoring.scorer import score_pairs
@@ -230,6 +230,68 @@ class TestFolders:
         (tmp_path / "d/one/0003.png").symlink_to(tmp_path / "r/one/0001.png")
         with pytest.raises(ScoringError, match=r"line 2: 'one' leads out of .* by a symbolic link"):
             find_pairs(tmp_path / "r", tmp_path / "d", rows, frames=True)
+
+
+NUMBERS = range(8, 13)
+
+
+class TestNumbersOfFrames:
+    @staticmethod
+    def folders(tmp_path: Path, *sides: list[str]) -> list[Path]:
+        for k, names in enumerate(sides):
+            (tmp_path / str(k)).mkdir()
+            for name in names:
+                (tmp_path / str(k) / f"{name}.png").touch()
+        return [tmp_path / str(k) for k in range(len(sides))]
+
+    PATTERNS = (
+        *("{:04d}", "{}", "{:04d}_x4", "{:04d}_1080p", "{:04d}_v2", "v2_{:04d}", "clip7_{:03d}_2x", "f{:d}x4"),
+        *("{0:04d}_{0:06d}", "{0:03d}_t0.{0:03d}s", "2024_{:02d}"),
+    )
+
+    @pytest.mark.parametrize("pattern", PATTERNS)
+    @pytest.mark.parametrize("other", PATTERNS)
+    def test_complete_folders_match_and_a_missing_frame_is_noticed(
+        self, tmp_path: Path, pattern: str, other: str
+    ) -> None:
+        whole, same, lacks = (
+            [text.format(k) for k in NUMBERS if k != left_out]
+            for text, left_out in ((pattern, 12), (other, 12), (other, 10))
+        )
+        folders = self.folders(tmp_path, whole, same, lacks)
+        check_frames(*folders[:2])
+        with pytest.raises(ScoringError, match=r"a frame is missing|which digits number the frames"):
+            check_frames(folders[0], folders[2])
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            (["1_q30", "2_q28"], ["1_q17", "2_q16"]),
+            (["s1_001", "s1_002", "s2_001"], ["s1_001_x4", "s1_002_x4", "s2_001_x4"]),
+            (["intro", "outro"], ["intro_x4", "outro_x4"]),
+            (["0", "1", "2"], ["f101", "f102", "f103"]),
+            (["\u00fc1", "\u00fc2"], ["u\u03081", "u\u03082"]),
+            (["7"], ["x4"]),
+        ],
+        ids=["another number varies", "shots", "words", "another start", "letters taken apart", "one frame"],
+    )
+    def test_names_that_match(self, tmp_path: Path, one: list[str], other: list[str]) -> None:
+        check_frames(*self.folders(tmp_path, one, other))
+
+    @pytest.mark.parametrize(
+        ("one", "other", "message"),
+        [
+            (["s1_001", "s1_002", "s2_001"], ["s1_001", "s2_001", "s2_002"], "a frame is missing"),
+            (["s1_001", "s1_002", "s2_001"], ["1", "2", "3"], "which digits number the frames.*'1.png' to '3.png'"),
+            (["1", "2"], ["a", "b"], "b.png: its name and that of .*a.png differ in more than digits"),
+            (["1", "2"], ["1", "01"], "has the same number as"),
+            (["intro", "outro"], ["intro_x4", "end_x4"], "differ in more than digits"),
+        ],
+        ids=["shots", "a flat number", "words", "two of one number", "another word"],
+    )
+    def test_names_that_do_not(self, tmp_path: Path, one: list[str], other: list[str], message: str) -> None:
+        with pytest.raises(ScoringError, match=message):
+            check_frames(*self.folders(tmp_path, one, other))
 
 
 @pytest.fixture(scope="module")

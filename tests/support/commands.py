@@ -80,7 +80,7 @@ def outputs(folder: Path, *kinds: str) -> tuple[dict[str, Path], list[object]]:
 
 
 def csv_rows(file: Path) -> list[dict[str, str]]:
-    with open(file, newline="", encoding="utf-8", errors="surrogateescape") as opened:
+    with open(file, newline="", encoding="utf-8") as opened:
         return list(csv.DictReader(opened))
 
 

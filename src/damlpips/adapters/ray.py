@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from damlpips.checks import one_of
+from damlpips.files import unspelled
 from damlpips.models.registry import Metric
 from damlpips.scoring.images import ScoringError, Still, decode_still
 from damlpips.scoring.pairs import Pair
@@ -127,7 +128,8 @@ class ScorePairs:
     def _name(self, column: str, value: Any, row: int) -> str:
         if not isinstance(value, (str, Path)):
             return f"{column} of row {row}"
-        return str(self._root / value if self._root is not None else value)
+        path = unspelled(value) if isinstance(value, str) else value
+        return str(self._root / path if self._root is not None else path)
 
     def _picture(self, value: Any, name: str) -> Picture:
         if isinstance(value, (str, Path)):

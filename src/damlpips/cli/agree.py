@@ -18,9 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from damlpips.cli.options import check_installed, check_outputs, find_device, progress_bar, to_standard_output, write
-from damlpips.cli.program import app, complain, fail, printable
+from damlpips.cli.program import app, complain, fail
 from damlpips.evaluation.datasets import LAYOUTS, DatasetError, load
 from damlpips.evaluation.datasets.layouts import AUTO
+from damlpips.files import reason, replacing, spelled
 
 if TYPE_CHECKING:
     import torch
@@ -231,7 +232,7 @@ def _progress(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
                 # one bar at a time: the one before is full
                 for task in tasks.values():
                     bar.update(task, visible=False)
-                tasks[doing] = bar.add_task(printable(doing), total=total)
+                tasks[doing] = bar.add_task(spelled(doing), total=total)
             bar.update(tasks[doing], completed=done)
 
         yield move
@@ -253,9 +254,11 @@ def _draw(found: "Agreement", folder: Path, suffix: str) -> None:
         file = folder / f"{stem}.{suffix}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(render(results, suffix=suffix))
+            content = render(results, suffix=suffix)
+            with replacing(file) as whole:
+                whole.write_bytes(content)
         except OSError as error:
-            fail(f"--plot {file}: {error.strerror}")
+            fail(f"--plot {file}: {reason(error)}")
 
 
 def _print(table: "tables.Table") -> None:
@@ -264,7 +267,7 @@ def _print(table: "tables.Table") -> None:
 
     console = Console()
     if not console.is_terminal:
-        typer.echo(printable(as_markdown(table), kept="\n"))
+        typer.echo("\n".join(map(spelled, as_markdown(table).split("\n"))))
         return
     for part in _fitting(table, console):
         console.print(part)
@@ -284,15 +287,15 @@ def _fitting(table: "tables.Table", console: Console) -> list[Table]:
 def _rich(table: "tables.Table", numbers: Sequence[int]) -> Table:
     """Return the labels and some of the numbers of a table."""
     kept = [*range(table.labels), *numbers]
-    part = Table(title=Text(printable(table.title)), title_justify="left", box=box.SIMPLE)
+    part = Table(title=Text(spelled(table.title)), title_justify="left", box=box.SIMPLE)
     for k in kept:
         is_label = k < table.labels
         part.add_column(
-            Text(printable(table.columns[k])),
+            Text(spelled(table.columns[k])),
             justify="left" if is_label else "right",
             overflow="fold",
             no_wrap=not is_label,
         )
     for row in table.rows:
-        part.add_row(*(Text(printable(row[k])) for k in kept))
+        part.add_row(*(Text(spelled(row[k])) for k in kept))
     return part

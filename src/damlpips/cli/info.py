@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from damlpips.cli.program import app, printable
+from damlpips.cli.program import app
+from damlpips.files import spelled
 from damlpips.version import __version__
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -46,7 +47,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
     for title, lines in _sections(found):
         typer.echo(title)
         for name, text in lines:
-            typer.echo(printable(f"  {name:<22}{text}".rstrip()))
+            typer.echo(spelled(f"  {name:<22}{text}".rstrip()))
 
 
 def describe() -> dict[str, Any]:

@@ -19,7 +19,8 @@ from damlpips.cli.options import (
     check_outputs,
     find_device,
 )
-from damlpips.cli.program import app, fail, printable
+from damlpips.cli.program import app, fail
+from damlpips.files import reason, spelled
 from damlpips.scoring.reading import Reading
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def draw_map(
         measured = _measured(model, distorted, reference, reading)
     _save(measured, out, distorted=distorted, reference=reference, limit=limit, dpi=dpi)
     if not quiet:
-        typer.echo(printable(f"{measured.metric} {measured.score:.6g}, lower is closer: {out}"))
+        typer.echo(spelled(f"{measured.metric} {measured.score:.6g}, lower is closer: {out}"))
 
 
 def _check_output(out: Path) -> None:
@@ -107,7 +108,7 @@ def _measured(model: "PerceptualDistance", distorted: Path, reference: Path, rea
 def _save(measured: "Measured", out: Path, *, distorted: Path, reference: Path, limit: float | None, dpi: int) -> None:
     from damlpips.report.figure import draw, save
 
-    names = {"distorted_name": printable(distorted.name), "reference_name": printable(reference.name)}
+    names = {"distorted_name": spelled(distorted.name), "reference_name": spelled(reference.name)}
     with warnings.catch_warnings():
         # letters that the font lacks are drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
@@ -115,4 +116,4 @@ def _save(measured: "Measured", out: Path, *, distorted: Path, reference: Path, 
         try:
             save(figure, out, dpi=dpi)
         except OSError as error:
-            fail(f"--out {out}: {error.strerror}")
+            fail(f"--out {out}: {reason(error)}")

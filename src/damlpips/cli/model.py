@@ -170,8 +170,10 @@ def bad_input() -> Iterator[None]:
     try:
         with remarks():
             yield
-    except (ScoringError, WeightsError) as error:
+    except ScoringError as error:
         fail(in_options(str(error)))
+    except WeightsError as error:
+        fail(*in_options(str(error)).split("\n"))
     except torch.cuda.OutOfMemoryError as error:
         fail(f"out of memory: {error}")
 

@@ -83,16 +83,18 @@ def to_standard_output(files: Mapping[str, Path | None]) -> bool:
 
 def write(option: str, file: Path, text: str) -> None:
     """Write a text to the file that an option names, or to standard output."""
-    from damlpips.files import write_whole
+    from damlpips.files import reason, write_whole
 
     if file == Path("-"):
-        # as bytes, so that a file name that is not UTF-8 is kept
-        typer.echo(text.encode(errors="surrogateescape"), nl=False)
+        # as bytes: UTF-8, whatever the terminal's encoding is
+        typer.echo(text.encode(), nl=False)
         return
     try:
         write_whole(file, text)
+    except BrokenPipeError:  # a named pipe that nobody reads any more
+        raise
     except OSError as error:
-        fail(f"{option} {file}: {error.strerror}")
+        fail(f"{option} {file}: {reason(error)}")
 
 
 def find_device(name: str) -> "torch.device":

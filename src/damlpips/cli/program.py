@@ -1,16 +1,23 @@
 """The program itself: its name, its usage errors and its exit codes."""
 
+import errno
+import os
 import sys
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from damlpips.files import printable as printable
+from damlpips.files import reason, spelled
 from damlpips.scoring import workers
 from damlpips.version import __version__
 
 BAD_INPUT, FAILED_PAIRS, INTERRUPTED = 2, 3, 130
+# as a shell says of a program that SIGPIPE ended: who read the output has read enough
+CLOSED_PIPE = 141
+# what a disk says that takes no more; a file-size limit (EFBIG) and a quota are like a full disk
+FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS") if hasattr(errno, name)}
 
 
 # the commands that several processes can run together
@@ -20,7 +27,8 @@ TOGETHER = ("score",)
 class Commands(TyperGroup):
     """Commands whose usage errors are one line, too, and that exit with 130 when interrupted.
 
-    Of several processes only the first prints what is wrong, and all exit with its status.
+    They end quietly, with 141, when nobody reads what they print any more. Of several processes only the first prints
+    what is wrong, and all exit with its status.
     """
 
     def main(self, *args: Any, **extra: Any) -> Any:
@@ -40,15 +48,30 @@ class Commands(TyperGroup):
             if team is not None:
                 team.leave(1)
             raise
+        status = _printed(status if isinstance(status, int) else 0)
         if team is not None:
-            status = team.leave(status if isinstance(status, int) else 0)
+            status = team.leave(status)
+            # torchrun prints a page about any other status, and ends with 1 anyway
+            if status == CLOSED_PIPE and "TORCHELASTIC_RUN_ID" in os.environ:
+                status = 0
         if not standalone:
             return status
-        sys.exit(status if isinstance(status, int) else 0)
+        sys.exit(status)
 
     def _status(self, *args: Any, **extra: Any) -> Any:
         try:
+            return self._answered(*args, **extra)
+        except BrokenPipeError:
+            return CLOSED_PIPE
+
+    def _answered(self, *args: Any, **extra: Any) -> Any:
+        try:
             return super().main(*args, **extra)
+        except SystemExit as error:
+            # typer and rich exit with 1 where nobody reads their output
+            if isinstance(error.__context__, BrokenPipeError):
+                raise error.__context__ from None
+            raise
         except (KeyboardInterrupt, typer.Abort):
             return INTERRUPTED
         except workers.Ended:
@@ -56,6 +79,11 @@ class Commands(TyperGroup):
         except workers.RankError as error:
             complain(str(error))
             return error.status
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            complain(f"{error.filename or 'standard output'}: {reason(error)}")
+            return BAD_INPUT
         except Exception as error:
             # typer's own errors share no public class
             if not hasattr(error, "format_message"):
@@ -65,6 +93,23 @@ class Commands(TyperGroup):
             message = error.format_message().rstrip(".")
             complain(f"{message} (see {command} --help)")
             return BAD_INPUT
+
+
+def _printed(status: int) -> int:
+    """Write out what was printed; return the status, or what says that it could not be written."""
+    for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
+        try:
+            stream.flush()
+        except OSError as error:
+            # Python would try again when it ends, and complain
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if isinstance(error, BrokenPipeError):
+                status = CLOSED_PIPE
+            elif not status:
+                complain(f"standard output: {reason(error)}")
+                status = BAD_INPUT
+    return status
 
 
 app = typer.Typer(
@@ -94,16 +139,16 @@ def damlpips(
         typer.echo(context.get_help())
 
 
-def fail(message: str) -> NoReturn:
+def fail(message: str, *lines: str) -> NoReturn:
     """Print on stderr what is wrong, and exit."""
-    complain(message)
+    complain(message, *lines)
     raise typer.Exit(BAD_INPUT)
 
 
-def complain(message: str) -> None:
-    """Print on stderr what is wrong, and go on."""
+def complain(message: str, *lines: str) -> None:
+    """Print on stderr what is wrong, with more lines below, and go on."""
     if (team := workers.here()) is not None and team.rank > 0:
-        team.unsaid.append(message)
+        team.unsaid.append("\n".join((message, *lines)))
         return
-    # names of files are untrusted text, which must not steer the terminal
-    typer.echo(printable(f"damlpips: {message}", kept="\n"), err=True)
+    # names of files are untrusted text, which must neither steer the terminal nor pass for another line
+    typer.echo("\n".join(map(spelled, (f"damlpips: {message}", *lines))), err=True)

@@ -10,7 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from damlpips.cli.model import DeviceOption, bad_input
 from damlpips.cli.options import check_installed, check_outputs, find_device, progress_bar, write
-from damlpips.cli.program import app, fail, printable
+from damlpips.cli.program import app, fail
+from damlpips.files import spelled
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -86,7 +87,7 @@ def report(
             )
     write("--out", out, page)
     if not quiet and out != Path("-"):
-        typer.echo(printable(f"{out}: {_spelled(len(page.encode()))}"))
+        typer.echo(spelled(f"{out}: {_spelled(len(page.encode()))}"))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
@@ -24,8 +24,9 @@ from damlpips.cli.options import (
     progress_bar,
     to_standard_output,
 )
-from damlpips.cli.program import FAILED_PAIRS, app, fail, printable
+from damlpips.cli.program import FAILED_PAIRS, app, complain, fail
 from damlpips.cli.summary import RunSummary
+from damlpips.files import spelled
 from damlpips.models.registry import Metric
 from damlpips.scoring.reading import Reading
 from damlpips.scoring.workers import here
@@ -136,13 +137,17 @@ def score(
     with bad_input():
         from damlpips.scoring import shards
         from damlpips.scoring.destinations import alone, destinations, growing, opened
+        from damlpips.scoring.pairs import PassedOver
         from damlpips.scoring.scorer import score_pairs
 
         wanted = destinations(files)
         team = here()
         if team is not None and frames_csv is not None:
             fail(f"--frames-csv {frames_csv}: one process writes rows of frames, got {team.world}: leave torchrun out")
-        found = _pairs(reference, distorted, _methods(method or []), pairs, frames=frames)
+        passed_over = PassedOver()
+        found = _pairs(reference, distorted, _methods(method or []), pairs, frames=frames, passed_over=passed_over)
+        if passed_over and not quiet and (team is None or team.rank == 0):
+            complain(str(passed_over))
         _check_videos(found, frames_csv)
         # with just two images, a bad one is a bad argument
         two_files = distorted is not None and pairs is None and not distorted.is_dir()
@@ -174,10 +179,11 @@ def score(
             shards.help_out(team, job)
             return
         summary, echo = RunSummary(), partial(typer.echo, nl=False)
+        notes = {"passed_over": {spelled(kind): number for kind, number in passed_over.kinds.items()}}
         with (
             alone(wanted),
             shards.beside(growing(wanted), anew=overwrite) as file,
-            opened(wanted, table, found, batch_size=batch_size, overwrite=overwrite, echo=echo) as outputs,
+            opened(wanted, table, found, batch_size=batch_size, overwrite=overwrite, echo=echo, notes=notes) as outputs,
         ):
             for row in outputs.kept_rows():
                 summary.add(row)
@@ -229,7 +235,11 @@ def _check_videos(pairs: "list[Pair]", frames_csv: Path | None) -> None:
 
 
 def _pairs(
-    reference: Path, distorted: Path | None, methods: dict[str, Path], manifest: Path | None, *, frames: bool
+    reference: Path,
+    distorted: Path | None,
+    methods: dict[str, Path],
+    manifest: Path | None,
+    **options: Any,
 ) -> "list[Pair]":
     from damlpips.scoring.pairs import find_methods, find_pairs
 
@@ -239,8 +249,8 @@ def _pairs(
         if not folder.is_dir():
             fail(f"--method {name}={folder}: no such folder")
     if distorted is None:
-        return find_methods(reference, methods, manifest, frames=frames)
-    return find_pairs(reference, distorted, manifest, frames=frames)
+        return find_methods(reference, methods, manifest, **options)
+    return find_pairs(reference, distorted, manifest, **options)
 
 
 def _table(model: "PerceptualDistance", metric: Metric, reading: Reading) -> "Table":
@@ -270,7 +280,7 @@ class _Progress(ProgressColumn):
 
     def watch(self, pair: "Pair", frames: int) -> None:
         """Note how many frames of a video are scored."""
-        self._text = f"{printable(pair.distorted.name)[-40:]}: {frames} frames"
+        self._text = f"{spelled(pair.distorted.name)[-40:]}: {frames} frames"
 
     def render(self, task: Task) -> Text:
         return Text(self._text)

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from damlpips.cli.options import print_table
-from damlpips.cli.program import complain, printable
+from damlpips.cli.program import complain
+from damlpips.files import spelled, unspelled
 
 if TYPE_CHECKING:
     from damlpips.scoring.rows import Scored
@@ -52,7 +53,7 @@ class RunSummary:
         method = self.methods.setdefault(pair.method, Mean())
         if score is None:
             self.failed += 1
-            self._errors = [*self._errors, str(scored.row["error"])][:MOST_ERRORS]
+            self._errors = [*self._errors, unspelled(str(scored.row["error"]))][:MOST_ERRORS]
         else:
             self.mean.add(float(score))
             method.add(float(score))
@@ -82,15 +83,13 @@ class RunSummary:
 
     def complain(self) -> None:
         """Print on stderr which pairs have no score."""
-        # one line each, so that no error can pass for several
-        listed = "".join(f"\n  {printable(error)}" for error in self._errors)
-        more = f"\n  and {self.failed - len(self._errors)} more" if self.failed > len(self._errors) else ""
-        complain(f"{self.failed} of {self.pairs} pairs could not be scored:{listed}{more}")
+        lines = [*self._errors, f"and {self.failed - len(self._errors)} more"][: self.failed]
+        complain(f"{self.failed} of {self.pairs} pairs could not be scored:", *(f"  {line}" for line in lines))
 
 
 def _text(name: str) -> Text:
     """Return a file's name as text, whose brackets are not markup."""
-    return Text(printable(name))
+    return Text(spelled(name))
 
 
 def number(value: float) -> str:

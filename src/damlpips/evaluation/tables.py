@@ -12,6 +12,7 @@ from damlpips.checks import one_of
 from damlpips.evaluation.agreement import CHALLENGE, Agreement, Mean, Result
 from damlpips.evaluation.figures import FIGURES, breakdown
 from damlpips.evaluation.judgements import JudgedSet
+from damlpips.files import spelled
 from damlpips.report.intervals import Difference, Interval
 from damlpips.version import __version__
 
@@ -161,7 +162,7 @@ def as_json(agreement: Agreement, *, by: str | None = None) -> str:
     """Return a JSON object with everything that a figure depends on, and the rows of `as_csv` as objects."""
     sets = [
         {
-            "name": judged.name,
+            "name": spelled(judged.name),
             "figure": _headline(judged),
             "judgements": len(judged.judgements),
             "contents": len(set(judged.contents)),
@@ -177,7 +178,9 @@ def as_json(agreement: Agreement, *, by: str | None = None) -> str:
         "metrics": [{"name": name, "identity": identity} for name, identity in agreement.metrics.items()],
         "sets": sets,
         "figures": list(_records(agreement, by)),
-        "failures": [{"metric": f.metric, "set": f.judged_set, "reason": f.reason} for f in agreement.failures],
+        "failures": [
+            {"metric": f.metric, "set": spelled(f.judged_set), "reason": spelled(f.reason)} for f in agreement.failures
+        ],
     }
     return json.dumps(found, indent=2, allow_nan=False) + "\n"
 
@@ -185,7 +188,13 @@ def as_json(agreement: Agreement, *, by: str | None = None) -> str:
 def _records(agreement: Agreement, by: str | None) -> Iterator[dict[str, Any]]:
     """Yield the rows of the CSV table; a figure that is not defined is None."""
     for row in _rows(agreement, by):
-        yield {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+        yield {name: _written(value) for name, value in row.items()}
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, str):
+        return spelled(value)
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _rows(agreement: Agreement, by: str | None) -> Iterator[dict[str, Any]]:

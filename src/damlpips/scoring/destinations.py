@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
+from io import FileIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from damlpips.files import reason, write_whole
+from damlpips.files import write_whole
 from damlpips.scoring.formats import (
     Csv,
     JsonLines,
@@ -18,7 +21,7 @@ from damlpips.scoring.formats import (
     write_parquet,
 )
 from damlpips.scoring.images import ScoringError
-from damlpips.scoring.journal import InUseError, Outputs, RowFile, RowStream, locked
+from damlpips.scoring.journal import InUseError, Outputs, RowFile, RowStream, explained, locked, write_all
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.rows import Table
 
@@ -92,12 +95,14 @@ def opened(
     batch_size: int,
     overwrite: bool,
     echo: Callable[[bytes], object],
+    notes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Outputs]:
     """Yield what takes the rows; afterwards, unless something was raised, the files are complete.
 
     Args:
         wanted: where the rows go; rows of frames last, so that a pair whose frames are written has its own row, too.
         echo: writes bytes to standard output.
+        notes: what a JSON object says of the run besides, where there is something to say.
     """
     files: list[RowFile] = []
     streams: list[RowStream] = []
@@ -110,23 +115,27 @@ def opened(
                 passing = _passing(path)
                 if kind in ("json", "parquet"):
                     if passing:
-                        path = Path(folders.enter_context(TemporaryDirectory(prefix="damlpips-"))) / "rows.jsonl"
+                        with explained(f"{option} {path}"):
+                            path = Path(folders.enter_context(TemporaryDirectory(prefix="damlpips-"))) / "rows.jsonl"
                     else:
                         path = journal_of(path)
                     journals.append((destination, path))
                 if not passing:
-                    files.append(RowFile(path, form, overwrite=overwrite, option=option))
+                    with explained(f"{option} {path}"):
+                        files.append(RowFile(path, form, overwrite=overwrite, option=option))
                 elif path == STANDARD_OUTPUT:
-                    streams.append(RowStream(form, echo, name=option))
+                    streams.append(RowStream(form, echo, name=f"{option} {path}"))
                 else:
-                    file = handles.enter_context(open(path, "wb"))
-                    streams.append(RowStream(form, file.write, name=f"{option} {path}"))
+                    # without a buffer: what a full disk does not take would fail once more when it is closed
+                    with explained(f"{option} {path}"):
+                        file = handles.enter_context(FileIO(path, "w"))
+                    streams.append(RowStream(form, partial(write_all, file), name=f"{option} {path}"))
             outputs = Outputs(files, streams, pairs, batch_size=batch_size)
             handles.callback(outputs.close)
             yield outputs
             outputs.finish()
         for destination, journal in journals:
-            _complete(destination, journal, table, echo)
+            _complete(destination, journal, table, echo, notes)
 
 
 def _passing(path: Path) -> bool:
@@ -134,18 +143,17 @@ def _passing(path: Path) -> bool:
     return path == STANDARD_OUTPUT or (path.exists() and not path.is_file())
 
 
-def _complete(destination: Destination, journal: Path, table: Table, echo: Callable[[bytes], object]) -> None:
+def _complete(
+    destination: Destination, journal: Path, table: Table, echo: Callable[[bytes], object], notes: Mapping[str, Any]
+) -> None:
     """Make a file from the rows in its journal."""
     option, kind, path = destination
-    try:
+    with explained(f"{option} {path}"):
         if kind == "parquet":
             write_parquet(journal, path, table)
         elif path == STANDARD_OUTPUT:
-            for part in json_parts(journal, table):
-                # as bytes, so that a file name that is not UTF-8 is kept
-                echo(part.encode(errors="surrogateescape"))
+            for part in json_parts(journal, table, notes):
+                echo(part.encode())
         else:
-            write_whole(path, json_parts(journal, table))
+            write_whole(path, json_parts(journal, table, notes))
         journal.unlink()
-    except OSError as error:
-        raise ScoringError(f"{option} {path}: {reason(error)}") from error

@@ -3,20 +3,24 @@
 import csv
 import json
 import math
+import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
-from damlpips.files import MOST_SHOWN, open_regular, replacing, shown
+from damlpips.files import MOST_SHOWN, open_regular, replacing, shown, spelled, unspelled
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.rows import INTEGER, NUMBER, TEXT, Row, Table, Value
 from damlpips.version import __version__
 
 QUOTE = '"'
+# what Python reads a byte as that is not UTF-8
+SURROGATE = re.compile("[\ud800-\udfff]")
 OVERWRITE = "--overwrite starts anew"
 # rows of a Parquet file that are read at once, and that are packed together
 BATCH, ROW_GROUP = 4096, 20_000
@@ -83,7 +87,7 @@ class Csv:
             found = (head + file.readline(MOST_SHOWN)).decode("utf-8", "replace").splitlines()[0]
             raise _other_columns(path, found.split(","), self.table)
         file.seek(0)
-        yield from _whole(read_csv(file, path, lambda _: self.table.types))
+        yield from _whole(read_csv(file, path, lambda _: self.table.types), path)
 
     @staticmethod
     def _line(cells: Iterable[str]) -> str:
@@ -115,17 +119,24 @@ class JsonLines:
                 raise _other_columns(path, names, self.table)
             return self.table.types
 
-        yield from _whole(read_json_lines(file, path, wanted))
+        yield from _whole(read_json_lines(file, path, wanted), path)
 
 
-def _whole(rows: Iterator[Read]) -> Iterator[Read]:
+def _whole(rows: Iterator[Read], path: Path) -> Iterator[Read]:
     try:
-        for read in rows:
+        for number, read in enumerate(rows, 1):
             if not read.whole:
                 return
-            yield read
+            if any(isinstance(value, str) and SURROGATE.search(value) for value in read.row.values()):
+                raise DamagedError(path, number, "a name that is not UTF-8, as older versions wrote it")
+            yield read._replace(row=as_spelled(read.row))
     except DamagedError as error:
         raise ScoringError(f"{error}; {OVERWRITE}") from error
+
+
+def as_spelled(row: Row) -> Row:
+    """Return a row with its texts as `Table.values` has them; rows of older versions have the names as they are."""
+    return {name: spelled(unspelled(v)) if isinstance(v, str) else v for name, v in row.items()}
 
 
 def _other_columns(path: Path, found: Sequence[str], table: Table) -> ScoringError:
@@ -297,8 +308,8 @@ def _rows(journal: Path, table: Table) -> Iterator[Row]:
             yield read.row
 
 
-def json_parts(journal: Path, table: Table) -> Iterator[str]:
-    """Yield the text of a JSON object with the mean and every pair, scores in full precision."""
+def json_parts(journal: Path, table: Table, notes: Mapping[str, Any] = MappingProxyType({})) -> Iterator[str]:
+    """Yield the text of a JSON object with the mean, notes that say something, and every pair, in full precision."""
     count, total = 0, Fraction(0)
     for row in _rows(journal, table):
         if isinstance(row["score"], float):
@@ -308,6 +319,7 @@ def json_parts(journal: Path, table: Table) -> Iterator[str]:
         "backbone": table.settings["backbone"],
         "version": __version__,
         "mean": float(total / count) if count else None,
+        **{name: note for name, note in notes.items() if note},
     }
     yield json.dumps(head, indent=2)[:-2] + ',\n  "pairs": ['
     for number, row in enumerate(_rows(journal, table)):
@@ -333,10 +345,5 @@ def write_parquet(journal: Path, file: Path, table: Table) -> None:
     schema = pa.schema([(name, kinds[kind]) for name, kind in table.types.items()])
     with replacing(file) as whole, pq.ParquetWriter(whole, schema) as writer:
         rows = _rows(journal, table)
-        while group := [{name: _as_unicode(v) for name, v in row.items()} for row in islice(rows, ROW_GROUP)]:
+        while group := list(islice(rows, ROW_GROUP)):
             writer.write_table(pa.Table.from_pylist(group, schema))
-
-
-def _as_unicode(value: Value) -> Value:
-    """Return a file's name as Parquet can hold it, which knows no bytes besides UTF-8."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if isinstance(value, str) else value

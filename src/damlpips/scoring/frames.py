@@ -9,13 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, islice, zip_longest
+from itertools import groupby, islice, pairwise, zip_longest
 from pathlib import Path
 
 from torch import Tensor
 from typing_extensions import Unpack
 
-from damlpips.files import digest, natural, reason
+from damlpips.files import composed, digest, natural, reason, shown
 from damlpips.scoring import images, videos
 from damlpips.scoring.images import ScoringError, read_still
 from damlpips.scoring.orientation import remark
@@ -94,26 +94,122 @@ def iter_frames(path: Path, *, workers: int = 0, **options: Unpack[ReadingOption
 def check_frames(reference: Path, distorted: Path) -> None:
     """Check that the frames of two folders match; video files can only be checked while they are read.
 
+    Frames of the same names match, whatever their endings and whatever all names of a folder begin or end with.
+    Otherwise the names of a folder may differ only in digits, and those that count, from each frame to the next, have
+    to go on by the same steps in both folders. Digits that do not vary, such as the 4 in `0001_x4.png`, do not count.
+
     Raises:
-        ScoringError: the numbers of frames differ, or by the numbers in the names one folder lacks a frame.
+        ScoringError: the numbers of frames differ; by the numbers in the names one folder lacks a frame; or the names
+            do not tell which frames belong together.
     """
     if not (reference.is_dir() and distorted.is_dir()):
         return
     try:
-        frames = frame_files(reference), frame_files(distorted)
+        one, other = FrameNames(reference), FrameNames(distorted)
     except OSError as error:
         raise ScoringError(f"{error.filename}: {reason(error)}") from error
-    if len(frames[0]) != len(frames[1]):
-        raise ScoringError(f"{distorted}: {len(frames[1])} frames, {reference} has {len(frames[0])}")
-    offset: int | None = None
-    for one, other in zip(*frames, strict=True):
-        # the last number in each name
-        numbers = [int(found[-1]) for path in (one, other) if (found := re.findall(r"[0-9]+", path.stem))]
-        if len(numbers) < 2:
-            continue
-        offset = numbers[1] - numbers[0] if offset is None else offset
-        if numbers[1] - numbers[0] != offset:
-            raise ScoringError(f"{other}: stands beside {one}: a frame is missing before it, or before the other")
+    if len(one.files) != len(other.files):
+        raise ScoringError(f"{distorted}: {len(other.files)} frames, {reference} has {len(one.files)}")
+    if len(one.files) < 2 or one.same_as(other):
+        return
+    numbers, others = one.numbers(), other.numbers()
+    if len(numbers) == len(others):
+        jumps = [_first_jump(*pair) for pair in zip(numbers, others, strict=True)]
+    else:
+        jumps = [_first_jump(a, b) for a in numbers for b in others]
+        if jumps.count(None) < min(len(numbers), len(others)):
+            raise ScoringError(
+                f"{distorted}: which digits number the frames? Here the names are {other.seen()}, in {reference}"
+                f" {one.seen()}: rename them so that only one number varies"
+            )
+        return
+    if found := [jump for jump in jumps if jump is not None]:
+        place = min(found)
+        raise ScoringError(
+            f"{other.files[place]}: stands beside {one.files[place]}: a frame is missing before it, or before the other"
+            f" (by the digits that vary from {other.seen()}, and from {one.seen()})"
+        )
+
+
+def _first_jump(numbers: Sequence[int], others: Sequence[int]) -> int | None:
+    """Return the first place at which two sequences do not go on by the same step."""
+    offset = others[0] - numbers[0]
+    return next((k for k, (a, b) in enumerate(zip(numbers, others, strict=True)) if b - a != offset), None)
+
+
+class FrameNames:
+    """The names of the images in a folder of frames, and the numbers in them.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.files = frame_files(folder)
+        # macOS takes letters apart
+        self._stems = [composed(file.stem) for file in self.files]
+
+    def same_as(self, other: "FrameNames") -> bool:
+        """Return whether the frames of two folders have the same names, but for what all of a folder have in common."""
+        if len(set(self._stems)) < len(self._stems):
+            return False
+        if self._stems == other._stems:
+            return True
+        # of numbers a common digit would be a part
+        return not (self._only_digits_vary() and other._only_digits_vary()) and self._cores() == other._cores()
+
+    def _cores(self) -> list[str]:
+        """Return the names without the text that all begin with, and that all end with."""
+        beginning = _in_common(self._stems)
+        rests = [stem[beginning:] for stem in self._stems]
+        ending = _in_common([rest[::-1] for rest in rests])
+        return [rest[: len(rest) - ending] for rest in rests]
+
+    def _only_digits_vary(self) -> bool:
+        return len({tuple(_parts(stem)[::2]) for stem in self._stems}) == 1
+
+    def numbers(self) -> list[tuple[int, ...]]:
+        """Return the numbers in the names that count, each as its values for all frames; if none does, those that vary.
+
+        Raises:
+            ScoringError: the names differ in more than digits, or two of them have the same numbers.
+        """
+        first = _parts(self._stems[0])
+        seen: dict[tuple[int, ...], Path] = {}
+        for file, stem in zip(self.files, self._stems, strict=True):
+            parts = _parts(stem)
+            if parts[::2] != first[::2]:
+                raise ScoringError(
+                    f"{file}: its name and that of {self.files[0]} differ in more than digits: which frame of the other"
+                    " video belongs to it? Give both the same names, or names that differ only in a number"
+                )
+            value = tuple(map(int, parts[1::2]))
+            if value in seen:
+                raise ScoringError(f"{file}: has the same number as {seen[value]}: which of them is the frame?")
+            seen[value] = file
+        varying = [values for values in zip(*seen, strict=True) if len(set(values)) > 1]
+        return [values for values in varying if all(a < b for a, b in pairwise(values))] or varying
+
+    def seen(self) -> str:
+        """Return the first and the last name."""
+        return f"{shown(self.files[0].name)} to {shown(self.files[-1].name)}"
+
+
+def _in_common(texts: Sequence[str]) -> int:
+    """Return how many characters all texts begin with."""
+    return next(
+        (k for k, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), min(map(len, texts))
+    )
+
+
+def _parts(stem: str) -> list[str]:
+    """Return the texts and the digits that a name consists of, in turn.
+
+    Example:
+        >>> _parts("0001_x4")
+        ['', '0001', '_x', '4', '']
+    """
+    return re.split(r"([0-9]+)", stem)
 
 
 def _batches(frames: Iterator[Frame], size: int, *, ahead: bool) -> Generator[list[Frame], None, None]:

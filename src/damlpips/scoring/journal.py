@@ -6,8 +6,8 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -91,7 +91,7 @@ class RowFile:
         self.path = path
         self.name = f"{option} {path}".strip()
         self.form = form
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._anew = overwrite or not path.exists() or path.stat().st_size == 0
         # the end of what is kept
         self._end = len(form.header().encode())
@@ -136,18 +136,25 @@ class RowFile:
                 yield Scored(pair, row)
 
     def write(self, scored: Scored) -> None:
-        """Add the rows of a pair and hand them to the system, so that they outlive this process."""
+        """Add the rows of a pair and hand them to the system, so that they outlive this process; all or none."""
         file = self.opened()
-        file.writelines(encoded(self.form, scored))
-        file.flush()
+        before = file.tell()
+        try:
+            for row in encoded(self.form, scored):
+                write_all(file, row)
+        except OSError:  # a full disk takes a part of a row
+            with suppress(OSError):
+                file.truncate(before)
+            raise
 
-    def opened(self) -> BinaryIO:
+    def opened(self) -> FileIO:
         """Return the file, opened at the end of what is kept."""
         if self._file is None:
             if self._anew:
                 # whole or not at all, so that the header is never cut off
                 write_whole(self.path, self.form.header())
-            self._file = open(self.path, "r+b")  # noqa: SIM115
+            # without a buffer, which would hold what a full disk did not take, and fail once more when it is closed
+            self._file = FileIO(self.path, "r+")
             self._file.truncate(self._end)
             self._file.seek(0, os.SEEK_END)
         return self._file
@@ -162,6 +169,13 @@ class RowFile:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def write_all(file: FileIO, content: bytes) -> None:
+    """Write to a file without a buffer, which may take a part at a time."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 class RowStream:
@@ -181,7 +195,7 @@ class RowStream:
 
 def encoded(form: Csv | JsonLines, scored: Scored) -> Iterator[bytes]:
     """Yield the rows of a pair one by one: a long video has many."""
-    return (form.text(row).encode("utf-8", "surrogateescape") for row in form.table.rows(scored))
+    return (form.text(row).encode() for row in form.table.rows(scored))
 
 
 class Outputs:
@@ -221,18 +235,29 @@ class Outputs:
 
     def _put(self, places: Sequence[RowFile | RowStream], scored: Scored) -> None:
         for place in places:
-            try:
+            with explained(place.name):
                 place.write(scored)
-            except OSError as error:
-                raise ScoringError(f"{place.name}: {reason(error)}") from error
 
     def finish(self) -> None:
         for file in self._files:
-            file.finish()
+            with explained(file.name):
+                file.finish()
 
     def close(self) -> None:
         for file in self._files:
-            file.close()
+            with explained(file.name):
+                file.close()
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turn what the system says of an output into a ScoringError that names it; not of a pipe that nobody reads."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ScoringError(f"{name}: {reason(error)}") from error
 
 
 class Unchanged:

@@ -2,12 +2,28 @@
 
 import csv
 import io
+import os
 import stat
+import warnings
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
+from mimetypes import MimeTypes
 from pathlib import Path
 
-from damlpips.files import MOST_SHOWN, as_text, natural, open_regular, path_within, reason, shown, size
+from damlpips.files import (
+    MOST_SHOWN,
+    as_text,
+    composed,
+    natural,
+    open_regular,
+    path_within,
+    reason,
+    shown,
+    size,
+    unspelled,
+)
 from damlpips.scoring import videos
 from damlpips.scoring.frames import frame_files, is_video_file
 from damlpips.scoring.images import SUFFIXES, ScoringError, suffixes
@@ -15,8 +31,29 @@ from damlpips.scoring.images import SUFFIXES, ScoringError, suffixes
 COLUMNS = ("reference", "distorted")
 # a million rows of long names
 LARGEST_MANIFEST = 1 << 26
-# files that an error lists
+# files that an error lists, and kinds of files
 MOST_NAMED = 6
+# endings of images and videos that Python's table of them lacks
+PICTURES = (
+    *(".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpf", ".jxr", ".exr", ".hdr", ".pfm", ".psd", ".psb"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".dcm", ".dds", ".qoi", ".ktx"),
+    *(
+        ".mxf",
+        ".vob",
+        ".wmv",
+        ".rm",
+        ".h264",
+        ".h265",
+        ".hevc",
+        ".264",
+        ".265",
+        ".ivf",
+        ".obu",
+        ".yuv",
+        ".insv",
+        ".r3d",
+    ),
+)
 
 
 # slots: there may be millions of them
@@ -38,63 +75,148 @@ class Pair:
     video: bool = False
 
 
-def find_pairs(reference: Path, distorted: Path, manifest: Path | None = None, *, frames: bool = False) -> list[Pair]:
+class PassedOverWarning(UserWarning):
+    """A folder holds images or videos of kinds that are not read."""
+
+
+@dataclass
+class PassedOver:
+    """The files of searched folders that are neither images nor videos of a kind that is read, but for hidden ones.
+
+    Attributes:
+        folders: how many there are of each ending, in each folder that was searched.
+    """
+
+    folders: dict[Path, Counter[str]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return any(self.folders.values())
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """How many there are of each ending: images and videos first, then the most frequent."""
+        counts = sum(self.folders.values(), Counter[str]())
+        ordered = sorted(counts.items(), key=lambda item: (not _is_picture(item[0]), -item[1], item[0]))
+        return dict(ordered)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether there are images or videos among them, by their endings."""
+        return any(map(_is_picture, self.kinds))
+
+    def __str__(self) -> str:
+        """Return, for example, `12 files passed over: 10 .heic, 2 .txt`."""
+        kinds, count = list(self.kinds.items()), sum(self.kinds.values())
+        listed = [f"{number} {ending or 'without an ending'}" for ending, number in kinds[:MOST_NAMED]]
+        rest = sum(number for _, number in kinds[MOST_NAMED:])
+        listed += [f"{rest} of other kinds"] if rest else []
+        return f"{count} file{'s' if count > 1 else ''} passed over: {', '.join(listed)}"
+
+
+def _is_picture(ending: str) -> bool:
+    """Return whether an ending is that of an image or a video, whether or not it can be read here."""
+    kind, _ = _types().guess_type(f"x{ending}", strict=False)
+    return ending in PICTURES or (kind or "").startswith(("image/", "video/"))
+
+
+@cache
+def _types() -> MimeTypes:
+    """Return Python's own table of endings, without what the system adds."""
+    return MimeTypes()
+
+
+def find_pairs(
+    reference: Path,
+    distorted: Path,
+    manifest: Path | None = None,
+    *,
+    frames: bool = False,
+    passed_over: PassedOver | None = None,
+) -> list[Pair]:
     """Return the pairs that two paths stand for, sorted as a reader would: `a2` before `a10`.
 
-    Two files are one pair. In two folders, images with the same path are paired, otherwise those whose paths differ
+    Two files are one pair. In two folders, images with the same path are paired, otherwise those whose paths look the
+    same, their letters composed (NFC) in one and taken apart (NFD) in the other, otherwise those whose paths differ
     only in their ending (`deep/a.png`, `deep/a.jpg`); videos likewise. A reference file is paired with every image, or
     every video, of a distorted folder. Folders are searched recursively; hidden files and folders are skipped, and so
-    are files whose ending is neither that of an image nor of a video.
+    are files whose ending is neither that of an image nor of a video: these are counted.
 
     With `frames`, a folder that holds images is one video, and the images are its frames: either path itself, or each
     such folder within it.
 
     With a manifest, the pairs are its rows, in order: a CSV file in UTF-8 with a header, whose columns `reference` and
-    `distorted` hold paths within the two folders; other columns are ignored.
+    `distorted` hold paths within the two folders, spelled as in rows of scores (`files.spelled`); other columns are
+    ignored.
+
+    Args:
+        reference, distorted: files or folders.
+        manifest: the list of pairs, if there is one.
+        frames: whether folders that hold images are videos.
+        passed_over: takes what was passed over. Without it there is a `PassedOverWarning`, if images or videos were.
 
     Raises:
         ScoringError: a path does not exist; a folder has no images; an image has no partner, or several that differ
-            only in their ending; an image is paired with a video, or a reference folder with a distorted file; with
-            `frames`, images are not frames of a video, or a folder of frames holds other videos; a manifest is damaged
-            or empty, or names a file that is missing or outside the folders (the message has the number of the line).
+            only in their ending, or only in how their letters are composed; an image is paired with a video, or a
+            reference folder with a distorted file; with `frames`, images are not frames of a video, or a folder of
+            frames holds other videos; a manifest is damaged or empty, or names a file that is missing or outside the
+            folders (the message has the number of the line).
     """
     if manifest is not None:
         return _listed(reference, distorted, manifest, frames)
+    if passed_over is None:
+        passed_over = PassedOver()
+        pairs = find_pairs(reference, distorted, frames=frames, passed_over=passed_over)
+        if passed_over.pictures:
+            warnings.warn(str(passed_over), PassedOverWarning, stacklevel=2)
+        return pairs
     folders = _is_folder(reference, "reference", frames), _is_folder(distorted, "distorted", frames)
+    for folder, searched in zip((reference, distorted), folders, strict=True):
+        if not searched and folder.is_dir():  # of frames
+            passed_over.folders[folder.resolve()] = Counter(_kinds_of_others(folder))
     if folders[1]:
-        files = _found(distorted, frames)
+        files = _found(distorted, frames, passed_over)
         if folders[0]:
-            pairs = _partners(reference, distorted, files, frames)
+            found = _partners(reference, distorted, files, frames, passed_over)
         else:
             kind = _is_video(reference)
             if not (alike := [file for file in files if _is_video(file) == kind]):
                 raise ScoringError(f"{distorted}: no {_kind(reference)}s in this folder")
-            pairs = [(reference, f) for f in alike]
+            others = (file.suffix.lower() for file in files if _is_video(file) != kind and not file.is_dir())
+            passed_over.folders[distorted.resolve()].update(others)
+            found = [(reference, f) for f in alike]
     elif folders[0]:
         raise ScoringError(
-            f"reference {str(reference)!r} is a folder, distorted {str(distorted)!r} a file: expected two files, two"
-            " folders, or a reference file and a folder"
+            f"reference {shown(str(reference))} is a folder, distorted {shown(str(distorted))} a file: expected two"
+            " files, two folders, or a reference file and a folder"
         )
     else:
-        pairs = [(reference, distorted)]
+        found = [(reference, distorted)]
     within = distorted if folders[1] else distorted.parent
-    return [_pair(r, d, d.relative_to(within).as_posix(), frames) for r, d in pairs]
+    return [_pair(r, d, d.relative_to(within).as_posix(), frames) for r, d in found]
 
 
 def find_methods(
-    reference: Path, methods: Mapping[str, Path], manifest: Path | None = None, *, frames: bool = False
+    reference: Path,
+    methods: Mapping[str, Path],
+    manifest: Path | None = None,
+    *,
+    frames: bool = False,
+    passed_over: PassedOver | None = None,
 ) -> list[Pair]:
     """Return the pairs of several methods, each found as by `find_pairs`; those of one reference follow each other.
 
     Args:
         methods: each method's name and folder.
-        frames: as for `find_pairs`.
+        manifest, frames, passed_over: as for `find_pairs`.
 
     Raises:
         ScoringError: as `find_pairs` does, for the first folder with something wrong.
     """
     found = [
-        [replace(pair, method=name) for pair in find_pairs(reference, folder, manifest, frames=frames)]
+        [
+            replace(pair, method=name)
+            for pair in find_pairs(reference, folder, manifest, frames=frames, passed_over=passed_over)
+        ]
         for name, folder in methods.items()
     ]
     if manifest is None and not _is_folder(reference, "reference", frames):
@@ -131,27 +253,32 @@ def _is_folder(path: Path, what: str, frames: bool = False) -> bool:
     try:
         return stat.S_ISDIR(path.stat().st_mode) and not (frames and frame_files(path))
     except FileNotFoundError as error:
-        raise ScoringError(f"{what} {str(path)!r}: no such file or folder") from error
+        raise ScoringError(f"{what} {shown(str(path))}: no such file or folder") from error
     except OSError as error:
-        raise ScoringError(f"{what} {str(path)!r}: {reason(error)}") from error
+        raise ScoringError(f"{what} {shown(str(path))}: {reason(error)}") from error
     except ValueError as error:  # a NUL
-        raise ScoringError(f"{what} {str(path)!r}: not a file name ({error})") from error
+        raise ScoringError(f"{what} {shown(str(path))}: not a file name ({error})") from error
 
 
-def _found(folder: Path, frames: bool) -> list[Path]:
-    """Return the images and videos in a folder, sorted."""
+def _found(folder: Path, frames: bool, passed_over: PassedOver) -> list[Path]:
+    """Return the images and videos in a folder, sorted; count the other files."""
     found: list[Path] = []
+    others = Counter[str]()
     try:
-        _collect(folder, found, frozenset(), frames)
+        _collect(folder, found, others, frozenset(), frames)
     except OSError as error:
         raise ScoringError(f"{error.filename or folder}: {reason(error)}") from error
+    here = PassedOver({folder.resolve(): others})
+    passed_over.folders.update(here.folders)
     if not found:
         what = "folders of frames in this folder, and no videos" if frames else "images in this folder, and no videos"
-        raise ScoringError(f"{folder}: no {what}")
+        raise ScoringError(f"{folder}: no {what}{f' ({here})' if here else ''}")
     return sorted(found, key=lambda path: natural(path.relative_to(folder)))
 
 
-def _collect(folder: Path, found: list[Path], above: frozenset[tuple[int, int]], frames: bool) -> None:
+def _collect(
+    folder: Path, found: list[Path], others: Counter[str], above: frozenset[tuple[int, int]], frames: bool
+) -> None:
     """Add the files in a folder and the folders within it; `above` are the folders that it is in."""
     status = folder.stat()
     if (here := (status.st_dev, status.st_ino)) in above:
@@ -162,12 +289,14 @@ def _collect(folder: Path, found: list[Path], above: frozenset[tuple[int, int]],
             continue
         suffix = path.suffix.lower()
         if path.is_dir():
-            _collect(path, found, above | {here}, frames)
+            _collect(path, found, others, above | {here}, frames)
         elif suffix in endings and frames:
             holds_frames = True
         elif suffix in endings or suffix in videos.SUFFIXES:
             # a broken link is not skipped: it is an error when it is read
             found.append(path)
+        else:
+            others[suffix] += 1
     if holds_frames and len(found) > before:
         raise ScoringError(
             f"{folder}: holds images as well as {found[before].relative_to(folder)}: which is the video?"
@@ -176,11 +305,21 @@ def _collect(folder: Path, found: list[Path], above: frozenset[tuple[int, int]],
         found.append(folder)
 
 
-def _partners(reference: Path, distorted: Path, files: list[Path], frames: bool) -> list[tuple[Path, Path]]:
+def _kinds_of_others(folder: Path) -> Iterator[str]:
+    """Yield the endings of the files directly in a folder that are no images."""
+    endings = suffixes()
+    for path in folder.iterdir():
+        if not path.name.startswith(".") and path.suffix.lower() not in endings and not path.is_dir():
+            yield path.suffix.lower()
+
+
+def _partners(
+    reference: Path, distorted: Path, files: list[Path], frames: bool, passed_over: PassedOver
+) -> list[tuple[Path, Path]]:
     """Return the pairs of two folders, in the order of the distorted `files`."""
-    references = _found(reference, frames)
-    by_name = {r.relative_to(reference): r for r in references}
-    names = {d.relative_to(distorted): d for d in files}
+    references = _found(reference, frames, passed_over)
+    sides = _by_name(reference, references), _by_name(distorted, files)
+    by_name, names = (_by_composed_name(*pair) for pair in (sides, sides[::-1]))
     # what has a partner of the same name is out of the question for others
     stems, stems_of_files = _by_stem(by_name, names), _by_stem(names, by_name)
     for stem, paths in stems_of_files.items():
@@ -197,6 +336,33 @@ def _partners(reference: Path, distorted: Path, files: list[Path], frames: bool)
     _all_paired([d for d in files if found[d] is None], distorted, reference)
     _all_paired([r for r in references if r not in used], reference, distorted)
     return [(r, d) for d, r in found.items() if r is not None]
+
+
+def _by_name(folder: Path, files: Sequence[Path]) -> dict[Path, Path]:
+    return {file.relative_to(folder): file for file in files}
+
+
+def _by_composed_name(files: Mapping[Path, Path], others: Container[Path]) -> dict[Path, Path]:
+    """Return files by their names; what the others lack, by its name with composed letters.
+
+    Raises:
+        ScoringError: two names would be the same.
+    """
+    found: dict[Path, Path] = {}
+    looks: dict[str, Path] = {}
+    for name, path in files.items():
+        look = composed(str(name))
+        if (other := looks.setdefault(look, name)) != name and not (name in others and other in others):
+            raise ScoringError(f"{path}: {differ_in_letters(files[other])}")
+        found[name if name in others else Path(look)] = path
+    return found
+
+
+def differ_in_letters(path: Path) -> str:
+    return (
+        f"its name and that of {path} look the same, and differ only in how letters are composed (Unicode NFC and"
+        " NFD): which is the partner? Rename or remove one"
+    )
 
 
 def _stem(name: Path, path: Path) -> tuple[str, Path]:
@@ -225,15 +391,15 @@ def _listed(reference: Path, distorted: Path, manifest: Path, frames: bool) -> l
     """Return the pairs of a manifest."""
     for folder, what in ((reference, "reference"), (distorted, "distorted")):
         if not _is_folder(folder, what):
-            raise ScoringError(f"{what} {str(folder)!r}: expected a folder, where a manifest's paths are looked up")
-    roots = reference.resolve(), distorted.resolve()
+            raise ScoringError(
+                f"{what} {shown(str(folder))}: expected a folder, where a manifest's paths are looked up"
+            )
+    folders = ListedFolder(reference), ListedFolder(distorted)
     pairs = []
-    for line, (first, second) in _rows(manifest):
+    for line, row in _rows(manifest):
         where = f"{manifest}, line {line}"
-        one, other = (
-            _within(folder, root, name, where, frames)
-            for folder, root, name in ((reference, roots[0], first), (distorted, roots[1], second))
-        )
+        first, second = map(unspelled, row)
+        one, other = (folder.file(name, where, frames) for folder, name in zip(folders, (first, second), strict=True))
         pairs.append(_pair(one, other, second, frames, f"{where}: "))
     if not pairs:
         raise ScoringError(f"{manifest}, line 1: no pairs below the header")
@@ -283,28 +449,65 @@ def _text(manifest: Path) -> str:
         raise ScoringError(str(error)) from error
 
 
-def _within(folder: Path, root: Path, name: str, where: str, frames: bool) -> Path:
-    """Return the regular file `name` of a folder, if it is inside `root`, which is the folder with all links resolved.
+class ListedFolder:
+    """A folder in which the names of a manifest are looked up; nothing outside it is found, not even by a link."""
 
-    With `frames` it may be a folder, whose images have to be inside, too.
-    """
-    if name == "":
-        raise ScoringError(f"{where}: an empty path")
-    try:
-        path = path_within(folder, name)
-    except ValueError as error:
-        raise ScoringError(f"{where}: {error}") from error
-    try:
-        parts = [path]
-        if frames and path.is_dir():
-            parts += frame_files(path)
-        else:
-            open_regular(path).close()
-        inside = all(part.resolve().is_relative_to(root) for part in parts)
-    except OSError as error:
-        raise ScoringError(f"{where}: {shown(name, MOST_SHOWN)}: {reason(error)}") from error
-    if not inside:
-        raise ScoringError(f"{where}: {shown(name, MOST_SHOWN)} leads out of {folder} by a symbolic link")
-    if frames and len(parts) == 1 and path.is_dir():
-        raise ScoringError(f"{where}: {shown(name, MOST_SHOWN)}: a folder without images")
-    return path
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._root = folder.resolve()
+        # what is in a folder, by its name with composed letters
+        self._names: dict[Path, dict[str, list[Path]]] = {}
+
+    def file(self, name: str, where: str, frames: bool) -> Path:
+        """Return the regular file `name`; with `frames` it may be a folder, whose images have to be inside, too.
+
+        Raises:
+            ScoringError: there is no such file, or it is outside; begins with `where`.
+        """
+        if name == "":
+            raise ScoringError(f"{where}: an empty path")
+        if "\0" in name:
+            raise ScoringError(f"{where}: {shown(name)}: not a file name (it has a NUL)")
+        try:
+            path_within(self.folder, name)
+        except ValueError as error:
+            raise ScoringError(f"{where}: {error}") from error
+        try:
+            path = self._found(name, where)
+            parts = [path]
+            if frames and path.is_dir():
+                parts += frame_files(path)
+            else:
+                open_regular(path).close()
+            inside = all(part.resolve().is_relative_to(self._root) for part in parts)
+        except OSError as error:
+            raise ScoringError(f"{where}: {shown(name)}: {reason(error)}") from error
+        if not inside:
+            raise ScoringError(f"{where}: {shown(name)} leads out of {self.folder} by a symbolic link")
+        if frames and len(parts) == 1 and path.is_dir():
+            raise ScoringError(f"{where}: {shown(name)}: a folder without images")
+        return path
+
+    def _found(self, name: str, where: str) -> Path:
+        """Return the path of `name`; of what is not there, the one whose letters are composed in another way."""
+        path = self.folder / name
+        if name.isascii() or os.path.lexists(path):
+            return path
+        path = self.folder
+        for part in Path(name).parts:
+            if not os.path.lexists(path / part) and len(alike := self._alike(path, part)) > 0:
+                if len(alike) > 1:
+                    raise ScoringError(f"{where}: {alike[0]}: {differ_in_letters(alike[1])}")
+                part = alike[0].name
+            path /= part
+        return path
+
+    def _alike(self, folder: Path, name: str) -> list[Path]:
+        if folder not in self._names:
+            names: dict[str, list[Path]] = {}
+            # not what a link leads to outside
+            if folder.is_dir() and folder.resolve().is_relative_to(self._root):
+                for path in folder.iterdir():
+                    names.setdefault(composed(path.name), []).append(path)
+            self._names[folder] = names
+        return self._names[folder].get(composed(name), [])

@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import count, takewhile
 from typing import Any, NamedTuple
 
+from damlpips.files import spelled
 from damlpips.scoring.frames import FrameScores
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.scorer import Score
@@ -153,10 +154,12 @@ class Table:
         return {header: column.type for column in self.columns for header in self.headers[column.name]}
 
     def values(self, columns: Iterable[Column], sources: Mapping[Source, Any]) -> Row:
-        """Return the values of columns by their headers."""
+        """Return the values of columns by their headers; texts are `spelled`."""
         row: Row = {}
         for column in columns:
             headers, value = self.headers[column.name], column.value_in(sources[column.source])
+            if column.type == TEXT:
+                value = spelled(value)
             if column.numbered:
                 row.update(zip(headers, value or [None] * len(headers), strict=True))
             else:

@@ -12,7 +12,7 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice, pairwise, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from damlpips.files import open_regular, reason
 from damlpips.scoring.formats import OVERWRITE, JsonLines
 from damlpips.scoring.images import ScoringError
-from damlpips.scoring.journal import RowFile, Unchanged, locked
+from damlpips.scoring.journal import RowFile, Unchanged, explained, locked
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.rows import Scored, Table
 from damlpips.scoring.scorer import Score
@@ -73,7 +73,9 @@ def remove(file: Path) -> None:
 def beside(file: Path | None, *, anew: bool) -> Iterator[Path]:
     """Give the file beside which shards are written, a temporary one for None; remove the shards on success."""
     if file is None:
-        with TemporaryDirectory(prefix="damlpips-") as folder:
+        with ExitStack() as folders:
+            with explained("a temporary folder"):
+                folder = folders.enter_context(TemporaryDirectory(prefix="damlpips-"))
             yield Path(folder) / "scores"
         return
     file = file.resolve()

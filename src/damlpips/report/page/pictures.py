@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from damlpips.files import digest, reason
+from damlpips.files import digest, reason, unspelled
 from damlpips.models.base import PerceptualDistance
 from damlpips.report import heat
 from damlpips.report.figure import as_bytes, measure
@@ -109,7 +109,7 @@ class ImageRenderer:
             ("reference", pair.reference, pair.reference_sha256),
         ):
             try:
-                found.append(self._image(self.folder / name, expected))
+                found.append(self._image(self.folder / unspelled(name), expected))
             except OSError as error:
                 missing[what] = reason(error)
             except ScoringError as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from damlpips.files import open_regular, printable, reason
-from damlpips.scoring.formats import READERS, format_of
+from damlpips.scoring.formats import READERS, as_spelled, format_of
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.rows import COLUMNS
 
@@ -48,7 +48,7 @@ def read_rows(path: Path, on_cut: Callable[[], None] = lambda: None) -> Iterator
         with open_regular(path) as file:
             rows = READERS[kind](file, path, lambda headers: _wanted(headers, path), on_cut)
             for number, read in enumerate(rows, 1):
-                pair = _pair(read.row)
+                pair = _pair(as_spelled(read.row))
                 if pair.score is None and not pair.error:
                     raise ScoringError(f"{path}: row {number} is damaged (neither a score nor an error)")
                 # of many rows the settings are kept once

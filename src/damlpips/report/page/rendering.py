@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from damlpips.files import printable, write_whole
+from damlpips.files import spelled, write_whole
 from damlpips.report.page.collecting import Collection
 from damlpips.report.page.figures import SAMPLES
 from damlpips.report.page.pictures import SIDE
@@ -112,12 +112,12 @@ def render_report(
     templates = files("damlpips.report.page") / "templates"
     style, script = ((templates / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return environment.get_template("page.html").render(
-        title=printable(title),
+        title=spelled(title),
         version=__version__,
         sections=sections,
         rows=found.rows,
-        files=[printable(path.name) for path in paths],
-        cut=[printable(path.name) for path in found.cut],
+        files=[spelled(path.name) for path in paths],
+        cut=[spelled(path.name) for path in found.cut],
         samples=samples,
         typical=TYPICAL,
         # this project's own text, not a user's

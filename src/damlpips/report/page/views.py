@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from damlpips.files import printable
+from damlpips.files import printable, spelled
 from damlpips.models.registry import Metric
 from damlpips.report import heat
 from damlpips.report.figure import layer_names
@@ -193,7 +193,7 @@ def _chosen(found: Figures, count: int) -> list[tuple[str, list[ScoredPair]]]:
 def _pair(images: PairImages, key: str, layers: Sequence[str], title: str, rank: int) -> PairView:
     pair = images.pair
     assert pair.score is not None
-    images.notes = [printable(note) for note in images.notes]
+    images.notes = [spelled(note) for note in images.notes]
     return PairView(
         key,
         printable(Path(pair.distorted).name),
