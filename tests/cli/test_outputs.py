@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 
@@ -199,9 +198,7 @@ class TestFullDisk:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    def test_of_several_processes(
-        self, folders: tuple[Path, Path], tmp_path: Path, start: Callable[[], None] | None = None
-    ) -> None:
+    def test_of_several_processes(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
         folder = tmp_path / "no space"
         folder.mkdir()
         file = folder / "s.csv"

@@ -30,7 +30,8 @@ class ScorePairs:
     For `ray.data.Dataset.map_batches`, which builds it once in each actor:
     `pairs.map_batches(ScorePairs, fn_constructor_kwargs={"backbone": "alex"}, batch_size=32, compute=...)`.
 
-    A batch is a mapping of columns, as Ray passes it by default, `batch_format="numpy"`. An image is a path (`str`),
+    A batch is a mapping of columns, as Ray passes it by default, `batch_format="numpy"`. An image is a path (`str`,
+    spelled as in the rows of `damlpips score`, see `damlpips.files.spelled`; or `Path`, as it is),
     the bytes of an image file, or an array, uint8 or float in [0, 1], (H, W, 3) or (H, W). Consecutive rows with one
     reference run it through the network once.
 
