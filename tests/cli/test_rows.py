@@ -11,13 +11,16 @@ from itertools import pairwise
 from pathlib import Path
 from unittest.mock import DEFAULT, Mock
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from typer.testing import Result
 
 from damlpips import DAMLPIPS
+from damlpips.adapters.ray import ScorePairs
 from damlpips.files import unspelled
+from damlpips.report.page import render_report
 from damlpips.scoring import scorer
 from damlpips.scoring.images import read_image
 from damlpips.scoring.rows import Table
@@ -95,6 +98,55 @@ class TestColumns:
         written = [file.read_bytes() for file in files.values()]
         again = run(reference, tmp_path / "d", *options)
         assert (again.exit_code, [file.read_bytes() for file in files.values()]) == (0, written)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are text there")
+class TestNamesThatAreNotUtf8:
+    @pytest.fixture
+    def odd(self, tmp_path: Path) -> tuple[Path, Path]:
+        """Return folders with two names, of which one looks like what the other is spelled as."""
+        for side in "rd":
+            for k, name in enumerate((os.fsdecode(b"f\xff.png"), r"f\xff.png")):
+                image_file(tmp_path / side / "x.png", k + ord(side)).rename(tmp_path / side / name)
+        return tmp_path / "r", tmp_path / "d"
+
+    def test_errors_and_report_and_ray_tell_them_apart(self, odd: tuple[Path, Path], tmp_path: Path) -> None:
+        files, options = outputs(tmp_path, "csv", "jsonl", "parquet")
+        assert run(*odd, *options).exit_code == 0
+        expected = [row["score"] for row in json_rows(files["jsonl"])]
+        for file in files.values():
+            page = render_report([file], maps=False)
+            assert page.count("data:image/") >= 4
+            page.encode()
+        rows = pq.read_table(files["parquet"]).to_pydict()
+        batch = {name: np.array(rows[name], dtype=object) for name in ("reference", "distorted")}
+        assert ScorePairs()(batch)["score"].tolist() == expected
+        for file in odd[1].iterdir():
+            file.write_bytes(b"damaged")
+        result = run(*odd, "--csv", tmp_path / "e.csv")
+        names = [rf"{odd[1]}/f{middle}xff.png" for middle in ("\\", "\\x5c")]
+        for lines in (result.stderr.splitlines()[1:], [row["error"] for row in csv_rows(tmp_path / "e.csv")]):
+            assert sorted(line.strip().partition(": ")[0] for line in lines) == sorted(names)
+        gone = ScorePairs()({name: np.array([r"gone\xff.png"], dtype=object) for name in batch})
+        assert gone["error"][0].startswith(r"gone\xff.png: ")
+
+    @pytest.mark.parametrize("kind", ["csv", "jsonl"])
+    def test_rows_of_older_versions_are_refused(self, odd: tuple[Path, Path], tmp_path: Path, kind: str) -> None:
+        files, options = outputs(tmp_path, kind)
+        assert run(*odd, *options).exit_code == 0
+        new, old = (rb"f\xff.png", b"f\xff.png") if kind == "csv" else (rb"f\\xff.png", rb"f\udcff.png")
+        files[kind].write_bytes(files[kind].read_bytes().replace(new, old))
+        refused("not UTF-8, as older versions wrote it.*--overwrite starts anew", "score", *odd, *options)
+        assert render_report([files[kind]], maps=False).count("data:image/") >= 4
+
+    def test_rows_of_older_versions_with_line_ends_go_on(self, tmp_path: Path) -> None:
+        image_file(tmp_path / "d/x.png", 1).rename(tmp_path / "d/a\nb.png")
+        image_file(tmp_path / "d/c.png", 2)
+        arguments = (image_file(tmp_path / "r.png"), tmp_path / "d", "--csv", tmp_path / "s.csv")
+        assert run(*arguments).exit_code == 0
+        old = (tmp_path / "s.csv").read_text().replace(f"{tmp_path}/d/a\\x0ab.png", f'"{tmp_path}/d/a\nb.png"')
+        (tmp_path / "s.csv").write_text(old)
+        assert "2 of 2 pairs were scored before" in run(*arguments).stderr
 
 
 def watched_reading(monkeypatch: pytest.MonkeyPatch) -> Mock:

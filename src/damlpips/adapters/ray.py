@@ -31,9 +31,8 @@ class ScorePairs:
     `pairs.map_batches(ScorePairs, fn_constructor_kwargs={"backbone": "alex"}, batch_size=32, compute=...)`.
 
     A batch is a mapping of columns, as Ray passes it by default, `batch_format="numpy"`. An image is a path (`str`,
-    spelled as in the rows of `damlpips score`, see `damlpips.files.spelled`; or `Path`, as it is),
-    the bytes of an image file, or an array, uint8 or float in [0, 1], (H, W, 3) or (H, W). Consecutive rows with one
-    reference run it through the network once.
+    spelled as in rows of scores, see `damlpips.files.spelled`), the bytes of an image file, or an array, uint8 or float
+    in [0, 1], (H, W, 3) or (H, W). Consecutive rows with one reference run it through the network once.
 
     The result has all columns of the batch and those of `damlpips score` that say how a pair scored: `score` (lower is
     closer), the layers, the size of the distorted image, the SHA-256 of the files, and `error`. Numbers are float64,
