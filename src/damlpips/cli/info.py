@@ -47,7 +47,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
     for title, lines in _sections(found):
         typer.echo(title)
         for name, text in lines:
-            typer.echo(spelled(f"  {name:<22}{text}".rstrip()))
+            typer.echo(f"  {name:<22}{text}".rstrip())
 
 
 def describe() -> dict[str, Any]:
@@ -62,7 +62,7 @@ def describe() -> dict[str, Any]:
         "extras": extras(),
         "devices": devices(),
         "weights": weights(),
-        "variables": {name: os.environ.get(name) for name in VARIABLES},
+        "variables": {name: value and spelled(value) for name in VARIABLES for value in [os.environ.get(name)]},
     }
 
 
@@ -143,7 +143,7 @@ def weights() -> dict[str, Any]:
             state, advice = _state(path, files.backbone_card(name))
         except files.WeightsError as error:  # a folder or a file that cannot be read
             state, advice = "other", str(error)
-        found[name] = {"file": None if path is None else str(path), "sha256": state, "advice": advice}
+        found[name] = {"file": path and spelled(str(path)), "sha256": state, "advice": advice and spelled(advice)}
     return found
 
 
