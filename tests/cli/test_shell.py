@@ -205,7 +205,7 @@ class TestInfo:
         assert {"cli", "viz", "report", "lightning", "pyiqa"} <= set(found)
         assert found.keys().isdisjoint({"all", "docs", "test"})
         assert set(found["report"]["packages"]) >= {"typer", "rich", "pillow", "matplotlib", "jinja2", "scipy"}
-        assert list(found["ray"]["packages"]) == ["filelock", "pillow", "pyarrow", "ray", "rich", "typer"]
+        assert list(found["ray"]["packages"]) == ["filelock", "numpy", "pillow", "pyarrow", "ray", "rich", "typer"]
 
     def test_a_missing_extra_says_how_to_get_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         real = command.installed
