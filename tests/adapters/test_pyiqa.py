@@ -3,12 +3,18 @@
 import os
 import re
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
 
 import damlpips
 from damlpips import DAMLPIPS
+from damlpips.models.registry import in_libraries
 from tests.support import reference
 from tests.support.processes import python
 
@@ -44,6 +50,56 @@ def test_register_is_idempotent_and_leaves_pyiqas_own_alone() -> None:
     assert pyiqa.list_models() == before
     assert pyiqa.default_model_configs.DEFAULT_CONFIGS["lpips"] == own
     assert set(NAMES) <= set(pyiqa.list_models(metric_mode="FR"))
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def named(request: pytest.FixtureRequest, random_weights: Callable[[str], Path]) -> Callable[..., Any]:
+    """Create the metric of a name, with random weights where its network has some of ImageNet's."""
+    model = reference.TORCHVISION.get(in_libraries()[request.param].options["backbone"])
+    weights = {"weights": random_weights(model)} if model else {}
+    return lambda **options: create(request.param, **weights, **options)
+
+
+def test_every_name_is_a_metric(named: Callable[..., Any], tmp_path: Path) -> None:
+    metric, images = named(), reference.noise(3, 72, 64)
+    x, y = ((255 * t).round() / 255 for t in images)
+    assert metric.metric_name in pyiqa.list_models() == pyiqa.list_models(exclude_filters="nothing*")
+    assert metric.metric_name in pyiqa.list_models("FR", filter=f"{metric.metric_name[:5]}*")
+    assert metric.metric_name not in pyiqa.list_models("NR")
+    assert (metric.metric_mode, metric.lower_better) == ("FR", True)
+    assert metric.score_range.startswith("0, ")
+
+    scores = metric(x, y)
+    assert (scores.shape, scores.dtype, scores.requires_grad) == ((3, 1), torch.float32, False)
+    assert scores.isfinite().all()
+    assert (scores > 0).all()
+    assert metric(x, x).eq(0).all()
+    for again in (metric, named(), metric.train(), metric.eval()):
+        assert torch.equal(again(x, y), scores)
+    torch.testing.assert_close(torch.cat([metric(x[n, None], y[n, None]) for n in range(3)]), scores)
+
+    for name, image in (("x", x), ("y", y)):
+        Image.fromarray((255 * image[0]).round().to(torch.uint8).permute(1, 2, 0).numpy()).save(
+            tmp_path / f"{name}.png"
+        )
+    files = [str(tmp_path / f"{name}.png") for name in "xy"]
+    for pair in (files, [Image.open(file) for file in files], [files[0], y[:1]]):
+        torch.testing.assert_close(metric(*pair), scores[:1], rtol=1e-5, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*scored as it is.*:UserWarning")
+@pytest.mark.parametrize("inputs", [torch.rand, torch.randn])
+def test_every_name_is_a_loss(named: Callable[..., Any], inputs: Callable[..., Tensor]) -> None:
+    x, y = inputs(2, 2, 3, 64, 64)
+    x = x.clone().requires_grad_()
+    loss = named(as_loss=True)
+    value = loss(x, y)
+    assert value.shape == ()
+    value.backward()
+    assert x.grad.isfinite().all()
+    assert all(image.any() for image in x.grad)
+    with torch.no_grad():
+        assert loss(x - 0.02 * x.grad / x.grad.abs().amax(), y) < value
 
 
 def test_scores_are_the_modules() -> None:
@@ -149,18 +205,6 @@ def test_a_name_that_is_taken_does_not_break_an_import() -> None:
     )
     said = "damlpips could not be registered with pyiqa: pyiqa knows a metric 'damlpips' already"
     assert f"damlpips {said}" in python(code)
-
-
-def test_file_paths(tmp_path) -> None:
-    from PIL import Image
-
-    x, y = ((t[:1] * 255).round().to(torch.uint8) for t in reference.noise())
-    for name, image in (("x", x), ("y", y)):
-        Image.fromarray(image[0].permute(1, 2, 0).numpy()).save(tmp_path / f"{name}.png")
-    metric = create("damlpips")
-    score = metric(str(tmp_path / "x.png"), str(tmp_path / "y.png"))
-    # pyiqa divides by 255 before the backbone sees the image; the module scales uint8 itself, one rounding apart
-    torch.testing.assert_close(score[:, 0], DAMLPIPS()(x, y), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("identical", [False, True])

@@ -7,7 +7,6 @@ without it. Of private attributes `_defaults`, `_persistent`, `_computed`, `_upd
 Tried with torchmetrics 1.4.0, the oldest that `pyproject.toml` allows and `make test` runs, and 1.9.0.
 """
 
-import copy
 import functools
 import re
 from collections.abc import Callable, Sequence
@@ -31,6 +30,16 @@ _STATE_NAME = re.compile(r"(?:lpips|damlpips)_[0-9a-f]{12}_\w+")
 
 # `update` of one metric from several threads adds to its store one at a time.
 _adding = Lock()
+
+
+class _NotCopied:
+    """Holds a value that deep copies share; pickled with it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_NotCopied":
+        return self
 
 
 class StoreMetric(Metric):
@@ -225,13 +234,15 @@ class StoreMetric(Metric):
         self._defaults |= ScoreStore.empty().to(self.device).to_dict(self._prefix)
         return this
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "StoreMetric":
-        """Without it a metric with a process group cannot be copied: the group belongs to the process."""
-        memo[id(self.process_group)] = self.process_group
-        twin = type(self).__new__(type(self))
-        memo[id(self)] = twin
-        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        return twin
+    def __getstate__(self) -> dict[str, Any]:
+        """Without it a metric with a process group cannot be copied: the group belongs to the process.
+
+        A `__deepcopy__` would do, but `ClasswiseWrapper` passes on what it lacks, and its copies would be bare metrics.
+        """
+        return {**super().__getstate__(), "process_group": _NotCopied(self.process_group)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "process_group": state["process_group"].value})
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
