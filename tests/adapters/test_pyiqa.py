@@ -174,12 +174,14 @@ IMPORTS = {
     "a part of pyiqa": "import damlpips; from pyiqa.api_helpers import create_metric; import pyiqa",
     "pyiqa asked for before": "import damlpips, importlib.util; importlib.util.find_spec('pyiqa'); import pyiqa",
     "registered by hand, too": "import damlpips; damlpips.register('pyiqa'); import pyiqa",
+    "the adapter first": "import damlpips.adapters.pyiqa, pyiqa",
 }
 
 
 @pytest.mark.parametrize("imports", IMPORTS.values(), ids=IMPORTS)
 def test_importing_both_is_enough(imports: str) -> None:
     code = (
+        "import warnings; warnings.filterwarnings('error', 'damlpips')\n"
         f"{imports}; import torch; print('damlpips-vgg' in pyiqa.list_models('FR'));"
         "x = torch.rand(1, 3, 64, 64); print(float(pyiqa.create_metric('damlpips', device=torch.device('cpu'))(x, x)))"
     )

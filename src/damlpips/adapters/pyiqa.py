@@ -9,9 +9,6 @@ Tried with pyiqa 0.1.14.1, the oldest that `pyproject.toml` allows and `make tes
 from importlib import import_module
 from typing import Any
 
-from pyiqa.default_model_configs import DEFAULT_CONFIGS
-from pyiqa.utils.registry import ARCH_REGISTRY
-
 from damlpips.models.registry import Metric, in_libraries
 
 _NETWORKS = "damlpips.adapters.pyiqa_networks"
@@ -32,22 +29,26 @@ def _configuration(metric: Metric, options: dict[str, Any]) -> dict[str, Any]:
 
 def register() -> list[str]:
     """Enter the names in pyiqa's table and the networks in its registry; return the names."""
+    # Importing pyiqa calls this function, which has to be there by then.
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+    from pyiqa.utils.registry import ARCH_REGISTRY
+
     wanted = {name: _configuration(*row) for name, row in NAMES.items()}
     for name, configuration in wanted.items():
         if DEFAULT_CONFIGS.get(name, configuration) != configuration:
             raise RuntimeError(f"pyiqa knows a metric {name!r} already, and it is not this package's")
     for network, _ in _KINDS.values():
-        _register_network(network)
+        _register_network(ARCH_REGISTRY, network)
     DEFAULT_CONFIGS.update(wanted)
     return list(wanted)
 
 
-def _register_network(name: str) -> None:
+def _register_network(registry: Any, name: str) -> None:
     """Enter a network in pyiqa's registry, if it can by the name of what is to be imported."""
-    known = ARCH_REGISTRY._obj_map.get(name)
+    known = registry._obj_map.get(name)
     if known is not None and known.__module__ != _NETWORKS:
         raise RuntimeError(f"pyiqa has a network {name!r} already, and it is not this package's")
-    if known is None and hasattr(ARCH_REGISTRY, "register_lazy"):
-        ARCH_REGISTRY.register_lazy(name, f"{_NETWORKS}:{name}", override=True)
+    if known is None and hasattr(registry, "register_lazy"):
+        registry.register_lazy(name, f"{_NETWORKS}:{name}", override=True)
     elif known is None:
-        ARCH_REGISTRY.register(getattr(import_module(_NETWORKS), name))
+        registry.register(getattr(import_module(_NETWORKS), name))
