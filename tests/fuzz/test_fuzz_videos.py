@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_or_refuse(file: Path) -> str:
     """Return the error of a video file; empty if all of its frames can be read."""
     try:
-        for pixels, _ in read_frames(file):
+        for pixels, *_ in read_frames(file):
             assert pixels.dtype in (torch.uint8, torch.float32)
             assert pixels.shape[0] == 3
             assert 0 < pixels[0].numel() <= MOST_PIXELS

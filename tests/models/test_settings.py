@@ -28,6 +28,7 @@ OTHER = {
     **{name: not default for name, default in DEFAULTS.items() if isinstance(default, bool)},
     **{name: default / 2 for name, default in DEFAULTS.items() if isinstance(default, float)},
     "value_range": (-1.0, 1.0),
+    "check_values": False,
     "reduction": "sum",
     "grey": "repeat",
     "resize": 48,

@@ -175,7 +175,7 @@ class TestImages:
             (lambda x: x[0], ValueError, r"distorted: expected one image, \(3, H, W\) or \(1, 3, H, W\), got \(40, 56"),
             (lambda x: x[:2], ValueError, r"expected \(N, 3, H, W\), got \(1, 2, 40, 56\)"),
             (lambda x: x[..., :50], ValueError, r"must have one size, got 40 x 50 and 40 x 56: use resize='reference'"),
-            (lambda x: x.float(), TypeError, "must have one dtype"),
+            (lambda x: x.float(), TypeError, "must both be floats or both uint8"),
             (lambda x: x.numpy(), TypeError, r"distorted: expected a torch\.Tensor .* got ndarray"),
             (lambda x: DAMLPIPS().encode(x[None]), TypeError, f"distorted: .* got {Encoded.__name__}"),
         ],

@@ -17,8 +17,6 @@ LUMA = (0.299, 0.587, 0.114)
 
 # rates two images each by itself, and guesses which is better: no distance between them
 NO_DISTANCE = ("fgresq_pair",)
-# what this package itself may have entered into pyiqa's table
-OWN_TYPES = ("DAMLPIPS", "DAMLPIPS_LPIPS")
 
 
 @dataclass(frozen=True)
@@ -138,14 +136,13 @@ def _build_peer(table: Mapping[str, Peer], name: str, device: torch.device) -> B
 
 
 def _pyiqa_configurations() -> dict[str, dict[str, Any]]:
-    """Return pyiqa's full-reference metrics with what pyiqa builds each from."""
+    """Return pyiqa's full-reference metrics with what pyiqa builds each from, without those of this package."""
+    own = import_module("damlpips.adapters.pyiqa").NAMES
     configurations = import_module("pyiqa.default_model_configs").DEFAULT_CONFIGS
     return {
         name: configuration
         for name, configuration in configurations.items()
-        if configuration.get("metric_mode") == "FR"
-        and name not in NO_DISTANCE
-        and configuration["metric_opts"]["type"] not in OWN_TYPES
+        if configuration.get("metric_mode") == "FR" and name not in (*NO_DISTANCE, *own)
     }
 
 
