@@ -87,7 +87,7 @@ def _check_output(out: Path) -> None:
 def _measured(model: "PerceptualDistance", distorted: Path, reference: Path, reading: Reading) -> "Measured":
     from damlpips.report.figure import measure
     from damlpips.scoring.images import read_still
-    from damlpips.scoring.orientation import remark
+    from damlpips.scoring.orientation import explained, remark
     from damlpips.scoring.reading import ScoringError, note
 
     files = distorted, reference
@@ -99,7 +99,7 @@ def _measured(model: "PerceptualDistance", distorted: Path, reference: Path, rea
     try:
         measured = measure(model, *images)
     except (ValueError, TypeError) as error:
-        raise ScoringError(f"{distorted}: {error}{f' ({rotated})' if rotated else ''}") from error
+        raise ScoringError(f"{distorted}: {explained(error, rotated)}") from error
     if rotated:
         note(rotated)
     return measured

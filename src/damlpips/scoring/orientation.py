@@ -67,3 +67,14 @@ def remark(stills: Sequence[tuple[Path | str, int]]) -> str:
         f"{path} is rotated by its Exif orientation {applied} and {others} is not:"
         " use orientation='ignore' to compare stored pixels"
     )
+
+
+def explained(error: Exception, rotated: str) -> str:
+    """Return the text of an error, with a remark on rotation in the place of the advice to resize, if there is one.
+
+    Example:
+        >>> explained(ValueError("not of one size: use resize='reference'"), "a.jpg is rotated and b.png is not")
+        'not of one size: a.jpg is rotated and b.png is not'
+    """
+    found, advice, _ = str(error).partition(": use resize=")
+    return f"{found}: {rotated}" if advice and rotated else str(error)

@@ -16,7 +16,7 @@ from damlpips.models.base import PerceptualDistance
 from damlpips.nets.encoded import Encoded
 from damlpips.scoring.frames import FrameScores, digest_if_readable, score_frames
 from damlpips.scoring.images import ScoringError, Still, read_still
-from damlpips.scoring.orientation import remark
+from damlpips.scoring.orientation import explained, remark
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.reader import Later, Reader
 from damlpips.scoring.reading import Reading, ReadingOptions, note
@@ -308,8 +308,7 @@ class Scorer:
             raise
         except (ValueError, TypeError) as error:
             if len(items) == 1:
-                rotated = f" ({items[0].rotated})" if items[0].rotated else ""
-                return [items[0].score(None, error=f"{first.distorted}: {error}{rotated}")]
+                return [items[0].score(None, error=f"{first.distorted}: {explained(error, items[0].rotated)}")]
             # one of them may have made all fail
             return [self._batch([item])[0] for item in items]
         for item in items:
