@@ -24,12 +24,14 @@ class Pair:
         x, y: the first and the second images.
         size: height and width at which they are compared; images of another are resampled on their way to the network.
         names: what the second images are recognised by, where they have keys.
+        in_range: whether all values are known to be finite and in `value_range`.
     """
 
     x: Images
     y: Images
     size: Size
     names: Sequence[Named] = ()
+    in_range: bool = False
 
     def __len__(self) -> int:
         return count(self.x)
@@ -82,7 +84,7 @@ def alone(x: Any, settings: Settings, encoder: Encoder, *, what: str = "images")
 
 
 def _single(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> tuple[Tensor, Size]:
-    images = _checked_images(x, settings, encoder, what=what)
+    images, _ = _checked_images(x, settings, encoder, what=what)
     size = _size_of(images, settings)
     checks.large_enough(size, encoder.min_size, what=what, backbone=encoder.name)
     return images, size
@@ -91,7 +93,8 @@ def _single(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> tuple
 def _pair(x: Any, y: Any, settings: Settings, encoder: Encoder) -> Pair:
     if isinstance(x, Tensor) and isinstance(y, Tensor):
         checks.matching_pair(x, y)
-    x, y = _checked(x, settings, encoder, what="first image"), _checked(y, settings, encoder, what="second image")
+    x, x_in_range = _checked(x, settings, encoder, what="first image")
+    y, y_in_range = _checked(y, settings, encoder, what="second image")
     size = _size_of(y, settings)
     size_x = size if settings.resize == "reference" and isinstance(x, Tensor) else _size_of(x, settings)
     for what, found in (("first image", size_x), ("second image", size)):
@@ -101,7 +104,7 @@ def _pair(x: Any, y: Any, settings: Settings, encoder: Encoder) -> Pair:
         x, y = x.to(dtype), y.to(dtype)
     x, y = _standing_in(x, count(y)), _standing_in(y, count(x))
     checks.matching_batch(count(x), count(y), size_x, size)
-    return Pair(x, y, size)
+    return Pair(x, y, size, in_range=x_in_range and y_in_range)
 
 
 def count(x: Images) -> int:
@@ -110,39 +113,41 @@ def count(x: Images) -> int:
     return (x.features[0] if isinstance(x, Encoded) else x).shape[0]
 
 
-def _checked(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> Images:
-    """Return a batch with as many channels as the network takes."""
+def _checked(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> tuple[Images, bool]:
+    """Return a batch with as many channels as the network takes, and whether all values are known to be in range."""
     if not isinstance(x, Encoded):
         return _checked_images(x, settings, encoder, what=what)
     _check_encoded(x, encoder, what=what)
-    return x
+    return x, True
 
 
-def _checked_images(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> Tensor:
+def _checked_images(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> tuple[Tensor, bool]:
     checks.image_batch(x, what=what, channels=encoder.channels, grey=settings.grey)
     images: Tensor = x
     checks.same_device(images, encoder.device, what=what, owner="the module")
+    in_range = True
     if images.is_floating_point():
-        images = _in_range(images, settings, encoder, what=what)
-    return images.expand(-1, encoder.channels, -1, -1)
+        images, in_range = _in_range(images, settings, encoder, what=what)
+    return images.expand(-1, encoder.channels, -1, -1), in_range
 
 
-def _in_range(images: Tensor, settings: Settings, encoder: Encoder, *, what: str) -> Tensor:
-    """Return floats with what rounding left outside of `value_range` clamped, after a look at all values.
+def _in_range(images: Tensor, settings: Settings, encoder: Encoder, *, what: str) -> tuple[Tensor, bool]:
+    """Return floats with what rounding left outside of `value_range` clamped, and whether all are known to be in it.
 
     Whether gradients are taken makes no difference: a loss is the same in training and in validation.
     """
     bounds = settings.value_range
     if not on_cpu(images):  # reading values would make an accelerator wait
-        return checks.clamped(images, bounds)
+        return checks.clamped(images, bounds), False
     extremes = checks.extremes(images)
     if bounds[0] <= extremes[0] and extremes[1] <= bounds[1]:
-        return images
-    if settings.check_values and (fault := checks.fault(images, extremes, bounds)):
+        return images, True
+    fault = checks.fault(images, extremes, bounds)
+    if fault and settings.check_values:
         if settings.check_values != "warn":
             raise ValueError(f"{what}: {fault}, or check_values=False if it is meant")
         encoder.warn(f"{what}: {fault}; scored as it is (said once; check_values=True makes it an error, False silent)")
-    return checks.clamped(images, bounds)
+    return checks.clamped(images, bounds), fault is None
 
 
 def _check_encoded(x: Encoded, encoder: Encoder, *, what: str) -> None:

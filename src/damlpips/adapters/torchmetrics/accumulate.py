@@ -15,6 +15,7 @@ from damlpips.adapters.torchmetrics.shared_pass import enrol, shared
 from damlpips.adapters.torchmetrics.store_metric import StoreMetric
 from damlpips.models.base import PerceptualDistance
 from damlpips.models.encoder import Images
+from damlpips.models.inputs import Pair
 from damlpips.models.references import Keys
 from damlpips.ops import exact_sums
 from damlpips.process import limit_threads_after_fork
@@ -108,7 +109,8 @@ class PerceptualMetric(StoreMetric):
         pair = self.model.prepared(img, ref)  # refuses what cannot be compared
         n = len(pair)
         indices = None if index is None else _checked_index(index, n).to(self.device, non_blocking=True)
-        good = self._checked_values(img, ref, indices, n)
+        in_range = isinstance(pair, Pair) and pair.in_range
+        good = self._checked_values(() if in_range or not self.check_values else (img, ref), indices, n)
         scores = self.model.compared(*shared(self.model, img, ref, pair, reference_key)).sum(1)
         good = good & scores.isfinite() & (scores.abs() < exact_sums.LIMIT)
         if self._raises_at_once and (where := _first_false(good)) is not None:
@@ -127,11 +129,11 @@ class PerceptualMetric(StoreMetric):
         """Whether values may be read: on an accelerator that would wait for it, so `compute` raises instead."""
         return self.on_error == "raise" and self.device.type == "cpu"
 
-    def _checked_values(self, img: Images, ref: Images, indices: Tensor | None, n: int) -> Tensor:
+    def _checked_values(self, images: Sequence[Images], indices: Tensor | None, n: int) -> Tensor:
         """Return which pairs have values that can be scored, (N,); raise at the first other where they may be read."""
         good = torch.ones(n, dtype=torch.bool, device=self.device)
-        for what, x in (("first image", img), ("second image", ref)):
-            if not self.check_values or not isinstance(x, Tensor):
+        for what, x in zip(("first image", "second image"), images, strict=False):
+            if not isinstance(x, Tensor):
                 continue
             marks = checks.scorable(x, self.model.value_range)
             if self._raises_at_once and (where := _first_false(marks)) is not None:
