@@ -107,7 +107,7 @@ def image_batch(x: Any, *, what: str, channels: int = 3, grey: Grey = None, vide
     elif x.shape[-3] != channels and not (x.shape[-3] == 1 and channels == 3 and grey == "repeat"):
         hint = _channels_hint(x, channels)
     elif 0 not in x.shape:
-        if x.dtype != torch.uint8 and not x.is_floating_point():
+        if x.dtype not in (torch.uint8, *FLOATING_TYPES):
             raise TypeError(f"{what}: expected floats in value_range or uint8 in 0..255, got {x.dtype}")
         return
     elif x.shape[0] == 0:
@@ -165,10 +165,8 @@ def matching_pair(x: Tensor, y: Tensor) -> None:
     if x.device != y.device:
         raise ValueError(f"the two images must lie on one device, got {x.device} and {y.device}")
     if x.is_floating_point() != y.is_floating_point():
-        raise TypeError(
-            f"the two images must both be floats or both uint8, got {x.dtype} and {y.dtype}: bytes b become floats in"
-            " [0, 1] by b / 255"
-        )
+        hint = ": bytes b become floats in [0, 1] by b / 255" if torch.uint8 in (x.dtype, y.dtype) else ""
+        raise TypeError(f"the two images must both be floats or both uint8, got {x.dtype} and {y.dtype}{hint}")
 
 
 def matching_batch(n_x: int, n_y: int, size_x: tuple[int, int], size_y: tuple[int, int]) -> None:
