@@ -4,7 +4,7 @@ A metric needs `update` and `compute` alone; whatever else is overridden here, p
 without it. Of private attributes `_defaults`, `_persistent`, `_computed`, `_update_count`, `_to_sync`, `_is_synced`,
 `_device`, `_dtype` and `_dtype_convert` are used, and in `accumulate` `_enable_grad`, `_forward_cache` and `_plot`.
 
-Tried with torchmetrics 1.4.0, the oldest that `pyproject.toml` allows and `make test` runs, and 1.9.0.
+Tried with torchmetrics 1.4.3, the oldest that `pyproject.toml` allows and `make test` runs, and 1.9.0.
 """
 
 import functools
