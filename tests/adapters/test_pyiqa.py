@@ -83,9 +83,9 @@ def test_every_name_is_a_metric(named: Callable[..., Any], tmp_path: Path) -> No
             tmp_path / f"{name}.png"
         )
     files = [str(tmp_path / f"{name}.png") for name in "xy"]
-    # before 0.1.16 pyiqa itself takes no image that was opened from a file
-    opened = [] if VERSION < (0, 1, 16) else [[Image.open(file) for file in files]]
-    for pair in (files, *opened, [files[0], y[:1]]):
+    # older versions of pyiqa themselves take nothing but two files, or two tensors
+    others = [] if VERSION < (0, 1, 16) else [[Image.open(file) for file in files], [files[0], y[:1]]]
+    for pair in (files, *others):
         torch.testing.assert_close(metric(*pair), scores[:1], rtol=1e-5, atol=0)
 
 
