@@ -101,22 +101,20 @@ def image_batch(x: Any, *, what: str, channels: int = 3, grey: Grey = None, vide
     if not isinstance(x, Tensor):
         kind = f"{type(x).__module__}.{type(x).__name__}"
         raise TypeError(f"{what}: {expected.replace('expected', 'expected a torch.Tensor')}, got {kind}")
-    hint = ""
+    got = f"got {_shape(x)}"
     if x.ndim != 4 + video:
         hint = _SHORT_OR_LONG.get((x.ndim, video), "").format(channels=channels)
-    elif x.shape[-3] != channels and not (x.shape[-3] == 1 and channels == 3 and grey == "repeat"):
-        hint = _channels_hint(x, channels)
-    elif 0 not in x.shape:
-        if x.dtype not in (torch.uint8, *FLOATING_TYPES):
-            raise TypeError(f"{what}: expected floats in value_range or uint8 in 0..255, got {x.dtype}")
-        return
-    elif x.shape[0] == 0:
-        raise ValueError(
-            f"{what}: expected at least one {'video' if video else 'image'}, got an empty batch {_shape(x)}"
-        )
-    else:
-        hint = ": there is no " + ("frame" if video and x.shape[1] == 0 else "pixel")
-    raise ValueError(f"{what}: {expected}, got {_shape(x)}{hint}")
+        raise ValueError(f"{what}: {expected}, {got}{hint}")
+    if x.shape[-3] != channels and not (x.shape[-3] == 1 and channels == 3 and grey == "repeat"):
+        raise ValueError(f"{what}: {expected}, {got}{_channels_hint(x, channels)}")
+    if x.shape[0] == 0:
+        kind = "video" if video else "image"
+        raise ValueError(f"{what}: expected at least one {kind}, got an empty batch {_shape(x)}")
+    if 0 in x.shape:
+        missing = "frame" if video and x.shape[1] == 0 else "pixel"
+        raise ValueError(f"{what}: {expected}, {got}: there is no {missing}")
+    if x.dtype not in (torch.uint8, *FLOATING_TYPES):
+        raise TypeError(f"{what}: expected floats in value_range or uint8 in 0..255, got {x.dtype}")
 
 
 # of batches with too few or too many dimensions, by their number and whether videos were expected

@@ -8,16 +8,11 @@ import typer
 
 from damlpips.cli.model import DEFAULT, Chosen, DeviceOption, bad_input, takes_metric
 from damlpips.cli.options import (
-    Alpha,
-    AlphaOption,
-    Colour,
-    ColourOption,
-    MaxPixelsOption,
-    Orientation,
-    OrientationOption,
+    READING,
     check_installed,
     check_outputs,
     find_device,
+    takes_reading,
 )
 from damlpips.cli.program import app, fail
 from damlpips.files import reason, spelled
@@ -36,6 +31,7 @@ EXAMPLES = """[bold]Examples[/bold]
 
 @app.command("map", epilog=EXAMPLES)
 @takes_metric
+@takes_reading
 def draw_map(
     reference: Annotated[Path, typer.Argument(metavar="REF", help="The reference image.")],
     distorted: Annotated[Path, typer.Argument(metavar="DIST", help="The image to judge.")],
@@ -45,10 +41,7 @@ def draw_map(
     ],
     chosen: Chosen = DEFAULT,
     device: DeviceOption = "auto",
-    alpha: AlphaOption = Alpha.ERROR,
-    colour: ColourOption = Colour.CONVERT,
-    orientation: OrientationOption = Orientation.APPLY,
-    max_pixels: MaxPixelsOption = None,
+    reading: Reading = READING,
     limit: Annotated[
         float | None,
         typer.Option(
@@ -65,7 +58,6 @@ def draw_map(
         fail(f"--limit {limit}: expected a finite number above 0")
     with bad_input():
         model = chosen.build().to(find_device(device)).load()
-        reading = Reading(alpha.value, colour.value, orientation.value, max_pixels)
         measured = _measured(model, distorted, reference, reading)
     _save(measured, out, distorted=distorted, reference=reference, limit=limit, dpi=dpi)
     if not quiet:

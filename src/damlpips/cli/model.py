@@ -1,7 +1,5 @@
 """What the commands that compute a distance share: the metric and its options, and errors in the words of options."""
 
-import functools
-import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from damlpips.cli.options import in_place_of, option
 from damlpips.cli.program import complain, fail
 from damlpips.models.registry import Metric
 from damlpips.models.settings import Settings
@@ -85,32 +84,6 @@ class Chosen:
 DEFAULT = Chosen()
 
 
-def takes_metric(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command have `--metric`, `--backbone` and each option that the settings of a metric declare for commands.
-
-    They stand in the place of its parameter `chosen`, which is given what was asked for.
-    """
-    keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    added = [
-        inspect.Parameter("metric", keyword, default=Metric.DAMLPIPS, annotation=MetricOption),
-        inspect.Parameter("backbone", keyword, default=None, annotation=BackboneOption),
-        *(inspect.Parameter(name, keyword, default=None, annotation=_annotation(name)) for name in COMMANDS),
-    ]
-    signature = inspect.signature(command)
-    parameters = [q for p in signature.parameters.values() for q in (added if p.name == "chosen" else [p])]
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        metric, backbone = values.pop("metric"), values.pop("backbone")
-        given = {name: value for name in COMMANDS if (value := values.pop(name)) is not None}
-        command(chosen=Chosen(metric, backbone, given), **values)
-
-    # typer reads both
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return run
-
-
 def _annotation(name: str) -> Any:
     """Return what typer makes an option of."""
     command = COMMANDS[name]
@@ -122,6 +95,24 @@ def _annotation(name: str) -> Any:
 
 def _spelled(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _chosen(given: dict[str, Any]) -> Chosen:
+    metric, backbone = given.pop("metric"), given.pop("backbone")
+    return Chosen(metric, backbone, {name: value for name, value in given.items() if value is not None})
+
+
+# Lets a command have `--metric`, `--backbone` and each option that the settings of a metric declare for commands, in
+# the place of its parameter `chosen`.
+takes_metric = in_place_of(
+    "chosen",
+    [
+        option("metric", Metric.DAMLPIPS, MetricOption),
+        option("backbone", None, BackboneOption),
+        *(option(name, None, _annotation(name)) for name in COMMANDS),
+    ],
+    _chosen,
+)
 
 
 # remarks on files that are printed; the others are counted

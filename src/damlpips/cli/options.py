@@ -1,11 +1,13 @@
 """What the commands share: packages that they need, devices by name, files to write, tables and bars to print."""
 
+import functools
+import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,46 +17,74 @@ from rich.table import Table
 
 from damlpips.cli.program import fail
 from damlpips.scoring import workers
+from damlpips.scoring.reading import ALPHA, COLOUR, ORIENTATION, Reading
 
 if TYPE_CHECKING:
     import torch
 
 
-class Alpha(str, Enum):
-    """What becomes of transparent pixels."""
+def in_place_of(
+    parameter: str, options: Sequence[inspect.Parameter], make: Callable[[dict[str, Any]], Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that lets a command have options in the place of one of its parameters.
 
-    ERROR = "error"
-    WHITE = "white"
-    BLACK = "black"
+    Args:
+        parameter: what is replaced.
+        options: with what typer reads of them.
+        make: makes what the parameter is given of their values by name.
+    """
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        parameters = [q for p in signature.parameters.values() for q in (options if p.name == parameter else [p])]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            given = {option.name: values.pop(option.name) for option in options}
+            command(**{parameter: make(given)}, **values)
+
+        # typer reads both
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorated
 
 
-class Colour(str, Enum):
-    """What becomes of colours that an image states."""
-
-    CONVERT = "convert"
-    IGNORE = "ignore"
+def option(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    """Return an option for `in_place_of`."""
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation)
 
 
-class Orientation(str, Enum):
-    """What becomes of a rotation that a file states."""
-
-    APPLY = "apply"
-    IGNORE = "ignore"
+READING = Reading()
 
 
-AlphaOption = Annotated[
-    Alpha, typer.Option(help="Transparent pixels: an error, or laid over a white or black background.")
-]
-ColourOption = Annotated[
-    Colour, typer.Option(help="The colours that an image states, by a profile or numbers: to sRGB, or ignored.")
-]
-OrientationOption = Annotated[
-    Orientation, typer.Option(help="The rotation that a file's metadata state: applied, or ignored.")
-]
-MaxPixelsOption = Annotated[
-    int | None,
-    typer.Option(metavar="N", min=1, help="The most pixels of an image. Default: 89 million, Pillow's limit."),
-]
+def _choice(name: str, known: Sequence[str], said: str) -> inspect.Parameter:
+    """Return an option of `Reading` that has one of a few values."""
+    values: Any = Enum(name, {value: value for value in known}, type=str)  # type: ignore[misc]
+    return option(name, values(getattr(READING, name)), Annotated[values, typer.Option(help=said)])
+
+
+# Lets a command have the options of `Reading`, in the place of its parameter `reading`.
+takes_reading = in_place_of(
+    "reading",
+    [
+        _choice("alpha", ALPHA, "Transparent pixels: an error, or laid over a white or black background."),
+        _choice("colour", COLOUR, "The colours that an image states, by a profile or numbers: to sRGB, or ignored."),
+        _choice("orientation", ORIENTATION, "The rotation that a file's metadata state: applied, or ignored."),
+        option(
+            "max_pixels",
+            None,
+            Annotated[
+                int | None,
+                typer.Option(
+                    metavar="N", min=1, help="The most pixels of an image. Default: 89 million, Pillow's limit."
+                ),
+            ],
+        ),
+    ],
+    lambda given: Reading(**{name: getattr(value, "value", value) for name, value in given.items()}),
+)
 
 
 def check_outputs(files: Mapping[str, Path | None]) -> None:

@@ -12,16 +12,11 @@ from rich.text import Text
 
 from damlpips.cli.model import DEFAULT, Chosen, DeviceOption, bad_input, in_options, takes_metric
 from damlpips.cli.options import (
-    Alpha,
-    AlphaOption,
-    Colour,
-    ColourOption,
-    MaxPixelsOption,
-    Orientation,
-    OrientationOption,
+    READING,
     check_outputs,
     find_device,
     progress_bar,
+    takes_reading,
     to_standard_output,
 )
 from damlpips.cli.program import FAILED_PAIRS, app, complain, fail
@@ -64,6 +59,7 @@ EXAMPLES = """[bold]Examples[/bold]
 
 @app.command(epilog=EXAMPLES)
 @takes_metric
+@takes_reading
 def score(
     reference: Annotated[
         Path, typer.Argument(metavar="REF", help="The reference image or video, or a folder of them.")
@@ -97,10 +93,7 @@ def score(
     workers: Annotated[
         int, typer.Option(metavar="N", min=0, help="Threads that read images and frames while others are scored.")
     ] = 0,
-    alpha: AlphaOption = Alpha.ERROR,
-    colour: ColourOption = Colour.CONVERT,
-    orientation: OrientationOption = Orientation.APPLY,
-    max_pixels: MaxPixelsOption = None,
+    reading: Reading = READING,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a row a pair as CSV; '-' for standard output.")
     ] = None,
@@ -154,7 +147,6 @@ def score(
         errors = "raise" if two_files and not found[0].video else "keep"
         where = find_device(device)
         model = chosen.build().to(where).load()
-        reading = Reading(alpha.value, colour.value, orientation.value, max_pixels)
         table = _table(model, chosen.metric, reading)
         progress = _Progress(len(found), shown=not quiet, videos=any(pair.video for pair in found))
 

@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
@@ -23,6 +23,19 @@ SINGLE_SCAN, START_OF_SCAN = (0xC0, 0xC1), 0xDA
 # boxes of AVIF that hold boxes, and how many bytes stand before those
 HOLDERS = {b"meta": 4, b"iprp": 0, b"ipco": 0}
 LARGEST_META = 1 << 20
+
+# How files of each kind begin: any of these (offset, bytes)
+Marks = Mapping[str, Sequence[tuple[int, bytes]]]
+
+
+def kind_of(head: bytes, marks: Marks) -> str | None:
+    """Return the first kind whose files begin like this one; None if none does.
+
+    Example:
+        >>> kind_of(b"OggS...", {"flv": [(0, b"FLV")], "ogg": [(0, b"OggS")]})
+        'ogg'
+    """
+    return next((kind for kind, any_of in marks.items() if any(head.startswith(mark, at) for at, mark in any_of)), None)
 
 
 def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:

@@ -36,8 +36,8 @@ FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "WEBP", "AVIF", "TIFF", "GIF", "T
 FORMATS_VARIABLE = "DAMLPIPS_FORMATS"
 # Formats that Pillow hands to another program, or knows by name only.
 NEVER = ("EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5")
-# Other kinds of files that come with the names of those that are read, by how they begin (offset, bytes)
-OTHERS = {
+# Other kinds of files that come with the names of those that are read
+OTHERS: containers.Marks = {
     "HEIC": [(4, b"ftyphei"), (4, b"ftyphev"), *((at, b"hei") for at in range(16, 48, 4))],
     "JPEG XL": [(0, b"\xff\x0a"), (0, b"\0\0\0\x0cJXL ")],
     "PFM, floating-point numbers of 32 bits": [(0, b"PF\n"), (0, b"PF\r"), (0, b"PF ")],
@@ -213,9 +213,8 @@ def _unknown(pil: ModuleType, opened: Callable[[], BinaryIO]) -> str:
         head = file.read(containers.LARGEST_META)
     if head[:2] == b"\xff\xd8" and (frame := containers.jpeg_frame(head)) is not None:
         return f"JPEG ({frame[0]}, {frame[1]} bits a channel), which Pillow does not read: convert it to 8 bit first"
-    for name, marks in OTHERS.items():
-        if any(head[at : at + len(mark)] == mark for at, mark in marks):
-            return f"is {name}, which is not read: convert it to one of {', '.join(_formats(pil))} first"
+    if (name := containers.kind_of(head, OTHERS)) is not None:
+        return f"is {name}, which is not read: convert it to one of {', '.join(_formats(pil))} first"
     more = "" if _all_formats() else f"; with {FORMATS_VARIABLE}=all others that Pillow reads, too"
     return f"not an image of a known kind ({', '.join(_formats(pil))}{more})"
 
@@ -345,9 +344,7 @@ class _Reader:
         self._check_size(page.size)
         self._check_size(page.tile, " in a tile")
         values = depth.tiff(page, file.read()).scaled()
-        profile = page.tags.get(depth.PROFILE)
-        stated = profile if isinstance(profile, bytes) else self._stated_by_tags(page.tags)
-        return self._from_array(values, stated, page.tags.get(orientation.TAG, 1))
+        return self._from_array(values, self._stated_by_tags(page.tags), page.tags.get(orientation.TAG, 1))
 
     def _with_pillow(self, opened: Callable[[], BinaryIO], file: BinaryIO, stated_by: BinaryIO | None = None) -> Still:
         """Return the pixels of a file; what it states of colours is in `stated_by`, if that is another one."""
@@ -454,9 +451,11 @@ class _Reader:
         return profile if isinstance(profile, bytes) and profile else None
 
     def _stated_by_tags(self, tags: Mapping[int, Any]) -> Stated:
-        """Return the colours that the primaries in a TIFF state."""
+        """Return the colours that a TIFF states, by a profile or else by its primaries."""
         if self._reading.colour == "ignore":
             return None
+        if isinstance(profile := tags.get(depth.PROFILE), bytes):
+            return profile
         try:
             return colour_profiles.of_tiff(tags)
         except ProfileError as error:
@@ -534,7 +533,7 @@ class _Reader:
 
         space: Space | None = None
         grey = values.shape[2] < 3
-        if isinstance(stated, bytes) and self._reading.colour == "convert" and self._fits(stated, grey):
+        if isinstance(stated, bytes) and self._fits(stated, grey):
             try:
                 space = colour_profiles.space_of(stated)
             except ProfileError as error:

@@ -253,10 +253,8 @@ class Plan:
         """Tell the others the plan, in a file: a process that cannot see it could not write shards here either."""
         mark = secrets.token_hex(8)
         path = _plan_of(self._file)
-        try:
+        with explained(str(path)):
             path.write_text(json.dumps({"mark": mark, "job": self._job.fingerprint(), "shares": self._shares}))
-        except OSError as error:
-            raise ScoringError(f"{path}: {reason(error)}") from error
         ranks.tell("plan", [os.fsencode(self._file).hex(), mark])
 
     def rows(self, after: Iterable[None]) -> Iterator[Scored]:

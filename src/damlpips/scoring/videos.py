@@ -18,7 +18,8 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from damlpips.files import open_regular, size
-from damlpips.scoring import yuv
+from damlpips.scoring import containers, yuv
+from damlpips.scoring.colour_profiles import HDR
 from damlpips.scoring.images import ScoringError, opaque
 from damlpips.scoring.reading import Reading, ReadingOptions
 from damlpips.scoring.yuv import pyav as pyav
@@ -27,8 +28,8 @@ SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
     *(".ogv", ".flv", ".y4m"),
 )
-# FFmpeg's names for the containers, and how their files begin: any of these (offset, bytes)
-CONTAINERS = {
+# by FFmpeg's names
+CONTAINERS: containers.Marks = {
     "mov": [(4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (4, b"wide"), (4, b"free"), (4, b"skip")],
     "matroska": [(0, b"\x1a\x45\xdf\xa3")],
     "avi": [(8, b"AVI ")],
@@ -54,7 +55,6 @@ RGB_MATRIX, UNTOLD, RESERVED = 0, 2, 3
 # from this height on players assume BT.709 for a video that states nothing
 HD = 720
 LIMITED_RANGE, FULL_RANGE = 1, 2
-HDR = {16: "PQ", 18: "HLG"}
 # rotations as matrices of 16.16 fixed-point numbers
 ONE = 1 << 16
 # quarter turns counter-clockwise as Exif numbers them
@@ -139,9 +139,8 @@ def _container_of(file: BinaryIO, path: Path) -> str:
     file.seek(0)
     if not head:
         raise ScoringError(f"{path}: the file is empty")
-    for name, marks in CONTAINERS.items():
-        if any(head[place : place + len(mark)] == mark for place, mark in marks):
-            return name
+    if (name := containers.kind_of(head, CONTAINERS)) is not None:
+        return name
     known = "MP4, QuickTime, Matroska, WebM, AVI, MPEG-TS, MPEG-PS, Ogg, FLV, Y4M"
     raise ScoringError(f"{path}: not a video of a known kind ({known})")
 
