@@ -101,18 +101,18 @@ def image_batch(x: Any, *, what: str, channels: int = 3, grey: Grey = None, vide
     if not isinstance(x, Tensor):
         kind = f"{type(x).__module__}.{type(x).__name__}"
         raise TypeError(f"{what}: {expected.replace('expected', 'expected a torch.Tensor')}, got {kind}")
-    got = f"got {_shape(x)}"
+    # the shape is made a text only where something is wrong: a compiler with open sizes cannot follow that
     if x.ndim != 4 + video:
         hint = _SHORT_OR_LONG.get((x.ndim, video), "").format(channels=channels)
-        raise ValueError(f"{what}: {expected}, {got}{hint}")
+        raise ValueError(f"{what}: {expected}, got {_shape(x)}{hint}")
     if x.shape[-3] != channels and not (x.shape[-3] == 1 and channels == 3 and grey == "repeat"):
-        raise ValueError(f"{what}: {expected}, {got}{_channels_hint(x, channels)}")
+        raise ValueError(f"{what}: {expected}, got {_shape(x)}{_channels_hint(x, channels)}")
     if x.shape[0] == 0:
         kind = "video" if video else "image"
         raise ValueError(f"{what}: expected at least one {kind}, got an empty batch {_shape(x)}")
     if 0 in x.shape:
         missing = "frame" if video and x.shape[1] == 0 else "pixel"
-        raise ValueError(f"{what}: {expected}, {got}: there is no {missing}")
+        raise ValueError(f"{what}: {expected}, got {_shape(x)}: there is no {missing}")
     if x.dtype not in (torch.uint8, *FLOATING_TYPES):
         raise TypeError(f"{what}: expected floats in value_range or uint8 in 0..255, got {x.dtype}")
 

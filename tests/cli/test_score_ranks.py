@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_with_any_number_of_processes(
     team = finished(whole, file, world=worlds[-1])
     before = re.match(r"(\d+) of 44 pairs were scored before\n", team[0].err)
     assert before
-    assert 6 <= int(before[1]) < 44
+    assert 6 <= int(before[1]) <= 44  # all, where the last rows came before the signal: they are still to be joined
     assert sorted(os.listdir(tmp_path)) == ["s.csv", "said"]
 
 
