@@ -26,9 +26,8 @@ import torch
 
 from damlpips import DAMLPIPS
 from damlpips.evaluation.datasets import load
-from damlpips.evaluation.distances import FilePair, pairs_of
 from damlpips.evaluation.figures import headline_of
-from damlpips.evaluation.judgements import Choice, JudgedSet, Rating
+from damlpips.evaluation.judgements import Choice, FilePair, JudgedSet, Rating
 from damlpips.models.settings import VIEWING_SIDE
 from damlpips.ops import colour, distance
 from damlpips.scoring.images import read_image
@@ -113,7 +112,7 @@ def changed(model: DAMLPIPS, change: dict[str, float]) -> ExitStack:
 
 
 def headline(judged: JudgedSet, of_pair: Mapping[FilePair, float]) -> float:
-    table = np.array([[of_pair[pair] for pair in pairs_of(judgement)] for judgement in judged.judgements])
+    table = np.array([[of_pair[pair] for pair in judgement.pairs] for judgement in judged.judgements])
     figure = headline_of(judged, table if judged.kind_of_judgement is Choice else table[:, 0])
     return figure(np.arange(len(table)))
 
@@ -121,7 +120,7 @@ def headline(judged: JudgedSet, of_pair: Mapping[FilePair, float]) -> float:
 def measured(file: Path, backbones: Sequence[str]) -> dict[str, Figures]:
     """Return the figures of each backbone, and print each as soon as it is known."""
     sets = [judged for judged in load(file) if judged.kind_of_judgement in (Rating, Choice)]
-    pairs = sorted({pair for judged in sets for judgement in judged.judgements for pair in pairs_of(judgement)})
+    pairs = sorted({pair for judged in sets for judgement in judged.judgements for pair in judgement.pairs})
     print(f"| backbone | variant | {' | '.join(s.name for s in sets)} | mean |\n|---|---|{'---|' * (len(sets) + 1)}")
     results: dict[str, Figures] = {}
     for backbone in backbones:

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from damlpips import DAMLPIPS
 from damlpips.evaluation.datasets import load
-from damlpips.evaluation.distances import pairs_of
 from damlpips.evaluation.judgements import Choice, Rating
 from damlpips.nets.encoded import Encoded
 from damlpips.ops import distance
@@ -91,7 +90,7 @@ def main() -> None:
     sets = [judged for judged in load(options.sets) if judged.kind_of_judgement in (Rating, Choice)]
     metric, of_pair = DAMLPIPS(options.backbone), {}
     for reference, group in groupby(
-        sorted({pair for judged in sets for judgement in judged.judgements for pair in pairs_of(judgement)}),
+        sorted({pair for judged in sets for judgement in judged.judgements for pair in judgement.pairs}),
         key=lambda pair: pair[0],
     ):
         x = metric.encode(read_image(reference)[None])

@@ -145,6 +145,25 @@ class TestTables:
         assert "mos.csv: noisy (SRCC)" in result.stdout
         assert "again.csv: noisy (SRCC)" in result.stdout
 
+    def test_ratings_and_comparisons_of_one_name_in_one_folder(self, judged: Path) -> None:
+        rows = [f"noisy,{c}.png,{c}_2.png,{c}.png,{c}_0.png,3,1,noise" for c in range(4)]
+        header = "set,p1,p2,q1,q2,votes_p,votes_q,group"
+        (judged / "pairs.csv").write_text("\n".join([header, *rows]) + "\n")
+        result = run(judged, "--metric", "mse", "--baseline", "damlpips", "--samples", 20, "--plot", judged / "plots")
+        assert result.exit_code == 0
+        assert "noisy, ratings (SRCC)" in result.stdout
+        assert "noisy, choices (2AFC)" in result.stdout
+        assert re.search(r"^\| mse +\| .* \| +0.750 \(0.75 to 0.75\) \| ", result.stdout, re.M)
+        assert re.search(r"^\| one observer +\| +- \| +0.625 \|", result.stdout, re.M)
+        assert len(list((judged / "plots").iterdir())) == 2
+
+    def test_a_set_of_one_content_says_that_it_has_no_interval(self, judged: Path) -> None:
+        rows = ["0.png,0_2.png,0.png,0_0.png,3,1", "0_0.png,0_1.png,0_0.png,0_2.png,0,4"]
+        (judged / "quads.csv").write_text("\n".join(["p1,p2,q1,q2,votes_p,votes_q", *rows]) + "\n")
+        result = run(judged / "quads.csv", "--metric", "mse", "--shorter-side", 24)
+        assert re.search(r"^\| mse +\| +0.875 \|", result.stdout, re.M)
+        assert "\n\nNo interval for quads: all images are of one content, an interval needs two.\n" in result.stdout
+
     def test_the_challenge_alone(self, challenge: Path) -> None:
         result = run("--challenge", challenge, "--metric", "mse")
         assert result.exit_code == 0

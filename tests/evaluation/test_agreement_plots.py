@@ -22,7 +22,7 @@ def ratings(count: int = 40, kinds: int = 3, contents: int = 4) -> JudgedSet:
 
 
 def choices() -> JudgedSet:
-    return JudgedSet("choices", tuple(Choice(PATH, PATH, PATH, k, 20 - k, f"c{k % 4}") for k in range(20)))
+    return JudgedSet("choices", tuple(Choice((PATH, PATH), (PATH, PATH), k, 20 - k, f"c{k % 4}") for k in range(20)))
 
 
 def same() -> JudgedSet:

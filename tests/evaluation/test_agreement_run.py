@@ -50,8 +50,8 @@ def choices(tmp_path_factory: pytest.TempPathFactory) -> JudgedSet:
     rows = []
     for content in range(10, 14):
         reference, weak, strong = (noisy(folder, content, strength) for strength in (0, 5, 30))
-        rows.append(Choice(reference, weak, strong, 4 - content % 2, 1, str(content)))
-        rows.append(Choice(reference, strong, weak, 2, 3, str(content)))
+        rows.append(Choice((reference, weak), (reference, strong), 4 - content % 2, 1, str(content)))
+        rows.append(Choice((reference, strong), (reference, weak), 2, 3, str(content)))
     return JudgedSet("choices", tuple(rows))
 
 
@@ -208,7 +208,7 @@ class TestMeans:
             sets, distances = [], []
             for k in (5, 8):
                 shares = random.uniform(0.2, 1.0, k).repeat(3)
-                rows = [Choice(path, path, path, s, 1 - s, str(j // 3)) for j, s in enumerate(shares)]
+                rows = [Choice((path, path), (path, path), s, 1 - s, str(j // 3)) for j, s in enumerate(shares)]
                 sets.append(JudgedSet(f"{k}", tuple(rows)))
                 distances.append(np.tile([0.0, 1.0], (3 * k, 1)))
             found = mean_figure(sets, distances, samples=60, seed=trial)
@@ -229,7 +229,7 @@ class TestMeans:
         assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
 
     def test_a_certain_difference_has_the_least_p_that_contents_allow(self, choices: JudgedSet) -> None:
-        rows = tuple(Choice(j.reference, j.a, j.b, 1, 0, j.content) for j in choices.judgements)
+        rows = tuple(Choice(j.a, j.b, 1, 0, j.content) for j in choices.judgements)
         sets = [JudgedSet("one", rows), JudgedSet("two", rows)]
         right, wrong = [np.tile([0.0, 1.0], (8, 1))] * 2, [np.tile([1.0, 0.0], (8, 1))] * 2
         found = compare_means(sets, right, wrong, samples=20)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ PATH = Path("image.png")
 def found() -> Agreement:
     rows = (Rating(PATH, PATH, float(k), f"c{k % 2}", ("noise", "blur")[k // 3]) for k in range(6))
     ratings = JudgedSet("ratings|1", tuple(rows))
-    choices = JudgedSet("choices", tuple(Choice(PATH, PATH, PATH, 3, 1, f"c{k}") for k in range(4)))
+    choices = JudgedSet("choices", tuple(Choice((PATH, PATH), (PATH, PATH), 3, 1, f"c{k}") for k in range(4)))
     results = [
         Result(metric, True, judged, values, evaluate(judged, values, samples=20), differences)
         for metric, judged, values, differences in (
@@ -69,6 +70,16 @@ class TestTables:
         table = tables.main_table(found)
         assert table.columns[-1] == "choices (2AFC)"
         assert {len(row) for row in table.rows} == {3}
+
+    def test_a_set_of_one_content_has_a_note(self, found: Agreement) -> None:
+        assert tables.main_table(found).notes == ()
+        alone = JudgedSet("alone", tuple(replace(choice, content="c") for choice in found.sets[1].judgements))
+        one = replace(found, sets=(found.sets[0], alone))
+        note = "No interval for alone, nor for the mean with it: all images are of one content, an interval needs two."
+        assert tables.main_table(one).notes == tables.difference_table(one).notes == (note,)
+        assert tables.as_markdown(tables.main_table(one)).endswith(f" |\n\n{note}\n")
+        one.means.clear()
+        assert tables.main_table(one).notes[0].startswith("No interval for alone: ")
 
     def test_all_figures_of_a_set(self, found: Agreement) -> None:
         first, second = tables.part_tables(found, "set")

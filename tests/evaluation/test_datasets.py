@@ -3,13 +3,15 @@
 import importlib
 import pkgutil
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from damlpips.evaluation import datasets
 from damlpips.evaluation.datasets import LAYOUTS, load
-from damlpips.evaluation.judgements import Choice, Rating, SameOrNot
+from damlpips.evaluation.judgements import Choice, JudgedSet, Rating, SameOrNot
 from tests.support import layouts
 from tests.support.layouts import EXAMPLES
 
@@ -52,7 +54,7 @@ class TestEveryLayout:
     def test_every_file_exists(self, layout: str, tmp_path: Path) -> None:
         for judged in load(EXAMPLES[layout].write(tmp_path)):
             for one in judged.judgements:
-                assert all(value.is_file() for value in vars(one).values() if isinstance(value, Path))
+                assert all(file.is_file() for pair in one.pairs for file in pair)
 
 
 class TestBapps:
@@ -62,7 +64,7 @@ class TestBapps:
         assert judged.name == "2afc/val/cnn"
         ref, p0, p1 = (leaf / folder / "000001.png" for folder in ("ref", "p0", "p1"))
         # 0.75 of the observers chose p1
-        assert judged.judgements[1] == Choice(ref, p0, p1, 0.25, 0.75, "2afc/val/cnn/000001", "cnn")
+        assert judged.judgements[1] == Choice((ref, p0), (ref, p1), 0.25, 0.75, "2afc/val/cnn/000001", "cnn")
         assert [(c.votes_a, c.votes_b) for c in judged.judgements] == [(1, 0), (0.25, 0.75)]
 
     @pytest.mark.parametrize("below", ["", "2afc", "2afc/val"])
@@ -207,12 +209,20 @@ class TestPipal:
 class TestPlain:
     def test_a_folder(self, tmp_path: Path) -> None:
         sets = load(layouts.plain(tmp_path))
-        r, d1, d2 = (tmp_path / "x" / name for name in ("r.png", "d1.png", "d2.png"))
+        r, d1, d2, d3 = (tmp_path / "x" / name for name in ("r.png", "d1.png", "d2.png", "d3.png"))
         assert [(s.name, s.judgements) for s in sets] == [
             ("one", (Rating(r, d1, 0.5, "c1"), Rating(r, d2, 2.0, "c2"))),
             # without a content each reference is one
             ("two", (Rating(r, d1, -0.001, "x/r.png"),)),
-            ("pairs", (Choice(r, d1, d2, 1.0, 30.0, "x/r.png", "blur"),)),
+            ("pairs", (Choice((r, d1), (r, d2), 1.0, 30.0, "x/r.png", "blur"),)),
+            (
+                "four",
+                # the votes are for the pair that differs more; the first content by name stands for all that are linked
+                (
+                    Choice((r, d1), (d2, d3), 1.0, 7.0, "x/d1.png", "blur"),
+                    Choice((d1, r), (r, d2), 0.0, 0.25, "x/d1.png", "noise"),
+                ),
+            ),
         ]
 
     def test_one_file(self, tmp_path: Path) -> None:
@@ -250,6 +260,44 @@ class TestPlain:
         (judged,) = load(tmp_path)
         assert [r.kind for r in judged.judgements] == ["blur", "blur", "noise", "noise"]
 
+    def comparisons(self, folder: Path, rows: Sequence[str], columns: str = "") -> JudgedSet:
+        """Return a set of comparisons of images that are letters: `abcd` is ab against cd."""
+        names = "abcdefghi"
+        layouts.put(folder, [f"{name}.png" for name in names])
+        lines = [",".join([*(f"{letter}.png" for letter in row[:4]), "1,0" + row[4:]]) for row in rows]
+        (folder / "quads.csv").write_text("\n".join([f"p1,p2,q1,q2,votes_p,votes_q{columns}", *lines]) + "\n")
+        (judged,) = load(folder)
+        return judged
+
+    def test_images_that_are_linked_by_comparisons_are_one_content(self, tmp_path: Path) -> None:
+        # a triad, another one of other images, one that shares an image with the first, and two that are joined later
+        judged = self.comparisons(tmp_path, ["caba", "efeg", "bddc", "hhii", "iigf"])
+        names = [f"{letter}.png" for letter in "aeaee"]
+        assert judged.contents == names
+
+    def test_neither_order_nor_sides_make_a_content(self, tmp_path: Path) -> None:
+        rows = ["hibc", "abcd", "efga", "hiih"]
+        found = self.comparisons(tmp_path, rows).contents
+        turned = [row[2:] + row[:2] for row in rows]
+        assert self.comparisons(tmp_path, turned).contents == found
+        assert self.comparisons(tmp_path, rows[::-1]).contents == found[::-1]
+
+    def test_contents_and_kinds_of_comparisons(self, tmp_path: Path) -> None:
+        judged = self.comparisons(tmp_path, ["abcd,x,", "abcd,y,mine"], ",group,content")
+        assert [(c.content, c.kind) for c in judged.judgements] == [("a.png", ""), ("mine", "")]
+        judged = self.comparisons(tmp_path, ["abcd,x", "efgh,x", "efgh,y"], ",group")
+        assert [(c.content, c.kind) for c in judged.judgements] == [("a.png", "x"), ("e.png", "x"), ("e.png", "y")]
+
+    def test_choices_and_comparisons_of_one_name_are_one_set(self, tmp_path: Path) -> None:
+        layouts.put(tmp_path, ["r.png", "a.png", "b.png"])
+        (tmp_path / "1.csv").write_text("set,p1,p2,q1,q2,votes_p,votes_q\ns,r.png,a.png,r.png,b.png,3,2\n")
+        (tmp_path / "2.csv").write_text("set,ref,a,b,votes_a,votes_b\ns,r.png,a.png,b.png,2,3\n")
+        (judged,) = load(tmp_path)
+        assert judged.what == "choices"
+        first, second = judged.judgements
+        # what both say is the same
+        assert replace(second, content=first.content) == replace(first, content=first.content)
+
     def test_other_columns_blank_lines_and_a_mark_of_order(self, tmp_path: Path) -> None:
         layouts.put(tmp_path, ["é.png", "d,1.png"])
         text = '\ufeffnote,dist,ref,score\r\n\r\nx,"d,1.png",é.png,1\r\n'
@@ -261,7 +309,7 @@ class TestPlain:
         layouts.plain(tmp_path)
         (tmp_path / "x" / "d1.png").unlink()
         (tmp_path / "x" / "d1.png").symlink_to("d2.png")
-        assert len(load(tmp_path)) == 3
+        assert len(load(tmp_path)) == 4
 
     @pytest.mark.shared
     def test_sets_that_lie_about(self, shared: Path) -> None:

@@ -210,6 +210,19 @@ WRONG_FIELDS = {
         ("1,30", "1,inf", "line 2, column 'votes_b': expected a finite number, got 'inf'"),
         ("1,30", "1", "line 2: 5 fields, the header has 6"),
     ],
+    ("csv", "quads.csv"): [
+        (
+            "votes_q",
+            "votes",
+            "line 1: expected the columns ref,dist,score or ref,a,b,votes_a,votes_b or p1,p2,q1,q2,vo",
+        ),
+        ("7,1", "7,-1", "line 2, columns 'votes_p' and 'votes_q': expected votes, got 7 and -1"),
+        ("0.25,0", "0,0", "line 3, columns 'votes_p' and 'votes_q': expected votes, got 0 and 0"),
+        ("7,1", "seven,1", "line 2, column 'votes_p': expected a finite number, got 'seven'"),
+        ("x/d3.png", "x/d9.png", "line 2, column 'q2': no image 'x/d9.png' in"),
+        ("x/d1.png,x/r.png", ",x/r.png", "line 3, column 'p1': an empty path"),
+        ("x/d2.png,x/d3.png", "../d2.png,x/d3.png", "line 2, column 'q1': '../d2.png' leads out of"),
+    ],
 }
 
 

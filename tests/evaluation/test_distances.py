@@ -80,9 +80,19 @@ class TestShapes:
 
     def test_choices(self, files: list[Path]) -> None:
         r, a, b, s, _ = files
-        judged = JudgedSet("choices", (Choice(r, a, b, 1, 2, ""), Choice(s, b, a, 1, 2, "")))
+        judged = JudgedSet("choices", (Choice((r, a), (r, b), 1, 2, ""), Choice((s, b), (s, a), 1, 2, "")))
         found = distances(Counting().metric, judged)
         assert found == pytest.approx(np.array([[value(r, a), value(r, b)], [value(s, b), value(s, a)]]))
+
+    def test_comparisons_of_two_pairs(self, files: list[Path]) -> None:
+        a, b, c, d, _ = files
+        counting = Counting()
+        rows = [((a, b), (c, d)), ((b, a), (c, d)), ((a, b), (a, c))]
+        found = distances(counting.metric, JudgedSet("quads", tuple(Choice(p, q, 1, 2, "") for p, q in rows)))
+        # the first of each pair is the reference, and a pair that comes again is not computed again
+        assert found == pytest.approx(np.array([[value(*p), value(*q)] for p, q in rows]))
+        assert counting.pairs == 4
+        assert counting.encoded == 3
 
     def test_same_or_not(self, files: list[Path]) -> None:
         a, b, *_ = files

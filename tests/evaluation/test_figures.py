@@ -20,6 +20,8 @@ from damlpips.evaluation.votes import human_2afc, jnd_map, majority_2afc, two_af
 from damlpips.report.intervals import interval
 
 PICTURES = Path("r.png"), Path("a.png"), Path("b.png")
+# each against the reference
+CHOSEN = PICTURES[:2], PICTURES[::2]
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +156,29 @@ class TestChoices:
         found = two_afc([0.1, 0.9, 0.5, 0.2], [0.2, 0.8, 0.5, 0.1], [3, 4, 1, 0], [1, 1, 0, 2])
         assert found == pytest.approx((0.75 + 0.2 + 0.5 + 1.0) / 4)
 
+    def test_comparisons_by_hand(self) -> None:
+        # of two pairs: p is the larger distance with 3 of 4 votes for it, the smaller one with 4 of 5, and equal to q
+        votes_p, votes_q = [3, 4, 9], [1, 1, 0]
+        judged = JudgedSet(
+            "quads",
+            tuple(
+                Choice(PICTURES[:2], PICTURES[1:], q, p, f"c{k}")
+                for k, (p, q) in enumerate(zip(votes_p, votes_q, strict=True))
+            ),
+        )
+        found = evaluate(judged, [(0.2, 0.1), (0.1, 0.2), (0.3, 0.3)], samples=50)
+        assert found.headline_name == "2AFC"
+        assert found.headline.value == pytest.approx((3 / 4 + 1 / 5 + 1 / 2) / 3)
+        assert found.headline.low < found.headline.value < found.headline.high
+        assert found.ceilings["human"] == pytest.approx((10 / 16 + 17 / 25 + 1) / 3)
+        assert found.ceilings["majority"] == pytest.approx((3 / 4 + 4 / 5 + 1) / 3)
+
+    def test_comparisons_of_one_content_have_no_interval(self) -> None:
+        judged = JudgedSet("quads", (Choice(PICTURES[:2], PICTURES[1:], 1, 3, "c"),) * 3)
+        found = evaluate(judged, [(0.2, 0.1)] * 3, samples=50).headline
+        assert found.value == 0.75
+        assert np.isnan([found.low, found.high]).all()
+
     def test_ceilings_by_hand(self) -> None:
         votes = [4, 1, 3], [1, 1, 0]
         assert human_2afc(*votes) == pytest.approx((0.64 + 0.04 + 0.25 + 0.25 + 1.0) / 3)
@@ -264,7 +289,7 @@ class TestSets:
 
     def test_choices(self) -> None:
         votes = [(3, 1), (1, 3), (2, 2), (4, 0)]
-        judged = JudgedSet("choices", tuple(Choice(*PICTURES, a, b, f"c{k}") for k, (a, b) in enumerate(votes)))
+        judged = JudgedSet("choices", tuple(Choice(*CHOSEN, a, b, f"c{k}") for k, (a, b) in enumerate(votes)))
         distances = [(0.1, 0.2), (0.1, 0.2), (0.2, 0.1), (0.1, 0.2)]
         found = evaluate(judged, distances)
         assert found.headline_name == "2AFC"
@@ -289,7 +314,7 @@ class TestSets:
         assert {part.judgements for part in contents.values()} == {8}
 
     def test_parts_have_ceilings(self) -> None:
-        choices = tuple(Choice(*PICTURES, a, 4 - a, "c", kind) for a, kind in [(4, "x"), (3, "x"), (2, "")])
+        choices = tuple(Choice(*CHOSEN, a, 4 - a, "c", kind) for a, kind in [(4, "x"), (3, "x"), (2, "")])
         parts = breakdown(JudgedSet("choices", choices), [(0, 1), (0, 1), (1, 0)], "kind")
         assert parts["x"].ceilings["majority"] == parts["x"].figures["2AFC"] == pytest.approx(0.875)
         assert parts[""].ceilings == {"human": 0.5, "majority": 0.5}
@@ -313,7 +338,7 @@ class TestSets:
         judged, distance = ratings(n=20)
         with pytest.raises(ValueError, match=r"ratings: expected distances \(20,\) for judgements Rating, got \(19,\)"):
             evaluate(judged, distance[1:])
-        choices = JudgedSet("two", (Choice(*PICTURES, 1, 0, "c"),))
+        choices = JudgedSet("two", (Choice(*CHOSEN, 1, 0, "c"),))
         with pytest.raises(ValueError, match=r"two: expected distances \(1, 2\) for judgements Choice, got \(2, 1\)"):
             breakdown(choices, [[0.1], [0.2]], "kind")
 
@@ -323,7 +348,7 @@ class TestSets:
         for function in (evaluate, partial(breakdown, by="kind")):
             with pytest.raises(ValueError, match=r"ratings: distance: expected finite numbers, got nan in row 7"):
                 function(judged, distance)
-        none = JudgedSet("two", (Choice(*PICTURES, 0, 0, "c"),))
+        none = JudgedSet("two", (Choice(*CHOSEN, 0, 0, "c"),))
         with pytest.raises(ValueError, match=r"two: votes_a \+ votes_b: expected at least one vote"):
             evaluate(none, [(0.1, 0.2)])
 

@@ -2,14 +2,18 @@
 
 import math
 import warnings
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from damlpips.evaluation.correlation import krcc, plcc, srcc, srcc_of_samples
+from damlpips.evaluation.datasets import load
+from damlpips.evaluation.figures import evaluate
 from damlpips.evaluation.votes import human_2afc, jnd_map, majority_2afc, two_afc
 from damlpips.report.intervals import interval
 
@@ -122,6 +126,37 @@ def test_choices(rows: list[tuple[float, float, tuple[int, int]]]) -> None:
     assert two_afc(2 * a, 2 * b, 3 * votes_a, 3 * votes_b) == pytest.approx(figure)
     # the opposite metric gets the other votes
     assert two_afc(-a, -b, votes_a, votes_b) == pytest.approx(1 - figure)
+
+
+COMPARISONS = st.lists(
+    st.tuples(st.lists(st.sampled_from("abcdefgh"), min_size=4, max_size=4), VOTES), min_size=1, max_size=12
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(COMPARISONS, st.data())
+def test_the_two_pairs_of_a_comparison_can_change_places(
+    tmp_path: Path, rows: list[tuple[list[str], tuple[int, int]]], data: st.DataObject
+) -> None:
+    sides = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+    swapped = [(i[2:] + i[:2], v[::-1]) if swap else (i, v) for (i, v), swap in zip(rows, sides, strict=True)]
+    for name in "abcdefgh":
+        (tmp_path / f"{name}.png").touch()
+    of_pair = dict(
+        zip(product("abcdefgh", repeat=2), data.draw(st.permutations(list(range(30)) + [7] * 34)), strict=True)
+    )
+    found = []
+    for each in (rows, swapped):
+        lines = [",".join([*(f"{i}.png" for i in images), *map(str, votes)]) for images, votes in each]
+        (tmp_path / "quads.csv").write_text("\n".join(["p1,p2,q1,q2,votes_p,votes_q", *lines]) + "\n")
+        (judged,) = load(tmp_path)
+        table = [[of_pair[x.stem, y.stem] for x, y in judgement.pairs] for judgement in judged.judgements]
+        found.append(evaluate(judged, table, samples=20))
+    one, other = found
+    assert other.contents == one.contents
+    assert other.ceilings == pytest.approx(one.ceilings)
+    values = [(f.headline.value, f.headline.low, f.headline.high) for f in found]
+    assert values[0] == pytest.approx(values[1], nan_ok=True)
 
 
 @given(PAIRS, st.randoms(use_true_random=False))

@@ -158,12 +158,16 @@ def pipal(root: Path, part: str = "Train", spread: bool = True, draw: Draw = Pat
 
 
 def plain(root: Path, draw: Draw = Path.touch) -> Path:
-    """Ratings of two sets, and choices without a set, in two files."""
-    put(root / "x", ["r.png", "d1.png", "d2.png"], draw)
+    """Ratings of two sets, choices without a set, and comparisons of two pairs, in three files."""
+    put(root / "x", ["r.png", "d1.png", "d2.png", "d3.png"], draw)
     (root / "mos.csv").write_text(
         "set,ref,dist,score,content\none,x/r.png,x/d1.png,0.5,c1\ntwo,x/r.png,x/d1.png,-1e-3,\none,x/r.png,x/d2.png,2,c2\n"
     )
     (root / "pairs.csv").write_text("ref,a,b,votes_a,votes_b,kind\nx/r.png,x/d1.png,x/d2.png,1,30,blur\n")
+    (root / "quads.csv").write_text(
+        "set,p1,p2,q1,q2,votes_p,votes_q,group\n"
+        "four,x/r.png,x/d1.png,x/d2.png,x/d3.png,7,1,blur\nfour,x/d1.png,x/r.png,x/r.png,x/d2.png,0.25,0,noise\n"
+    )
     return root
 
 
@@ -217,5 +221,5 @@ EXAMPLES = {
     "csiq": Example(csiq, binaries=("csiq.DMOS.xlsx",)),
     "live": Example(live, binaries=("dmos_realigned.mat", "refnames_all.mat")),
     "pipal": Example(pipal, ("Train_Label/A0001.txt",)),
-    "csv": Example(plain, ("mos.csv", "pairs.csv")),
+    "csv": Example(plain, ("mos.csv", "pairs.csv", "quads.csv")),
 }

@@ -122,7 +122,7 @@ def agree(
     list_names: Annotated[bool, typer.Option("--list", help="List the metrics by name, and exit.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no table and no progress bar.")] = False,
 ) -> None:
-    """Measure how well metrics agree with people: on mean opinion scores, choices between two (2AFC), and JND."""
+    """Measure how well metrics agree with people: on mean opinion scores, choices (2AFC), and JND."""
     files = {"--csv": csv, "--json": json}
     check_outputs(files)
     check_installed("agree", "agree", ("scipy", "numpy", "openpyxl", *(["matplotlib"] if plot is not None else [])))
@@ -198,9 +198,14 @@ def _load(paths: Sequence[Path], layout: str) -> "list[JudgedSet]":
         fail(f"--layout {layout}: expected {', '.join(KNOWN_LAYOUTS)}")
     found = [(path, judged) for path in dict.fromkeys(paths) for judged in load(path, layout)]
     named = Counter(judged.name for _, judged in found)
-    return [
-        judged if named[judged.name] == 1 else replace(judged, name=f"{path}: {judged.name}") for path, judged in found
-    ]
+    at_path = Counter((path, judged.name) for path, judged in found)
+
+    def name(path: Path, judged: "JudgedSet") -> str:
+        # ratings and choices of one name may lie in one folder
+        own = judged.name if at_path[path, judged.name] == 1 else f"{judged.name}, {judged.what}"
+        return own if named[judged.name] == at_path[path, judged.name] else f"{path}: {own}"
+
+    return [replace(judged, name=name(path, judged)) for path, judged in found]
 
 
 def _build(names: Sequence[str], device: "torch.device") -> "list[NamedMetric]":
@@ -271,6 +276,8 @@ def _print(table: "tables.Table") -> None:
         return
     for part in _fitting(table, console):
         console.print(part)
+    for note in table.notes:
+        console.print(Text(spelled(note)))
 
 
 def _fitting(table: "tables.Table", console: Console) -> list[Table]:

@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from damlpips.evaluation.cache import DistanceCache, key
-from damlpips.evaluation.judgements import Choice, JudgedSet, Judgement, Rating
+from damlpips.evaluation.judgements import Choice, FilePair, JudgedSet
 from damlpips.evaluation.named import NamedMetric
 from damlpips.evaluation.views import AS_IS, View
 from damlpips.models.encoder import Images
 from damlpips.scoring.images import ScoringError
 
-# (reference, distorted)
-FilePair = tuple[Path, Path]
 # called with how many distinct pairs are done, and of how many
 Progress = Callable[[int, int], None]
 
@@ -38,15 +36,15 @@ def distances(
         progress: called after every pair with how many are done, and of how many.
 
     Returns:
-        (n,) in the order of the judgements; (n, 2) for choices, of a and of b. The first image of `SameOrNot` stands
-        in for the reference. Infinite where the library says so (the PSNR of equal images).
+        (n,) in the order of the judgements; (n, 2) for choices, of a and of b. Infinite where the library says so (the
+        PSNR of equal images).
 
     Raises:
         ScoringError: an image that cannot be read, a pair in two sizes, a metric that fails for a pair or gives no
             number; names the files and the metric. What was computed before stays in the cache.
         CacheError: the cache is damaged or cannot be written.
     """
-    pairs = [pair for judgement in judged.judgements for pair in pairs_of(judgement)]
+    pairs = [pair for judgement in judged.judgements for pair in judgement.pairs]
     table = np.array(pair_distances(metric, pairs, view, cache=cache, progress=progress), dtype=np.float64)
     return table.reshape(-1, 2) if judged.kind_of_judgement is Choice else table
 
@@ -87,15 +85,6 @@ def pair_distances(
         if cache is not None:
             cache.flush()
     return [known[pair] for pair in pairs]
-
-
-def pairs_of(judgement: Judgement) -> tuple[FilePair, ...]:
-    """Return the pairs of files whose distances a judgement is about, in their order."""
-    if isinstance(judgement, Choice):
-        return (judgement.reference, judgement.a), (judgement.reference, judgement.b)
-    if isinstance(judgement, Rating):
-        return ((judgement.reference, judgement.distorted),)
-    return ((judgement.a, judgement.b),)
 
 
 class _Reference:

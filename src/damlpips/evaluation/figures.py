@@ -3,11 +3,12 @@
 Which figures a set has depends on what its observers were asked:
 
     ratings         SRCC, KRCC, PLCC    (no human ceiling: mean scores do not tell how far observers agree)
-    choices         2AFC                (ceilings: "human", a single observer; "majority", an oracle)
+    choices         2AFC                (ceilings: "human", a single observer; "majority", an oracle); of two images,
+                                        and of two pairs of images
     same or not     mAP
 
 The first of each is its headline. Everywhere here distances are the metric's, in the order of the judgements, lower is
-closer: (n,), or (n, 2) for choices, of a and of b from the reference. A set without judgements, distances of another
+closer: (n,), or (n, 2) for choices, of the pairs a and b. A set without judgements, distances of another
 shape or not finite, and opinions that are none are a ValueError that names the set. A figure that is not defined, such
 as the correlation with a constant, is NaN.
 """

@@ -1,7 +1,14 @@
-"""What observers said about images: ratings, choices between two, and whether two look the same."""
+"""What observers said about images: ratings, choices between two, and whether two look the same.
 
+Every judgement has `pairs`, those of files whose distances it is about, in their order.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+# (reference, distorted), or any two in this order
+FilePair = tuple[Path, Path]
 
 
 @dataclass(frozen=True)
@@ -21,22 +28,35 @@ class Rating:
     content: str
     kind: str = ""
 
+    @property
+    def pairs(self) -> tuple[FilePair]:
+        """The distorted image against its reference."""
+        return ((self.reference, self.distorted),)
+
 
 @dataclass(frozen=True)
 class Choice:
-    """A two-alternative forced choice: which of two images is closer to the reference (2AFC).
+    """A two-alternative forced choice: the two images of which pair look more alike (2AFC).
+
+    Where both pairs have the same reference, it is the choice of the image that is closer to it.
 
     Attributes:
+        a, b: the two pairs; the first image of each stands in for the reference.
         votes_a, votes_b: how many observers, or which share of them, chose each; their sum is positive.
+        content: what the images share that were compared; intervals are resampled by it.
     """
 
-    reference: Path
-    a: Path
-    b: Path
+    a: FilePair
+    b: FilePair
     votes_a: float
     votes_b: float
     content: str
     kind: str = ""
+
+    @property
+    def pairs(self) -> tuple[FilePair, FilePair]:
+        """The two that were compared."""
+        return self.a, self.b
 
 
 @dataclass(frozen=True)
@@ -53,8 +73,15 @@ class SameOrNot:
     content: str
     kind: str = ""
 
+    @property
+    def pairs(self) -> tuple[FilePair]:
+        """The two images; the first stands in for the reference."""
+        return ((self.a, self.b),)
+
 
 Judgement = Rating | Choice | SameOrNot
+# what a set of them holds, in words
+HELD: Mapping[type[Judgement], str] = {Rating: "ratings", Choice: "choices", SameOrNot: "same or not"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +95,11 @@ class JudgedSet:
     def kind_of_judgement(self) -> type[Rating] | type[Choice] | type[SameOrNot]:
         """The class of the set's judgements, which says what figures it has."""
         return type(self.judgements[0])
+
+    @property
+    def what(self) -> str:
+        """What the set holds: "ratings", "choices" or "same or not"."""
+        return HELD[self.kind_of_judgement]
 
     @property
     def contents(self) -> list[str]:

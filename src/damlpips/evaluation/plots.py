@@ -1,7 +1,7 @@
 """Plots for a paper: what people said of a set's images against what metrics say of them.
 
     ratings   mean opinion score against distance, with the fitted logistic curve: a panel a metric
-    choices   share of votes for a against log(d_b / d_a): on the right the metric prefers a; a panel a metric
+    choices   share of votes for a against log(d_b / d_a): on the right the metric finds a closer; a panel a metric
     same      precision against recall of the pairs that look the same, closest pairs first: a curve a metric
 
 Text stays text (PDF embeds its fonts as TrueType). Each colour has a marker of its own, so that neither eyes nor a
@@ -224,7 +224,7 @@ def _legend(figure: "Figure", handles: Sequence[Any], groups: Sequence[str], tit
 
 
 def _preference(distances: NDArray) -> tuple[NDArray, str]:
-    """Return how much closer a is than b, and what to call it."""
+    """Return how much closer pair a is than pair b, and what to call it."""
     a, b = distances[:, 0], distances[:, 1]
     if distances.min() > 0:
         return np.log(b / a), "log(d$_b$ / d$_a$)"

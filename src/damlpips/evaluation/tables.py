@@ -30,12 +30,13 @@ CSV_COLUMNS = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table of cells; the first `labels` columns say what the row is, the others hold numbers."""
+    """A table of cells, and notes below it; the first `labels` columns say what the row is, the others hold numbers."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     labels: int = 1
+    notes: tuple[str, ...] = ()
 
 
 def all_tables(agreement: Agreement, *, by: str | None = None) -> list[Table]:
@@ -91,7 +92,16 @@ def _with_means(agreement: Agreement, title: str, rows: list[tuple[str, ...]]) -
     """Return a table with a column a set, and the means unless there are none."""
     columns = ("metric", *(f"{s.name} ({_headline(s)})" for s in agreement.sets), "mean")
     kept = len(columns) if agreement.means else len(columns) - 1
-    return Table(title, columns[:kept], tuple(row[:kept] for row in rows))
+    return Table(title, columns[:kept], tuple(row[:kept] for row in rows), notes=_without_interval(agreement))
+
+
+def _without_interval(agreement: Agreement) -> tuple[str, ...]:
+    """Return why some sets, and with them the means, have no interval."""
+    names = [judged.name for judged in agreement.sets if len(set(judged.contents)) == 1]
+    if not names:
+        return ()
+    as_well = ", nor for the mean with it" if agreement.means else ""
+    return (f"No interval for {', '.join(names)}{as_well}: all images are of one content, an interval needs two.",)
 
 
 def part_tables(agreement: Agreement, by: str) -> list[Table]:
@@ -143,7 +153,8 @@ def as_markdown(table: Table) -> str:
         ]
         return f"| {' | '.join(padded)} |\n"
 
-    return f"{table.title}\n\n{''.join(map(line, (header, rule, *rows)))}"
+    notes = "".join(f"\n{' '.join(note.split())}\n" for note in table.notes)
+    return f"{table.title}\n\n{''.join(map(line, (header, rule, *rows)))}{notes}"
 
 
 def as_csv(agreement: Agreement, *, by: str | None = None) -> str:

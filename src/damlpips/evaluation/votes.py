@@ -1,4 +1,4 @@
-"""Agreement with votes: choices between two images (2AFC), and whether two look the same (JND).
+"""Agreement with votes: choices between two images or two pairs of them (2AFC), and whether two look the same (JND).
 
 All columns are (n,): distances, lower is closer; votes for a and b, counts or shares, not negative and not both zero;
 shares of observers who said "the same", 0 to 1. Columns that are anything else, or of unequal lengths, are a ValueError

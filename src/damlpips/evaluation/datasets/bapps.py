@@ -75,7 +75,7 @@ class Family:
 
 def _choice(images: tuple[Path, ...], chose_p1: float, content: str, kind: str) -> Judgement:
     ref, p0, p1 = images
-    return Choice(ref, p0, p1, 1 - chose_p1, chose_p1, content, kind)
+    return Choice((ref, p0), (ref, p1), 1 - chose_p1, chose_p1, content, kind)
 
 
 def _same_or_not(images: tuple[Path, ...], saw_no_difference: float, content: str, kind: str) -> Judgement:
