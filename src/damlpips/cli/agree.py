@@ -60,6 +60,8 @@ EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]damlpips agree tid2013/ --shorter-side 256 --by kind --csv figures.csv --plot plots/[/cyan]
 
+[cyan]damlpips agree tid2013/ --metric damlpips --metric my_metrics.py:contrast[/cyan]
+
 [cyan]damlpips agree --challenge challenge/ --metric damlpips --metric lpips-squeeze[/cyan]
 
 [cyan]damlpips agree --list[/cyan]
@@ -77,7 +79,8 @@ def agree(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A metric, see --list; repeat it for more. Default: damlpips, and lpips-alex where its weights are.",
+            help="A metric, see --list, or FILE.py:NAME, a callable that makes one; repeat it for more."
+            " Default: damlpips, and lpips-alex where its weights are.",
         ),
     ] = None,
     baseline: Annotated[
@@ -210,6 +213,7 @@ def _load(paths: Sequence[Path], layout: str) -> "list[JudgedSet]":
 
 def _build(names: Sequence[str], device: "torch.device") -> "list[NamedMetric]":
     """Return the metrics that can be built; say of the others why they cannot."""
+    from damlpips.evaluation.custom import MetricFileError
     from damlpips.evaluation.named import UnavailableMetricError, UnknownMetricError, build
 
     metrics = []
@@ -218,6 +222,8 @@ def _build(names: Sequence[str], device: "torch.device") -> "list[NamedMetric]":
             metrics.append(build(name, device=device))
         except UnknownMetricError as error:
             fail(f"{error} (see damlpips agree --list)")
+        except MetricFileError as error:
+            fail(str(error))
         except UnavailableMetricError as error:
             complain(f"left out: {error}")
     if not metrics:

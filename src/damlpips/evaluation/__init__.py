@@ -2,7 +2,8 @@
 
     datasets/                        judged sets on disk; its docstring says how to add a layout
     judgements                       what observers said: a kind of judgement has its figures in `figures.FIGURES`
-    named, peers                     a metric by its name; another library's is a row of the tables in `peers`
+    named, peers, custom             a metric by its name; another library's is a row of the tables in `peers`,
+                                     one's own a callable in a file
     views, distances, cache          pairs of files to distances, kept between runs
     correlation, logistic, votes     the figures of agreement, as functions of columns
     figures, means                   the figures of a set, and their mean over sets, with intervals

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from damlpips.evaluation import custom
+from damlpips.evaluation.custom import MetricFileError
 from damlpips.evaluation.peers import LIBRARIES, Library
 from damlpips.files import digest
 from damlpips.models.encoder import Images
@@ -79,18 +81,26 @@ def build(
     that are not divided by their norm). Another library's begin with its name: `pyiqa:NAME`, `piq:NAME`,
     `torchmetrics:NAME`. `names` lists them all.
 
+    `FILE.py:NAME` is a metric of one's own: NAME, called without arguments, makes a callable of (distorted, reference),
+    each (N, 3, H, W) in [0, 1], that returns N distances, (N,); lower is closer. A `torch.nn.Module` is moved to the
+    device and put in eval mode. The identity has the SHA-256 of the file, and of all weights of a module.
+
     Args:
         weights: the file of the backbone's weights, for this package's metrics; None as for `damlpips.LPIPS`.
 
     Raises:
         UnknownMetricError: no metric has this name; lists the nearest.
+        MetricFileError: a file that is not there, a name that is not in it or makes no metric.
         UnavailableMetricError: the library is not installed; weights are missing, damaged, or not taken; a download
             failed; ...
     """
     device = torch.device(device)
-    library, of_library = _split(name)
-    if weights is not None and (library is not None or name == MSE):
+    is_custom = custom.split(name) is not None
+    library, of_library = (None, name) if is_custom else _split(name)
+    if weights is not None and (is_custom or library is not None or name == MSE):
         raise UnavailableMetricError(f"{name}: takes no weights, got {os.fspath(weights)!r}")
+    if is_custom:
+        return _build_custom(name, device)
     if library is None:
         return _build_own(name, device, weights)
     with _unavailable(name), _stdout_kept_clean():
@@ -148,6 +158,14 @@ def _build_own(name: str, device: torch.device, weights: str | os.PathLike[str] 
     return NamedMetric(name, True, identity, device, model, torch.no_grad()(model.encode))
 
 
+def _build_custom(name: str, device: torch.device) -> NamedMetric:
+    with _unavailable(name), _stdout_kept_clean():
+        score, encode, options = custom.build(name, device)
+    _, attribute = custom.split(name) or (None, name)
+    identity = _identity("file", attribute, __version__, device, {**options, "scores": SCORES})
+    return NamedMetric(name, True, identity, device, score, encode or _unchanged)
+
+
 def _mse(x: Tensor, y: Tensor) -> Tensor:
     return (x.double() - y.double()).square().mean((1, 2, 3))
 
@@ -167,7 +185,7 @@ def _identity(library: str, metric: str, release: str, device: torch.device, opt
 def _unavailable(name: str) -> Iterator[None]:
     try:
         yield
-    except UnknownMetricError:
+    except (UnknownMetricError, MetricFileError):
         raise
     except Exception as error:  # libraries fail in ways of their own: no network, a file that is damaged, ...
         what = " ".join(str(error).split()) or "no reason given"
