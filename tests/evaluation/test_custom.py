@@ -236,7 +236,7 @@ class TestCommand:
         result = run("agree", ratings, "--metric", name, "--baseline", "mse", "--no-cache", "--samples", 5)
         assert result.exit_code == 0
         assert result.stdout.startswith("Agreement with people")
-        assert re.search(rf"^\| {re.escape(name)} +\| -?\d\.\d{{3}} \|$", result.stdout, re.M)
+        assert re.search(rf"^\| {re.escape(name)} +\| +-?\d\.\d{{3}} \|$", result.stdout, re.M)
 
     def test_agree_refuses_what_is_none(self, file: Path, ratings: Path) -> None:
         file.write_text(SOURCE.replace('print("made by a file")', ""))
