@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SHARED ?= ../shared
 JOBS ?= 2
 
-.PHONY: setup demo test test-oldest fuzz lint docs bench bench-quick agree agree-full agree-256 agree-challenge train-nano train-nano-smoke clean
+.PHONY: setup demo test test-oldest fuzz lint docs bench bench-quick agree agree-full agree-256 agree-challenge agree-more judged-sets train-nano train-nano-smoke clean
 
 setup: $(READY)
 
@@ -82,24 +82,40 @@ bench-quick: $(READY)
 AGREE := damlpips damlpips-alex damlpips-squeeze lpips-alex lpips-squeeze \
 	pyiqa:cw_ssim pyiqa:vif pyiqa:nlpd \
 	piq:psnr piq:ssim piq:multi_scale_ssim piq:fsim piq:vsi piq:gmsd piq:multi_scale_gmsd piq:mdsi piq:haarpsi
+# DAMLPIPS, and LPIPS with uniform heads, on networks that the package does not have. VGG has Oxford's original weights,
+# not torchvision's, so these are not damlpips-vgg and lpips-vgg.
+NETWORKS = $(SHARED)/weights/more
+EXTRA := $(foreach n,vgg mobilenet efficientnet,$(n) $(n)_lpips)
+MEASURED = $(AGREE) $(if $(wildcard $(NETWORKS)),$(EXTRA:%=benchmarks/extra_networks.py:%))
 # The challenge's images have 96 x 96 pixels.
 TOO_SMALL_FOR := piq:multi_scale_ssim
 # Processes of one thread each: on a busy machine threads that wait for each other take ten times as long.
-RUN_AGREE = OMP_NUM_THREADS=1 DAMLPIPS_WEIGHTS_DIR=$(SHARED)/weights $(BIN)/damlpips agree
+RUN_AGREE = OMP_NUM_THREADS=1 DAMLPIPS_WEIGHTS_DIR=$(SHARED)/weights DAMLPIPS_EXTRA_NETWORKS=$(NETWORKS) \
+	$(BIN)/damlpips agree
+JUDGED := build/judged
 
-# Less than half an hour on two cores; a second run takes the distances from the cache.
-agree: $(READY)
-	@test -d $(SHARED)/human || { echo "no judged sets at $(SHARED)/human: make agree SHARED=FOLDER" >&2; exit 2; }
+# Seven sets and their mean, at the images' own size and at 256 pixels, and the challenge: less than an hour on two idle
+# cores, a third of which VGG takes. A second run takes the distances from the cache.
+agree: judged-sets
 	$(MAKE) --jobs $(JOBS) --output-sync=target agree-full agree-256 agree-challenge
 
-agree-full:
-	$(RUN_AGREE) $(SHARED)/human $(AGREE:%=--metric %)
+# Draws the images of two sets again: a minute or two, once.
+judged-sets: $(READY)
+	@test -d $(SHARED)/judged || { echo "no judged sets at $(SHARED)/judged: make agree SHARED=FOLDER" >&2; exit 2; }
+	$(BIN)/python benchmarks/judged_sets.py $(SHARED) $(JUDGED)
 
-agree-256:
-	$(RUN_AGREE) $(SHARED)/human --shorter-side 256 $(AGREE:%=--metric %)
+agree-full: judged-sets
+	$(RUN_AGREE) $(JUDGED)/seven $(MEASURED:%=--metric %)
 
-agree-challenge:
-	$(RUN_AGREE) --challenge $(SHARED)/challenge $(patsubst %,--metric %,$(filter-out $(TOO_SMALL_FOR),$(AGREE)))
+agree-256: judged-sets
+	$(RUN_AGREE) $(JUDGED)/seven --shorter-side 256 $(MEASURED:%=--metric %)
+
+agree-challenge: $(READY)
+	$(RUN_AGREE) --challenge $(SHARED)/challenge $(patsubst %,--metric %,$(filter-out $(TOO_SMALL_FOR),$(MEASURED)))
+
+# What is not in the mean: 8,400 comparisons of two pairs of raid's images, and tid_resynth. About an hour.
+agree-more: judged-sets
+	$(RUN_AGREE) $(JUDGED)/more $(MEASURED:%=--metric %)
 
 # The backbone that is part of the package, from photographs and the teachers' weights: an hour on two cores. Goes on
 # where it was stopped.
