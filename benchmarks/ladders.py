@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from damlpips.evaluation.custom import MetricFileError
 from damlpips.evaluation.ladders import LADDERS, Violations, violations
 from damlpips.evaluation.named import NamedMetric, UnavailableMetricError, UnknownMetricError, build
 from damlpips.evaluation.tables import NOTHING, Table, as_markdown
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         images = photographs(options.folder, count=options.count, seed=options.seed, side=options.side)
         with torch.inference_mode(), Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             found = table(metrics, images, seed=options.seed, progress=bar)
-    except (ScoringError, UnavailableMetricError, UnknownMetricError) as error:
+    except (MetricFileError, ScoringError, UnavailableMetricError, UnknownMetricError) as error:
         sys.exit(f"error: {error}")
     print(as_markdown(found), end="")
 

@@ -27,6 +27,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional as F
 
+from damlpips.evaluation.custom import MetricFileError
 from damlpips.evaluation.ladders import FARTHEST, LADDERS
 from damlpips.evaluation.named import NamedMetric, UnavailableMetricError, UnknownMetricError, build
 from damlpips.evaluation.tables import Table, as_markdown
@@ -187,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with torch.inference_mode(), Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             of_distortions = score_table(metrics, images, seed=options.seed, progress=bar)
             of_sizes = size_table(metrics, images[: options.enlarged], seed=options.seed, progress=bar)
-    except (ScoringError, UnavailableMetricError, UnknownMetricError) as error:
+    except (MetricFileError, ScoringError, UnavailableMetricError, UnknownMetricError) as error:
         sys.exit(f"error: {error}")
     print(as_markdown(of_distortions))
     print(as_markdown(of_sizes), end="")
