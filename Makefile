@@ -95,7 +95,7 @@ RUN_AGREE = OMP_NUM_THREADS=1 DAMLPIPS_WEIGHTS_DIR=$(SHARED)/weights DAMLPIPS_EX
 JUDGED := build/judged
 
 # Seven sets and their mean, at the images' own size and at 256 pixels, and the challenge: less than an hour on two idle
-# cores, a third of which VGG takes. A second run takes the distances from the cache.
+# cores. The images' own size takes longest, and half of that goes to VGG. A second run takes the distances from the cache.
 agree: judged-sets
 	$(MAKE) --jobs $(JOBS) --output-sync=target agree-full agree-256 agree-challenge
 
