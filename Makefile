@@ -89,6 +89,9 @@ EXTRA := $(foreach n,vgg mobilenet efficientnet,$(n) $(n)_lpips)
 MEASURED = $(AGREE) $(if $(wildcard $(NETWORKS)),$(EXTRA:%=benchmarks/extra_networks.py:%))
 # The challenge's images have 96 x 96 pixels.
 TOO_SMALL_FOR := piq:multi_scale_ssim
+# Ten minutes or more for the images of seven sets at their own size: left out there, measured at 256 pixels.
+TOO_SLOW_FOR_ALL := pyiqa:cw_ssim pyiqa:vif
+AT_OWN_SIZE = $(filter-out $(TOO_SLOW_FOR_ALL),$(MEASURED))
 # Processes of one thread each: on a busy machine threads that wait for each other take ten times as long.
 RUN_AGREE = OMP_NUM_THREADS=1 DAMLPIPS_WEIGHTS_DIR=$(SHARED)/weights DAMLPIPS_EXTRA_NETWORKS=$(NETWORKS) \
 	$(BIN)/damlpips agree
@@ -105,7 +108,7 @@ judged-sets: $(READY)
 	$(BIN)/python benchmarks/judged_sets.py $(SHARED) $(JUDGED)
 
 agree-full: judged-sets
-	$(RUN_AGREE) $(JUDGED)/seven $(MEASURED:%=--metric %)
+	$(RUN_AGREE) $(JUDGED)/seven $(AT_OWN_SIZE:%=--metric %)
 
 agree-256: judged-sets
 	$(RUN_AGREE) $(JUDGED)/seven --shorter-side 256 $(MEASURED:%=--metric %)
@@ -115,7 +118,7 @@ agree-challenge: $(READY)
 
 # What is not in the mean: 8,400 comparisons of two pairs of raid's images, and tid_resynth. About an hour.
 agree-more: judged-sets
-	$(RUN_AGREE) $(JUDGED)/more $(MEASURED:%=--metric %)
+	$(RUN_AGREE) $(JUDGED)/more $(AT_OWN_SIZE:%=--metric %)
 
 # The backbone that is part of the package, from photographs and the teachers' weights: an hour on two cores. Goes on
 # where it was stopped.
