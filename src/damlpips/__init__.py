@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from damlpips.adapters import register as register
     from damlpips.adapters.torchmetrics.metrics import DAMLPIPSMetric as DAMLPIPSMetric
     from damlpips.adapters.torchmetrics.metrics import LPIPSMetric as LPIPSMetric
+    from damlpips.models.adaptive import AdaptiveWeights as AdaptiveWeights
     from damlpips.models.damlpips import DAMLPIPS as DAMLPIPS
-    from damlpips.models.damlpips import AdaptiveWeights as AdaptiveWeights
     from damlpips.models.lpips import LPIPS as LPIPS
     from damlpips.nets.backbone import Backbone as Backbone
     from damlpips.nets.encoded import Encoded as Encoded
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _HOME = {
     "LPIPS": "damlpips.models.lpips",
     "DAMLPIPS": "damlpips.models.damlpips",
-    "AdaptiveWeights": "damlpips.models.damlpips",
+    "AdaptiveWeights": "damlpips.models.adaptive",
     "LPIPSMetric": "damlpips.adapters.torchmetrics.metrics",
     "DAMLPIPSMetric": "damlpips.adapters.torchmetrics.metrics",
     "Backbone": "damlpips.nets.backbone",

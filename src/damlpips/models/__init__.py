@@ -16,14 +16,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from damlpips.models.adaptive import AdaptiveWeights as AdaptiveWeights
     from damlpips.models.damlpips import DAMLPIPS as DAMLPIPS
-    from damlpips.models.damlpips import AdaptiveWeights as AdaptiveWeights
     from damlpips.models.lpips import LPIPS as LPIPS
 
 _HOME = {
     "LPIPS": "damlpips.models.lpips",
     "DAMLPIPS": "damlpips.models.damlpips",
-    "AdaptiveWeights": "damlpips.models.damlpips",
+    "AdaptiveWeights": "damlpips.models.adaptive",
 }
 
 

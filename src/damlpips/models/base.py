@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from damlpips.models import inputs, video
+from damlpips.models import alignment, inputs, video
 from damlpips.models.definition import Definition
 from damlpips.models.encoder import Encoder, Images, Size, resized
 from damlpips.models.inputs import Pair
@@ -221,23 +221,44 @@ class PerceptualDistance(nn.Module):
     def _spatial_map(self, pair: Pair, _keys: None = None) -> Float[Tensor, "n 1 h w"]:
         if (tiling := self._tiling_of(pair)) is not None:
             return self._by_tiles(tiling, partial(self.definition.spatial_map_of_tiles, size=pair.size))(pair)
-        return Whole(self.encoder, partial(self.definition.spatial_map, size=pair.size))(pair)
+        if self.definition.aligns:
+            x, y, motion = self._aligned(pair)
+            return self.definition.spatial_map(x, y, pair.size, motion)
+        return Whole(self.encoder, lambda x, y: self.definition.spatial_map(x, y, pair.size))(pair)
 
     def _runner(self, pair: Pair) -> Runner:
         """Return the way in which a pair is compared: the one place where ways are composed."""
         if (tiling := self._tiling_of(pair)) is not None:
             return self._by_tiles(tiling, self.definition.layers_of_tiles)
         run: Runner
-        if pair.names:
-            run = self._referenced()
-        elif self._is_compiled(pair):
-            self._compiled = self._compiled or Compiled(self.encoder, self.definition.layers)
+        if self._is_compiled(pair) and not pair.names:
+            self._compiled = self._compiled or Compiled(self.encoder, self._layers_of_seen)
             run = self._compiled
+        elif self.definition.aligns:
+            run = self._layers_aligned
+        elif pair.names:
+            run = self._referenced()
         else:
             run = Whole(self.encoder, self.definition.layers)
         if self.settings.deterministic:
             return InOneOrder(Chunked(run, 1), self.encoder.device)
         return Chunked(run, self.encoder.pass_count(pair.size)) if _is_split(pair) else run
+
+    def _aligned(self, pair: Pair) -> alignment.Aligned:
+        """Return the feature maps of both batches as they are compared, and what moved."""
+        if not self.definition.aligns:
+            return alignment.Aligned(*self.encoded(pair), None)
+        still = self._referenced().encoded if pair.names else lambda p: self.encoder.pair(p.x, p.y, p.size)
+        return alignment.encoded(self.encoder, pair, still)
+
+    def _layers_aligned(self, pair: Pair) -> Float[Tensor, "n l"]:
+        return self.definition.layers(*self._aligned(pair))
+
+    def _layers_of_seen(self, x: Tensor, y: Tensor) -> Float[Tensor, "n l"]:
+        size = x.shape[2], x.shape[3]
+        if self.definition.aligns:
+            return self.definition.layers(*alignment.of_seen(self.encoder, x, y, size))
+        return self.definition.layers(*self.encoder.pair_of_seen(x, y, size))
 
     def _by_tiles(self, tiling: Tiling, compare: Callable[[TiledPair], Tensor]) -> Runner:
         run = Chunked(Tiled(self.encoder, compare, tiling), 1)

@@ -1,88 +1,24 @@
 """DAMLPIPS: the pair itself decides how much each place, channel and layer counts."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Hashable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from damlpips import checks
+from damlpips.models import alignment, inputs
+from damlpips.models.adaptive import AdaptiveWeights, layers_of
 from damlpips.models.base import PerceptualDistance
 from damlpips.models.encoder import Images, Size
 from damlpips.models.settings import DAMLPIPSOptions, DAMLPIPSSettings
-from damlpips.models.tiled import TiledDamlpips, TiledPair
+from damlpips.models.version1 import Version1
+from damlpips.models.version2 import Version2
 from damlpips.nets.backbone import Backbone
 from damlpips.nets.encoded import Encoded
 from damlpips.nets.shared import Source
 from damlpips.nets.table import DEFAULT_BACKBONE
-from damlpips.ops import colour, distance
-from damlpips.ops.execution import batches, images_of, on_cpu
-from damlpips.ops.fused import Distances, damlpips_distances
-
-# the same weight for every place and channel of an image
-IMAGE_WEIGHING = distance.Fixed(colour.PHOTOGRAPH_ENERGY)
-
-
-class AdaptiveWeights(NamedTuple):
-    """The weights that DAMLPIPS gave to a pair, the image first, then the network's layers.
-
-    D = sum_l layer_l * mean_p [ place_lp * sum_c channel_lc (a_lcp - b_lcp)^2 ].
-
-    Attributes:
-        place: one (N, 1, H_l, W_l) a layer, in 1 / feature^2.
-        channel: one (N, C_l) a layer.
-        layer: (N, 1 + L).
-    """
-
-    place: list[Tensor]
-    channel: list[Tensor]
-    layer: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class DAMLPIPSDefinition:
-    """DAMLPIPS of feature maps.
-
-    Attributes:
-        weighing: how the network's places and channels are weighted.
-        fuse: what each layer adds to the score, of its distances of structure and of texture.
-    """
-
-    weighing: distance.Adaptive
-    fuse: distance.Fuse = distance.fuse
-
-    def compared(self, x: Encoded, y: Encoded) -> list[distance.Comparison]:
-        """Return how each layer compares, the image first."""
-        image, *network = zip(layers_of(x), layers_of(y), strict=True)
-        return [
-            distance.compare(*image, IMAGE_WEIGHING),
-            *(distance.compare(a, b, self.weighing) for a, b in network),
-        ]
-
-    def layers(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
-        network = zip(x.features, y.features, strict=True)
-        image = _image_distances(x, y)
-        return self.fused([image, *(damlpips_distances(a, b, self.weighing) for a, b in network)])
-
-    def spatial_map(self, x: Encoded, y: Encoded, size: Size) -> Float[Tensor, "n 1 h w"]:
-        compared = self.compared(x, y)
-        return _scaled([c.map for c in compared], self.fused(compared), size)
-
-    def fused(self, compared: Sequence[distance.Comparison | Distances]) -> Float[Tensor, "n l"]:
-        """Return what each layer adds to the score, from how it compares."""
-        return self.fuse(torch.stack([c.structure for c in compared], 1), torch.stack([c.texture for c in compared], 1))
-
-    def layers_of_tiles(self, pair: TiledPair) -> Float[Tensor, "1 l"]:
-        return TiledDamlpips(pair, self.weighing, self.fuse).layers()
-
-    def spatial_map_of_tiles(self, pair: TiledPair, size: Size) -> Float[Tensor, "1 1 h w"]:
-        return _scaled(*TiledDamlpips(pair, self.weighing, self.fuse).maps(), size)
-
-    def to_keep(self, encoded: Encoded) -> Encoded:
-        return replace(encoded, seen=_colours(encoded), adapted=True)
+from damlpips.ops import distance
 
 
 class DAMLPIPS(PerceptualDistance):
@@ -129,7 +65,7 @@ class DAMLPIPS(PerceptualDistance):
 
     options = DAMLPIPSSettings
     settings: DAMLPIPSSettings
-    definition: DAMLPIPSDefinition
+    definition: Version1 | Version2
 
     def __init__(self, backbone: str | Backbone = DEFAULT_BACKBONE, **options: Unpack[DAMLPIPSOptions]) -> None:
         settings = self.options.make(dict(options))
@@ -142,67 +78,73 @@ class DAMLPIPS(PerceptualDistance):
             )
         super().__init__(source, settings, viewing_side=side)
 
-    def _defined(self) -> DAMLPIPSDefinition:
-        return DAMLPIPSDefinition(distance.Adaptive(self.settings.rho, self.settings.gamma))
+    def _defined(self) -> Version1 | Version2:
+        weighing = distance.Adaptive(self.settings.rho, self.settings.gamma)
+        return Version1(weighing) if self.settings.version == 1 else Version2(weighing, self.settings.aligns)
 
     def layers(self, x: Images) -> list[Tensor]:
-        """Return what DAMLPIPS compares: (N, C_l, H_l, W_l), the image in adapted colours, then the feature maps."""
+        """Return what DAMLPIPS compares: (N, C_l, H_l, W_l), the image in adapted colours, then the feature maps.
+
+        Version 2 compares those of the images that `aligned` returns.
+        """
         return layers_of(x if isinstance(x, Encoded) else self.encode(x))
 
     def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
         """Return where the images differ: (N, 1, H, W), whose mean is the score.
 
         Each layer's map, to the power that pools it, is enlarged bilinearly and scaled so that its mean is what the
-        layer adds to the score.
+        layer adds to the score. Version 2 maps the middle frame, p + u_p / 2 of the second image, and spreads what
+        motion adds over the places in proportion to the square of their displacement.
         """
         return super().spatial_map(x, y)
 
     def weights_for(self, x: Images, y: Images) -> AdaptiveWeights:
         """Return the weights of place, channel and layer that the score of each pair was made with.
 
-        They belong to the maps that `layers` returns. Both are computed whole, also with `tile`.
+        They belong to the maps that `layers` returns, in version 2 of the images that `aligned` returns. Both are
+        computed whole, also with `tile`.
         """
-        compared = self.definition.compared(*self.compare(x, y))
-        structure = torch.stack([c.structure for c in compared], 1)
-        return AdaptiveWeights(
-            [c.place * distance.peak_weight(c.map, c.structure) for c in compared],
-            [c.channel for c in compared],
-            distance.fusion_weight(structure, self.definition.fused(compared), self.definition.fuse),
-        )
+        return self.definition.weights(*self._middle(x, y))
 
-    def configuration(self) -> dict[str, Any]:
-        return {**super().configuration(), "version": 1}
+    def displacement(self, x: Images, y: Images) -> Float[Tensor, "n 2 h w"]:
+        """Return how far each place has moved from x to y: (N, 2, H, W), right and down, in pixels.
 
+        Of a place p of the middle frame, which is p - u_p / 2 in x and p + u_p / 2 in y, at the size at which the
+        images are compared. Zero for pairs in which nothing moves. `displacement(y, x)` is its negative.
 
-def layers_of(x: Encoded) -> list[Tensor]:
-    """Return what DAMLPIPS compares: the images in adapted colours, then their feature maps."""
-    return [_colours(x), *x.features]
+        Raises:
+            ValueError: a metric that compares place with place: version 1, or `align=False`.
+        """
+        self._must_align("displacement")
+        x_encoded, _, motion = self._middle(x, y)
+        size = x_encoded.size
+        if motion is None:
+            return x_encoded.features[0].new_zeros(len(x_encoded), 2, *size, dtype=self.encoder.exact_dtype)
+        by = motion.field * motion.share[:, None, None, None]
+        return F.interpolate(by, size, mode="bilinear", align_corners=False) * min(size)
 
+    def aligned(self, x: Images, y: Images) -> tuple[Tensor, Tensor]:
+        """Return both images as they are compared: in the middle frame, (N, 3, h, w) each, in `value_range`.
 
-def _colours(x: Encoded, part: slice = slice(None)) -> Tensor:
-    """Return the images, or some of them, in adapted colours."""
-    if x.adapted:
-        return x.seen[part]
-    return colour.adapted_colours(x.pixels(distance.working(x.features[0]).dtype, part))
+        Where nothing moves they are as they were; larger ones have been averaged down to `viewing_side`.
 
+        Raises:
+            ValueError: as `displacement`.
+        """
+        self._must_align("aligned")
+        x_encoded, y_encoded, _ = self._middle(x, y)
+        return self.encoder.floats(x_encoded.seen), self.encoder.floats(y_encoded.seen)
 
-def _image_distances(x: Encoded, y: Encoded) -> Distances:
-    """Compare two batches of images in adapted colours.
+    def _middle(self, x: Images, y: Images) -> alignment.Aligned:
+        """Check a pair of batches and return it as it is compared."""
+        return self._aligned(inputs.prepared(x, y, self.settings, self.encoder))
 
-    On a CPU, without a graph, few at a time: its cache holds them from the first step to the last.
-    """
-    if not on_cpu(x.seen) or checks.is_optimised(x.seen) or checks.is_optimised(y.seen):
-        return damlpips_distances(_colours(x), _colours(y), IMAGE_WEIGHING)
-    parts = [
-        damlpips_distances(_colours(x, part), _colours(y, part), IMAGE_WEIGHING)
-        for part in batches(x.seen, max(1, images_of(x.seen) // 2))
-    ]
-    return Distances(*map(torch.cat, zip(*parts, strict=True)))
+    def _must_align(self, what: str) -> None:
+        if not self.definition.aligns:
+            why = "version=1" if self.settings.version == 1 else "align=False"
+            raise ValueError(f"{what}: nothing is aligned with {why}: place is compared with place")
 
-
-def _scaled(maps: list[Tensor], added: Float[Tensor, "n l"], size: tuple[int, int]) -> Float[Tensor, "n 1 h w"]:
-    """Return where the images differ: each layer's map enlarged, in proportion to what it adds to the score."""
-    enlarged = [distance.upsample(distance.peak_map(d), size) for d in maps]
-    mean = torch.stack([distance.pool(d) for d in enlarged], 1)
-    factor = torch.where(mean > 0, added / torch.where(mean > 0, mean, 1.0), 0.0)
-    return torch.stack([d * f[:, None, None, None] for d, f in zip(enlarged, factor.unbind(1), strict=True)]).sum(0)
+    def sharing_key(self, size: Size) -> Hashable:
+        """Return what two modules must agree in for the feature maps of one to serve the other."""
+        # version 1 keeps colours in place of the pixels that are aligned
+        return super().sharing_key(size), self.definition.aligns

@@ -5,18 +5,29 @@ from typing import Protocol
 from jaxtyping import Float
 from torch import Tensor
 
+from damlpips.models.alignment import Motion
 from damlpips.models.encoder import Size
 from damlpips.models.tiled import TiledPair
 from damlpips.nets.encoded import Encoded
 
 
 class Definition(Protocol):
-    """A distance of two batches of feature maps. It knows nothing of splitting, caches or devices."""
+    """A distance of two batches of feature maps. It knows nothing of splitting, caches or devices.
 
-    def layers(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
+    Attributes:
+        aligns: whether images are brought to the middle frame before they go through the network; what moved is then
+            the last argument of what compares them.
+    """
+
+    @property
+    def aligns(self) -> bool: ...
+
+    def layers(self, x: Encoded, y: Encoded, motion: Motion | None = None, /) -> Float[Tensor, "n l"]:
         """Return what each layer adds to the distance of each pair."""
 
-    def spatial_map(self, x: Encoded, y: Encoded, size: Size) -> Float[Tensor, "n 1 h w"]:
+    def spatial_map(
+        self, x: Encoded, y: Encoded, size: Size, motion: Motion | None = None, /
+    ) -> Float[Tensor, "n 1 h w"]:
         """Return where the images of each pair differ, at the size of the images."""
 
     def layers_of_tiles(self, pair: TiledPair) -> Float[Tensor, "1 l"]:

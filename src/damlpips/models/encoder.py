@@ -141,10 +141,14 @@ class Encoder:
         seen = self.seen_size(size)
         if seen == size:
             return images
-        if images.dtype == torch.uint8:  # averages of bytes are not rounded to bytes
-            low, high = self.settings.value_range
-            images = low + images.float() * ((high - low) / 255)
-        return resized(distance.working(images), seen)
+        return resized(distance.working(self.floats(images)), seen)  # averages of bytes are not rounded to bytes
+
+    def floats(self, images: Tensor) -> Tensor:
+        """Return images as floats in `value_range`."""
+        if images.dtype != torch.uint8:
+            return images
+        low, high = self.settings.value_range
+        return low + images.float() * ((high - low) / 255)
 
     def pass_count(self, size: Size, times: int = 1) -> int:
         """Return how many images of a size go through the network at a time on a CPU, `times` as many elsewhere."""

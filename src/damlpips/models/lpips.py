@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from damlpips.models import tiled
+from damlpips.models.alignment import Motion
 from damlpips.models.base import PerceptualDistance
 from damlpips.models.encoder import Images, Size
 from damlpips.models.settings import LPIPSOptions, LPIPSSettings
@@ -36,8 +37,9 @@ class LPIPSDefinition:
     heads: Sequence[Tensor] | None
     comparison: str
     channel_norm: bool
+    aligns: bool = False
 
-    def layers(self, x: Encoded, y: Encoded) -> Float[Tensor, "n l"]:
+    def layers(self, x: Encoded, y: Encoded, _motion: Motion | None = None) -> Float[Tensor, "n l"]:
         first, *others = [torch.stack(self._part(x, y, arrange), 1) for arrange in self._arrangements]
         return sum(others, start=first)
 
@@ -62,7 +64,9 @@ class LPIPSDefinition:
         heads = [None] * len(x) if self.heads is None else self.heads
         return zip(x, y, heads, strict=True)
 
-    def spatial_map(self, x: Encoded, y: Encoded, size: Size) -> Float[Tensor, "n 1 h w"]:
+    def spatial_map(
+        self, x: Encoded, y: Encoded, size: Size, _motion: Motion | None = None
+    ) -> Float[Tensor, "n 1 h w"]:
         return _summed(self.maps(x.features, y.features), size)
 
     def layers_of_tiles(self, pair: tiled.TiledPair) -> Float[Tensor, "1 l"]:

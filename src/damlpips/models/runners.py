@@ -68,14 +68,14 @@ class Tiled:
 
 
 class Compiled:
-    """As `Whole`, through `torch.compile`. Made once for a module: it keeps the compiled program."""
+    """What compares images as the network sees them, through `torch.compile`.
 
-    def __init__(self, encode: Encoder, compare: Callable[[Encoded, Encoded], Tensor]) -> None:
-        def run(x: Tensor, y: Tensor) -> Tensor:
-            return compare(*encode.pair_of_seen(x, y, (x.shape[2], x.shape[3])))
+    Made once for a module: it keeps the compiled program.
+    """
 
+    def __init__(self, encode: Encoder, compare: Callable[[Tensor, Tensor], Tensor]) -> None:
         self._encode = encode
-        self._program: Callable[[Tensor, Tensor], Tensor] = torch.compile(run)
+        self._program: Callable[[Tensor, Tensor], Tensor] = torch.compile(compare)
 
     def __call__(self, pair: Pair) -> Tensor:
         _ = self._encode.backbone  # loading a file is nothing to compile

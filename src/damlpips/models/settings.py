@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 CACHE_BYTES = 1 << 30
 # Pixels: the shorter side at which DAMLPIPS looks at larger images. Agreement with observers is highest near it.
 VIEWING_SIDE = 256
+# The versions of DAMLPIPS.
+DAMLPIPS_VERSIONS = (1, 2)
 
 Path = str | os.PathLike[str]
 
@@ -61,6 +63,8 @@ class LPIPSOptions(Options, total=False):
 class DAMLPIPSOptions(Options, total=False):
     """The keywords of DAMLPIPS."""
 
+    version: int
+    align: bool | None
     rho: float
     gamma: float
     viewing_side: int | None
@@ -79,6 +83,7 @@ class Command(NamedTuple):
         rows: when rows of scores say the option: `"always"`, as they do of the first ones; `"changed"`, where it does
             not have its default, so that files of rows from before it came can be continued; or `"never"`, where a
             column of its own does.
+        unsaid: the value that rows which are silent about a `"changed"` option have, where that is not its default.
     """
 
     help: str
@@ -87,6 +92,7 @@ class Command(NamedTuple):
     read: Callable[[str], Any] | None = None
     write: Callable[[Any], str] | None = None
     rows: str = "changed"
+    unsaid: Any = None
 
     def value(self, text: str) -> Any:
         """Return the value that a text spells.
@@ -191,6 +197,25 @@ def _heads_text(heads: str) -> str:
 def _check_values(value: Any) -> bool | Literal["warn"]:
     if not isinstance(value, bool) and value != "warn":
         raise ValueError(f"check_values: expected True, False or 'warn', got {value!r}")
+    return value
+
+
+def _version(value: Any) -> int:
+    if isinstance(value, bool) or value not in DAMLPIPS_VERSIONS:
+        raise ValueError(f"version: expected one of {', '.join(map(str, DAMLPIPS_VERSIONS))}, got {value!r}")
+    return int(value)
+
+
+def _version_of(text: str) -> int:
+    try:
+        return _version(int(text))
+    except ValueError:
+        raise ValueError(f"expected one of {', '.join(map(str, DAMLPIPS_VERSIONS))}") from None
+
+
+def _align(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"align: expected True, False, or None for what the version does, got {value!r}")
     return value
 
 
@@ -377,10 +402,11 @@ class Settings:
         always, changed = dict(others), {}
         given = self.changed()
         for name, command in self.commands().items():
+            value = getattr(self, name)
             if command.rows == "always":
-                always[name] = command.text(getattr(self, name))
-            elif command.rows == "changed" and name in given:
-                changed[name] = command.text(given[name])
+                always[name] = command.text(value)
+            elif command.rows == "changed" and (name in given if command.unsaid is None else value != command.unsaid):
+                changed[name] = command.text(value)
         return " ".join(f"{name}={text}" for name, text in [*sorted(always.items()), *sorted(changed.items())])
 
     def changed(self) -> dict[str, Any]:
@@ -432,6 +458,24 @@ class DAMLPIPSSettings(Settings):
 
     metric: ClassVar[str] = "DAMLPIPS"
 
+    version: int = option(
+        1,
+        _version,
+        scored=True,
+        doc="1, which compares place with place, or 2, which first aligns what has moved.",
+        command=Command(
+            "The version of DAMLPIPS: 1, or 2, which aligns what has moved.", "1|2", read=_version_of, unsaid=1
+        ),
+    )
+    align: bool | None = option(
+        None,
+        _optional(_align),
+        scored=True,
+        unsaid=True,
+        doc="whether images are brought to the middle of the way from one to the other before they are compared; None:"
+        " as the version does, which is True for version 2. False is the same formula for those who must have place"
+        " against place.",
+    )
     rho: float = option(
         0.25,
         _rho,
@@ -448,6 +492,25 @@ class DAMLPIPSSettings(Settings):
         doc="images are looked at with this shorter side in pixels where theirs is longer, so that scores of different"
         " sizes compare; None: as they are.",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.version == 1 and self.align:
+            raise ValueError("align: version 1 of DAMLPIPS compares place with place: use version=2, or align=None")
+        if self.aligns and self.tile is not None:
+            raise ValueError("tile: a pair that is aligned is compared whole: use align=False, or tile=None")
+        if self.align is self.aligns_by_itself:  # says the same as None, and has its digest
+            object.__setattr__(self, "align", None)
+
+    @property
+    def aligns_by_itself(self) -> bool:
+        """Whether the version aligns where it is not told."""
+        return self.version > 1
+
+    @property
+    def aligns(self) -> bool:
+        """Whether images are aligned."""
+        return self.aligns_by_itself if self.align is None else self.align
 
 
 def unknown(name: str, known: Iterable[str], whose: str) -> str:

@@ -1,0 +1,48 @@
+"""What both versions of DAMLPIPS share: the layers that they compare, and the weights that they tell."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from damlpips.nets.encoded import Encoded
+from damlpips.ops import colour, distance
+
+
+class AdaptiveWeights(NamedTuple):
+    """The weights that DAMLPIPS gave to a pair, the image first, then the network's layers.
+
+    D = sum_l layer_l * mean_p [ place_lp * sum_c channel_lc (a_lcp - b_lcp)^2 ] + motion.
+
+    Attributes:
+        place: one (N, 1, H_l, W_l) a layer, in 1 / feature^2.
+        channel: one (N, C_l) a layer.
+        layer: (N, 1 + L).
+        motion: what displacement adds to the score, (N,); 0 where nothing moved, and in version 1.
+    """
+
+    place: list[Tensor]
+    channel: list[Tensor]
+    layer: Tensor
+    motion: Tensor
+
+
+def layers_of(x: Encoded) -> list[Tensor]:
+    """Return what DAMLPIPS compares: the images in adapted colours, then their feature maps."""
+    return [colours(x), *x.features]
+
+
+def colours(x: Encoded, part: slice = slice(None)) -> Tensor:
+    """Return the images, or some of them, in adapted colours."""
+    if x.adapted:
+        return x.seen[part]
+    return colour.adapted_colours(x.pixels(distance.working(x.features[0]).dtype, part))
+
+
+def scaled(maps: list[Tensor], added: Float[Tensor, "n l"], size: tuple[int, int]) -> Float[Tensor, "n 1 h w"]:
+    """Return where the images differ: each layer's map enlarged, in proportion to what it adds to the score."""
+    enlarged = [distance.upsample(distance.peak_map(d), size) for d in maps]
+    mean = torch.stack([distance.pool(d) for d in enlarged], 1)
+    factor = torch.where(mean > 0, added / torch.where(mean > 0, mean, 1.0), 0.0)
+    return torch.stack([d * f[:, None, None, None] for d, f in zip(enlarged, factor.unbind(1), strict=True)]).sum(0)

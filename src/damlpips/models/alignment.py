@@ -1,0 +1,177 @@
+"""What moved between two images, as the network sees them, and both brought to the middle of the way."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from damlpips.models.encoder import Encoder, Size, resized, scaled_to
+from damlpips.models.inputs import Pair
+from damlpips.nets.encoded import Encoded
+from damlpips.ops import displacement, distance
+from damlpips.ops.displacement import Field
+from damlpips.ops.execution import on_cpu
+
+# Fields are found on images of this shorter side at most, which is what DAMLPIPS looks at.
+FIELD_SIDE = 256
+# The luma of ITU-R BT.601.
+LUMA = (0.299, 0.587, 0.114)
+
+
+class Motion(NamedTuple):
+    """What moved in N pairs; of a pair in which nothing did, the share is 0.
+
+    Attributes:
+        field: the displacement from x to y, (N, 2, h, w), right and down, in shares of the shorter side.
+        share: how far the pair counts as moved, (N,), 0 to 1.
+        distance, strain: how much it moved, (N,) each; see `displacement.Extent`.
+        unexplained: the share of the local differences that is left in the middle frame, (N,).
+    """
+
+    field: Tensor
+    share: Tensor
+    distance: Tensor
+    strain: Tensor
+    unexplained: Tensor
+
+    @property
+    def extent(self) -> Tensor:
+        """How far the pair moved and how far its deformation moves the edges of the image, (N,); 0 without motion."""
+        return self.share * (self.distance + self.strain / 2)
+
+
+def found(x: Tensor, y: Tensor) -> Motion | None:
+    """Return what moved from x to y, (N, C, H, W) in [0, 1]; None where it is known that nothing did.
+
+    The size of the motion has gradients; the field, the share and what is unexplained are held fixed.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        levels = Levels(*(displacement.pyramid(_luma(images)) for images in (x, y)))
+        with torch.no_grad():
+            field = displacement.coarse_field(*levels)
+            a, b = (pyramid[displacement.GRID_LEVEL] for pyramid in levels)
+            share = displacement.moved_share(displacement.unexplained(a, b, field.by))
+        if not on_cpu(share):  # reading values would make an accelerator wait, and stop what follows the operations
+            return _refined(levels, field, share)
+        moved = share.nonzero()[:, 0]
+        if len(moved) == 0:
+            return None
+        if len(moved) == len(share):
+            return _refined(levels, field, share)
+        part = _refined(levels.take(moved), Field(field.by[moved], field.trust[moved]), share[moved])
+        none = torch.zeros_like(share)
+        still = Motion(torch.zeros_like(field.by), none, none, none, torch.ones_like(share))
+        return Motion(*(whole.index_copy(0, moved, some) for whole, some in zip(still, part, strict=True)))
+
+
+class Levels(NamedTuple):
+    """The luma of both images, fine to coarse."""
+
+    x: list[Tensor]
+    y: list[Tensor]
+
+    def take(self, indices: Tensor) -> "Levels":
+        """Return those of some pairs."""
+        return Levels([m[indices] for m in self.x], [m[indices] for m in self.y])
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Return the luma of images in colour, the mean of others, no larger than a field is found on."""
+    if images.shape[1] == 3:
+        red, green, blue = images.split(1, 1)
+        luma = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
+    else:
+        luma = images.mean(1, keepdim=True)
+    size = luma.shape[2], luma.shape[3]
+    return luma if min(size) <= FIELD_SIDE else resized(luma, scaled_to(size, FIELD_SIDE))
+
+
+def _refined(levels: Levels, field: Field, share: Tensor) -> Motion:
+    field = displacement.refined(*levels, field)
+    extent = displacement.extent(field)
+    by = field.by.detach()
+    with torch.no_grad():
+        unexplained = displacement.unexplained(levels.x[0], levels.y[0], by * share[:, None, None, None])
+    return Motion(by, share, *extent, unexplained)
+
+
+def aligned(x: Tensor, y: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
+    """Return images in the middle frame; those in which nothing moved are as they were."""
+    share = motion.share[:, None, None, None]
+    middle = displacement.aligned(x, y, motion.field.to(x.dtype) * share.to(x.dtype))
+    a, b = (torch.where(share > 0, moved, image) for moved, image in zip(middle, (x, y), strict=True))
+    return a, b
+
+
+class Aligned(NamedTuple):
+    """The feature maps of two batches in the middle frame, and what moved; None where nothing did."""
+
+    x: Encoded
+    y: Encoded
+    motion: Motion | None
+
+
+def encoded(encoder: Encoder, pair: Pair, still: Callable[[Pair], tuple[Encoded, Encoded]]) -> Aligned:
+    """Return the feature maps of a pair of batches, aligned.
+
+    Args:
+        still: encodes, as it is, a pair of which one side is encoded or may be kept.
+    """
+    if pair.is_images and not pair.names:
+        first, second = (encoder.seen(images, pair.size) for images in pair.images)
+        return of_seen(encoder, first, second, pair.size)
+    x, y = still(pair)
+    motion = found(*(_unit(encoder, _checked(side)) for side in (x, y)))
+    return Aligned(x, y, None) if motion is None else Aligned(*_replaced(encoder, x, y, motion), motion)
+
+
+def of_seen(encoder: Encoder, x: Tensor, y: Tensor, size: Size) -> Aligned:
+    """Return the feature maps of images that have the size that the network sees, aligned."""
+    a, b = _unit(encoder, x), _unit(encoder, y)
+    motion = found(a, b)
+    if motion is not None:
+        x, y = (_in_range(encoder, images) for images in aligned(a, b, motion))
+    return Aligned(*encoder.pair_of_seen(x, y, size), motion)
+
+
+def _unit(encoder: Encoder, images: Tensor) -> Tensor:
+    """Return images in [0, 1]."""
+    low, high = encoder.settings.value_range
+    images = distance.working(encoder.floats(images))
+    return images if (low, high) == (0, 1) else (images - low) / (high - low)
+
+
+def _in_range(encoder: Encoder, images: Tensor) -> Tensor:
+    """Return images in [0, 1] in `value_range`."""
+    low, high = encoder.settings.value_range
+    return images if (low, high) == (0, 1) else low + images * (high - low)
+
+
+def _checked(encoded: Encoded) -> Tensor:
+    """Return the images that the network saw."""
+    if encoded.adapted:
+        raise ValueError(
+            "encoded images: expected those of a DAMLPIPS of version 2 or of LPIPS, which keep the pixels that are"
+            " aligned, got those of version 1: encode them with this module"
+        )
+    return encoded.seen
+
+
+def _replaced(encoder: Encoder, x: Encoded, y: Encoded, motion: Motion) -> tuple[Encoded, Encoded]:
+    """Return feature maps with those of aligned images in place of those that moved."""
+    share, everyone = motion.share, not on_cpu(motion.share)
+    moved = torch.arange(len(share), device=share.device) if everyone else share.nonzero()[:, 0]
+    a, b = (_unit(encoder, side.seen[moved]) for side in (x, y))
+    a, b = (_in_range(encoder, images) for images in aligned(a, b, Motion(*(m[moved] for m in motion))))
+    middle = encoder.pair_of_seen(a, b, x.size)
+
+    def put(whole: Tensor, part: Tensor) -> Tensor:
+        return part if everyone else whole.index_copy(0, moved, part.to(whole.dtype))
+
+    def replaced(side: Encoded, part: Encoded) -> Encoded:
+        maps = tuple(put(*each) for each in zip(side.features, part.features, strict=True))
+        return replace(side, features=maps, seen=put(distance.working(encoder.floats(side.seen)), part.seen))
+
+    return replaced(x, middle[0]), replaced(y, middle[1])

@@ -1,0 +1,19 @@
+"""Averages over the neighbourhood of each place of maps (N, C, H, W)."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def box(x: Tensor, k: int) -> Tensor:
+    """Average over k x k places; beyond the edge is what is at the edge."""
+    # on a CPU, slices are added ten times as fast as `avg_pool2d` runs
+    h, w = x.shape[2:]
+    x = F.pad(x, [k // 2] * 4, mode="replicate")
+    rows = sum((x[:, :, i : i + h] for i in range(1, k)), x[:, :, :h])
+    return sum((rows[..., i : i + w] for i in range(1, k)), rows[..., :w]) / (k * k)
+
+
+def nearby(x: Tensor) -> Tensor:
+    """Average over about 12 x 12 places, falling towards their edge."""
+    coarse = box(F.avg_pool2d(x, 4, ceil_mode=True), 3)
+    return F.interpolate(coarse, x.shape[2:], mode="bilinear", align_corners=False)
