@@ -12,7 +12,7 @@ from damlpips.models.inputs import Pair
 from damlpips.nets.encoded import Encoded
 from damlpips.ops import displacement, distance
 from damlpips.ops.displacement import Field
-from damlpips.ops.execution import on_cpu
+from damlpips.ops.execution import full_precision, on_cpu
 
 # Fields are found on images of this shorter side at most, which is what DAMLPIPS looks at.
 FIELD_SIDE = 256
@@ -47,7 +47,7 @@ def found(x: Tensor, y: Tensor) -> Motion | None:
 
     The size of the motion has gradients; the field, the share and what is unexplained are held fixed.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x.device):
         levels = Levels(*(displacement.pyramid(_luma(images)) for images in (x, y)))
         with torch.no_grad():
             field = displacement.coarse_field(*levels)

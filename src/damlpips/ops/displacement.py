@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from damlpips.ops.windows import box, nearby
+from damlpips.ops.execution import is_dual
+from damlpips.ops.windows import box, nearby, shrunk
 
 # Levels of the pyramid; each has half the resolution of the one before.
 LEVELS = 5
@@ -88,7 +89,26 @@ def sampled(x: Tensor, u: Float[Tensor, "n 2 h w"], padding: str = "border") -> 
     h, w = x.shape[2:]
     scale = torch.stack([torch.full((), 2 / side, device=x.device, dtype=x.dtype) for side in (w, h)])
     at = (positions(x).permute(0, 2, 3, 1) + 0.5) * scale - 1 + u.permute(0, 2, 3, 1) * scale
+    if is_dual(x, u):
+        return _gathered(x, positions(x) + u, padding)
     return F.grid_sample(x, at, mode="bilinear", padding_mode=padding, align_corners=False)
+
+
+def _gathered(x: Tensor, at: Float[Tensor, "n 2 h w"], padding: str) -> Tensor:
+    """Do what `grid_sample` does, at columns and rows, with operations that forward mode follows."""
+    h, w = x.shape[2:]
+    column, row = at.unbind(1)
+    if padding == "border":
+        column, row = column.clamp(0, w - 1), row.clamp(0, h - 1)
+    left, top = column.detach().floor(), row.detach().floor()
+    found = torch.zeros_like(x)
+    for r, by_row in ((top, 1 - (row - top)), (top + 1, row - top)):
+        for c, by_column in ((left, 1 - (column - left)), (left + 1, column - left)):
+            inside = (r >= 0) & (r < h) & (c >= 0) & (c < w)
+            place = (r.clamp(0, h - 1) * w + c.clamp(0, w - 1)).long().flatten(1)[:, None].expand(-1, x.shape[1], -1)
+            value = x.flatten(2).gather(2, place).reshape(x.shape)
+            found = found + value * (by_row * by_column * inside)[:, None]
+    return found
 
 
 def in_places(u: Float[Tensor, "n 2 h w"], of: Tensor) -> Float[Tensor, "n 2 H W"]:
@@ -123,7 +143,7 @@ def pyramid(luma: Float[Tensor, "n 1 h w"]) -> list[Tensor]:
     """Return luma at each level, fine to coarse."""
     levels = [luma]
     for _ in range(LEVELS - 1):
-        levels.append(F.avg_pool2d(levels[-1], 2, ceil_mode=True))
+        levels.append(shrunk(levels[-1], 2))
     return levels
 
 
@@ -163,7 +183,7 @@ def step(a: Tensor, b: Tensor, u: Tensor, shrink: int = 1) -> Field:
     gy = (mean[..., 2:, 1:-1] - mean[..., :-2, 1:-1]) / 2
     products = [v * w for v, w in ((gx, gx), (gx, gy), (gy, gy), (gx, r), (gy, r))]
     if shrink > 1:
-        products = [F.avg_pool2d(m, shrink, ceil_mode=True) for m in products]
+        products = [shrunk(m, shrink) for m in products]
     xx, xy, yy, xr, yr = box(torch.cat(products, 1), WINDOW).split(1, 1)
     xx, yy = xx + DAMPING, yy + DAMPING
     det = xx * yy - xy * xy

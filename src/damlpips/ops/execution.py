@@ -59,8 +59,14 @@ def is_followed(*tensors: Tensor) -> bool:
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined]
-        or any(is_transformed(x) or forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+        or any(is_transformed(x) for x in tensors)
+        or is_dual(*tensors)
     )
+
+
+def is_dual(*tensors: Tensor) -> bool:
+    """Return whether a tensor carries a tangent, in forward mode."""
+    return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def is_transformed(x: Tensor) -> bool:
@@ -81,6 +87,16 @@ def recomputed(run: Callable[..., T], tensors: Sequence[Tensor]) -> T:
         found: T = checkpoint(run, *tensors, use_reentrant=False, preserve_rng_state=False)
         return found
     return run(*tensors)
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Compute without autocast."""
+    if not torch.amp.is_autocast_available(device.type):
+        yield
+        return
+    with torch.autocast(device.type, enabled=False):
+        yield
 
 
 @contextmanager

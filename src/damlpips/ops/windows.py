@@ -13,7 +13,14 @@ def box(x: Tensor, k: int) -> Tensor:
     return sum((rows[..., i : i + w] for i in range(1, k)), rows[..., :w]) / (k * k)
 
 
+def shrunk(x: Tensor, k: int) -> Tensor:
+    """Average over blocks of k x k places, the last of which go beyond the edge, to what is at the edge."""
+    # `ceil_mode` would be a branch, which torch.export does not leave open
+    h, w = x.shape[2:]
+    return F.avg_pool2d(F.pad(x, (0, -w % k, 0, -h % k), mode="replicate"), k)
+
+
 def nearby(x: Tensor) -> Tensor:
     """Average over about 12 x 12 places, falling towards their edge."""
-    coarse = box(F.avg_pool2d(x, 4, ceil_mode=True), 3)
+    coarse = box(shrunk(x, 4), 3)
     return F.interpolate(coarse, x.shape[2:], mode="bilinear", align_corners=False)
