@@ -146,5 +146,6 @@ class DAMLPIPS(PerceptualDistance):
 
     def sharing_key(self, size: Size) -> Hashable:
         """Return what two modules must agree in for the feature maps of one to serve the other."""
-        # version 1 keeps colours in place of the pixels that are aligned
-        return super().sharing_key(size), self.definition.aligns
+        key = super().sharing_key(size)
+        # others may keep colours in place of the pixels that are aligned
+        return (key, "aligned") if self.definition.aligns else key

@@ -147,10 +147,10 @@ def pyramid(luma: Float[Tensor, "n 1 h w"]) -> list[Tensor]:
     return levels
 
 
-def normalised(luma: Tensor) -> Tensor:
+def normalised(luma: Tensor, block: int = 4) -> Tensor:
     """Return luma without its local mean, divided by its local deviation: the same in light and in shade."""
-    d = luma - nearby(luma)
-    return d / (nearby(d.square()) + CONTRAST_FLOOR**2).sqrt()
+    d = luma - nearby(luma, block)
+    return d / (nearby(d.square(), block) + CONTRAST_FLOOR**2).sqrt()
 
 
 # --- the field -------------------------------------------------------------------------------------------------------
@@ -239,8 +239,9 @@ def coarse_field(x: Sequence[Tensor], y: Sequence[Tensor]) -> Field:
     """Return the field between two pyramids down to the level of the grid."""
     by = trust = None
     for level in range(LEVELS - 1, GRID_LEVEL - 1, -1):
-        a, b = normalised(x[level]), normalised(y[level])
-        side, is_searched = min(a.shape[2:]), level >= LEVELS - SEARCHED_LEVELS
+        is_searched = level >= LEVELS - SEARCHED_LEVELS
+        a, b = (normalised(pyramid[level], 2 if is_searched else 4) for pyramid in (x, y))
+        side = min(a.shape[2:])
         by = torch.cat([a, a], 1) * 0 if by is None else in_places(by, a)
         before = by
         if is_searched:

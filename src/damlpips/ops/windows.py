@@ -20,7 +20,7 @@ def shrunk(x: Tensor, k: int) -> Tensor:
     return F.avg_pool2d(F.pad(x, (0, -w % k, 0, -h % k), mode="replicate"), k)
 
 
-def nearby(x: Tensor) -> Tensor:
-    """Average over about 12 x 12 places, falling towards their edge."""
-    coarse = box(shrunk(x, 4), 3)
+def nearby(x: Tensor, block: int = 4) -> Tensor:
+    """Average over about three times three blocks of places, falling towards their edge."""
+    coarse = box(shrunk(x, block), 3)
     return F.interpolate(coarse, x.shape[2:], mode="bilinear", align_corners=False)
