@@ -250,14 +250,11 @@ def _table(model: "PerceptualDistance", metric: Metric, reading: Reading) -> "Ta
     from damlpips.scoring.rows import Table
     from damlpips.scoring.scorer import layer_count
 
-    others = reading.in_rows()
-    if "version" in (configuration := model.configuration()):
-        others["version"] = str(configuration["version"])
     settings = {
         "metric": metric.value,
         "backbone": model.source.name,
         "weights": model.source.identity(),
-        "options": model.settings.in_rows(**others),
+        "options": model.settings.in_rows(**reading.in_rows()),
     }
     return Table(settings, layer_count(model))
 

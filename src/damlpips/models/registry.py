@@ -9,7 +9,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from damlpips.models.settings import DAMLPIPSSettings, LPIPSSettings, Settings
+from damlpips.models.settings import DAMLPIPS_VERSIONS, DAMLPIPSSettings, LPIPSSettings, Settings
 from damlpips.nets.table import BACKBONES, DEFAULT_BACKBONE
 
 SETTINGS: dict[str, type[Settings]] = {each.metric: each for each in (DAMLPIPSSettings, LPIPSSettings)}
@@ -47,7 +47,8 @@ class Named(NamedTuple):
 def named() -> dict[str, Named]:
     """Return what each name stands for.
 
-    `damlpips` has the default backbone, `damlpips-BACKBONE` another. `lpips-BACKBONE` is LPIPS as published,
+    `damlpips` has the default backbone, `damlpips-BACKBONE` another; with `:1` or `:2` behind it, they are of that
+    version. `lpips-BACKBONE` is LPIPS as published,
     `lpips-BACKBONE:COMPARISON` a variant with uniform heads, as `lpips-alex:spatial+sort`, and the last with `:raw`
     behind it does not divide features by their norm.
     """
@@ -55,6 +56,11 @@ def named() -> dict[str, Named]:
 
     names = {"damlpips": Named(Metric.DAMLPIPS, {"backbone": DEFAULT_BACKBONE})}
     names |= {f"damlpips-{backbone}": Named(Metric.DAMLPIPS, {"backbone": backbone}) for backbone in BACKBONES}
+    names |= {
+        f"{name}:{version}": Named(Metric.DAMLPIPS, {**of.options, "version": version})
+        for name, of in list(names.items())
+        for version in DAMLPIPS_VERSIONS
+    }
     names |= {f"lpips-{backbone}": Named(Metric.LPIPS, {"backbone": backbone}) for backbone in published()}
     for backbone in BACKBONES:
         for comparison in COMPARISONS:

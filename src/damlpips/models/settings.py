@@ -83,7 +83,6 @@ class Command(NamedTuple):
         rows: when rows of scores say the option: `"always"`, as they do of the first ones; `"changed"`, where it does
             not have its default, so that files of rows from before it came can be continued; or `"never"`, where a
             column of its own does.
-        unsaid: the value that rows which are silent about a `"changed"` option have, where that is not its default.
     """
 
     help: str
@@ -92,7 +91,6 @@ class Command(NamedTuple):
     read: Callable[[str], Any] | None = None
     write: Callable[[Any], str] | None = None
     rows: str = "changed"
-    unsaid: Any = None
 
     def value(self, text: str) -> Any:
         """Return the value that a text spells.
@@ -405,7 +403,7 @@ class Settings:
             value = getattr(self, name)
             if command.rows == "always":
                 always[name] = command.text(value)
-            elif command.rows == "changed" and (name in given if command.unsaid is None else value != command.unsaid):
+            elif command.rows == "changed" and name in given:
                 changed[name] = command.text(value)
         return " ".join(f"{name}={text}" for name, text in [*sorted(always.items()), *sorted(changed.items())])
 
@@ -464,7 +462,7 @@ class DAMLPIPSSettings(Settings):
         scored=True,
         doc="1, which compares place with place, or 2, which first aligns what has moved.",
         command=Command(
-            "The version of DAMLPIPS: 1, or 2, which aligns what has moved.", "1|2", read=_version_of, unsaid=1
+            "The version of DAMLPIPS: 1, or 2, which aligns what has moved.", "1|2", read=_version_of, rows="always"
         ),
     )
     align: bool | None = option(

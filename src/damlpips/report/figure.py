@@ -53,19 +53,18 @@ def measure(model: PerceptualDistance, distorted: Tensor, reference: Tensor) -> 
     """Compare a pair of images and return what is drawn of it; arguments and errors are those of `plot_map`."""
     if not isinstance(model, PerceptualDistance):
         raise TypeError(f"model: expected an LPIPS or a DAMLPIPS (of a metric its .model), got {type(model).__name__}")
-    x, y = model.checked(_batch(distorted, what="distorted"), _batch(reference, what="reference"))
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
-        raise TypeError("expected two images, got what encode() returned of one")
+    x, y = pair_of(model, distorted, reference)
     added = model.per_layer(x, y)
     score = float(added.sum(1))
     if not isfinite(score):
         raise ValueError(f"the score of the pair is {score}, not a finite number")
     metric = "damlpips" if isinstance(model, DAMLPIPS) else "lpips"
+    motion = isinstance(model, DAMLPIPS) and model.settings.version > 1
     return Measured(
         distorted=as_bytes(x[0], model.value_range),
         reference=as_bytes(y[0], model.value_range),
         map=model.spatial_map(x, y)[0, 0].cpu(),
-        layers=dict(zip(layer_names(metric, added.shape[1]), added[0].tolist(), strict=True)),
+        layers=dict(zip(layer_names(metric, added.shape[1], motion=motion), added[0].tolist(), strict=True)),
         score=score,
         metric=f"{type(model).__name__} ({model.source.name})",
     )
@@ -181,6 +180,14 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
+def pair_of(model: PerceptualDistance, distorted: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Check a pair of images and return both as they are compared, (1, 3, H, W)."""
+    x, y = model.checked(_batch(distorted, what="distorted"), _batch(reference, what="reference"))
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        raise TypeError("expected two images, got what encode() returned of one")
+    return x, y
+
+
 def _batch(x: Any, *, what: str) -> Tensor:
     """Return an image as a batch of one."""
     if not isinstance(x, Tensor):
@@ -211,12 +218,16 @@ def as_bytes(x: Tensor, value_range: checks.ValueRange = (0.0, 1.0)) -> Tensor:
     return (displayed(x, value_range) * 255).round().to(torch.uint8)
 
 
-def layer_names(metric: str, count: int) -> list[str]:
+def layer_names(metric: str, count: int, *, motion: bool = False) -> list[str]:
     """Return what the layers are called, from fine to coarse: the first of DAMLPIPS is the image itself.
+
+    Args:
+        motion: whether the last is what motion adds, as in version 2 of DAMLPIPS.
 
     Example:
         >>> layer_names("damlpips", 3)
         ['image', 'layer 1', 'layer 2']
     """
     image = ["image"] if metric == "damlpips" and count else []
-    return [*image, *(f"layer {k}" for k in range(1, count - len(image) + 1))]
+    last = ["motion"] if motion else []
+    return [*image, *(f"layer {k}" for k in range(1, count - len(image) - len(last) + 1)), *last]

@@ -64,7 +64,7 @@ def _options(settings: RunSettings) -> dict[str, str]:
     options = dict(part.partition("=")[::2] for part in settings.options.split(" "))
     commands = Metric(settings.metric).settings.commands()
     needed = {"alpha", *(name for name, command in commands.items() if command.rows == "always")}
-    known = needed | {"version", *UNSAID, *(name for name, command in commands.items() if command.rows == "changed")}
+    known = needed | {*UNSAID, *(name for name, command in commands.items() if command.rows == "changed")}
     different = _Different(f"this version of damlpips cannot score with the options {shown(settings.options)}")
     if not needed <= options.keys() <= known:
         raise different
@@ -107,9 +107,6 @@ def _built(
         except (TypeError, ValueError) as error:
             raise _Different(f"the metric cannot be built: {error}") from error
         if model.source.identity() == settings.weights:
-            version, said = str(model.configuration().get("version", "none")), options.get("version", "none")
-            if version != said:
-                raise _Different(f"the scores are of version {said[:9]} of the metric, this damlpips has another")
             return model
     if not (here or weights):
         raise _Different(f"the weights of {settings.backbone} are not on this machine")

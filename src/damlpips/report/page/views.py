@@ -127,7 +127,8 @@ def view(
     found = figures(section, samples=samples)
     rebuilt = rebuild(settings, weights=weights, heads=heads, device=device, wanted=maps)
     renderer = ImageRenderer(rebuilt, side=side, folder=folder, moved=moved)
-    names = layer_names(settings.metric, max((len(f.method.layers) for f in found), default=0))
+    count = max((len(f.method.layers) for f in found), default=0)
+    names = layer_names(settings.metric, count, motion="version=2" in settings.options.split())
     # lighter from fine to coarse, for every kind of colour vision; visible on white and on black
     colours = heat.palette(len(names), "viridis", 0.28, 0.92)
     options = (part.partition("=")[::2] for part in settings.options.split(" ") if part)
