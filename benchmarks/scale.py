@@ -4,7 +4,8 @@
 
 FOLDER holds photographs, read and cropped as in `benchmarks/ladders.py`. The first table has the median score of each
 distortion over `--count` photographs, and the range from the 10th to the 90th percentile. The distortions are those of
-`damlpips.evaluation.ladders`; the unrelated photograph is the next one drawn.
+`damlpips.evaluation.ladders`, but for the shift, which needs less margin here; the unrelated photograph is the next one
+drawn.
 
 The second table has the score of a pair of images enlarged 2 and 4 times (bicubic), divided by the score of the pair
 itself, for the first `--enlarged` photographs. "After": both images are enlarged after one of them was distorted.
@@ -28,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from damlpips.evaluation.custom import MetricFileError
-from damlpips.evaluation.ladders import FARTHEST, LADDERS
+from damlpips.evaluation.ladders import LADDERS
 from damlpips.evaluation.named import NamedMetric, UnavailableMetricError, UnknownMetricError, build
 from damlpips.evaluation.tables import Table, as_markdown
 from damlpips.scoring.images import ScoringError
@@ -39,6 +40,9 @@ QUANTILES = (0.5, 0.1, 0.9)
 # a lower score is a rounding error: saturation 0 leaves a grey photograph as it is
 LEAST = 1e-6
 
+# the farthest shift, in pixels: the margin at the right and the bottom of a photograph
+FARTHEST = 4
+
 # a photograph with a margin for shifts, and an unrelated one
 Photographs = tuple[Tensor, Tensor]
 
@@ -47,7 +51,11 @@ Distortion = Callable[[Tensor, Tensor, int], Tensor]
 
 
 def _ladder(name: str, level: float, photograph: Tensor, other: Tensor, seed: int) -> Tensor:
-    return LADDERS[name].apply(photograph if LADDERS[name].margin else _window(photograph), level, seed=seed)
+    return LADDERS[name].apply(_window(photograph), level, seed=seed)
+
+
+def _shifted(pixels: int, photograph: Tensor, other: Tensor, seed: int) -> Tensor:
+    return _window(photograph.roll((-pixels, -pixels), (-2, -1)))
 
 
 def _window(photograph: Tensor, factor: int = 1) -> Tensor:
@@ -72,7 +80,7 @@ DISTORTIONS: dict[str, Distortion] = {
     **_levels("JPEG, quality {}", "jpeg", 95, 90, 75, 50, 30, 10),
     **_levels("noise, sigma {} of 255", "noise", 2, 5, 10, 20, 40),
     **_levels("blur, sigma {} px", "blur", 0.5, 1, 2, 4),
-    **_levels("shift, {} px each way", "shift", 1, 2, 4),
+    **{f"shift, {pixels} px each way": partial(_shifted, pixels) for pixels in (1, 2, 4)},
     **_levels("saturation {}", "saturation", 0),
     **_levels("contrast {}", "contrast", 0.5),
     "mirrored": _mirrored,

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from damlpips.evaluation.challenge import Case
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating, SameOrNot
 from damlpips.evaluation.means import compare_means, mean_figure
 from damlpips.evaluation.named import NamedMetric, build
-from damlpips.evaluation.views import View
+from damlpips.evaluation.views import KeptImages, View
 from damlpips.report.intervals import draws
 from damlpips.scoring.images import read_image
 
@@ -133,6 +134,21 @@ class TestRun:
         # three references with four versions each; four references with two
         assert len(read) == len(set(read)) == 3 * 5 + 4 * 3
 
+    def test_images_of_one_set_need_to_be_kept_at_a_time(
+        self, ratings: JudgedSet, choices: JudgedSet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[Path] = []
+
+        def counted(path: Path) -> torch.Tensor:
+            read.append(path)
+            return read_image(path)
+
+        room = 15 * 3 * 32 * 32  # for the images of the larger set
+        monkeypatch.setattr(agreement, "View", lambda **_: SimpleNamespace(keeping_images=lambda: View(kept)))
+        kept = KeptImages(counted, most=room)
+        agree([build("mse"), metric("blind", blind)], [ratings, choices], samples=5)
+        assert len(read) == len(set(read)) == 15 + 12
+
     def test_infinite_distances_are_a_failure(self, ratings: JudgedSet) -> None:
         found = agree([metric("far", lambda x, y: blind(x, y) * float("inf"))], [ratings])
         assert found.results == {}
@@ -215,12 +231,40 @@ class TestMeans:
             held += found.low <= 0.6 <= found.high
         assert 0.9 <= held / trials <= 0.99
 
-    def test_a_set_of_one_content_leaves_the_mean_without_interval(self, ratings: JudgedSet) -> None:
+    def test_a_set_of_one_content_is_held_fixed(self, ratings: JudgedSet, choices: JudgedSet) -> None:
+        """It moves the mean, and leaves the others' interval as wide as it was, over one more set."""
         alone = JudgedSet("alone", ratings.judgements[:4])
-        found = agree([build("mse")], [ratings, alone], samples=10)
-        mean = found.means["mse"].figure
-        assert np.isfinite(mean.value)
-        assert np.isnan([mean.low, mean.high]).all()
+        metrics = [build("mse"), metric("brighter", lambda x, y: (x - y).mean((1, 2, 3)).abs())]
+        found = agree(metrics, [ratings, choices, alone], baseline="brighter", samples=50)
+        one, other = ([found.results[m.name, s.name].distances for s in (ratings, choices, alone)] for m in metrics)
+        headlines = [found.results["mse", s.name].figures.headline.value for s in (ratings, choices, alone)]
+        assert found.means["mse"].figure.value == pytest.approx(np.mean(headlines))
+        two = mean_figure([ratings, choices], one[:2], samples=50)
+        reach, reach_of_two = (f.value - f.low for f in (found.means["mse"].figure, two))
+        # the seeds of the sets' samples do not depend on how many sets come after them
+        assert 3 * reach == pytest.approx(2 * reach_of_two)
+        assert reach > 0
+        difference = found.means["mse"].difference
+        of_two = compare_means([ratings, choices], one[:2], other[:2], samples=50)
+        assert difference is not None
+        assert difference.high - difference.low == pytest.approx((of_two.high - of_two.low) * 2 / 3)
+        assert 0 < difference.p <= 1
+
+    def test_the_least_p_counts_no_contents_that_are_held_fixed(self, choices: JudgedSet) -> None:
+        rows = tuple(Choice(j.a, j.b, 1, 0, j.content) for j in choices.judgements)
+        sets = [JudgedSet("four", rows), JudgedSet("alone", rows[:2])]
+        right, wrong = ([np.tile(row, (n, 1)) for n in (8, 2)] for row in ([0.0, 1.0], [1.0, 0.0]))
+        found = compare_means(sets, right, wrong, samples=20)
+        assert (found.value, found.low, found.high, found.p) == (1, 1, 1, 2.0**-3)
+
+    def test_sets_of_one_content_alone_have_no_interval(self, ratings: JudgedSet) -> None:
+        sets = [JudgedSet(name, ratings.judgements[:4]) for name in ("one", "two")]
+        metrics = [build("mse"), metric("brighter", lambda x, y: (x - y).mean((1, 2, 3)).abs())]
+        found = agree(metrics, sets, baseline="brighter", samples=10)
+        mean = found.means["mse"]
+        assert mean.figure.value == 1
+        assert mean.difference is not None
+        assert np.isnan([mean.figure.low, mean.figure.high, mean.difference.low, mean.difference.p]).all()
 
     def test_equal_metrics_do_not_differ(self, ratings: JudgedSet, choices: JudgedSet) -> None:
         found = agree([build("mse")], [ratings, choices], samples=5)

@@ -75,11 +75,17 @@ class TestTables:
         assert tables.main_table(found).notes == ()
         alone = JudgedSet("alone", tuple(replace(choice, content="c") for choice in found.sets[1].judgements))
         one = replace(found, sets=(found.sets[0], alone))
-        note = "No interval for alone, nor for the mean with it: all images are of one content, an interval needs two."
+        why = "No interval for alone: all images are of one content, an interval needs two."
+        note = f"{why} In that of the mean it is held fixed."
         assert tables.main_table(one).notes == tables.difference_table(one).notes == (note,)
         assert tables.as_markdown(tables.main_table(one)).endswith(f" |\n\n{note}\n")
+        more = replace(one, sets=(*one.sets, replace(alone, name="too")))
+        assert tables.main_table(more).notes[0].startswith("No interval for alone, too: ")
+        assert tables.main_table(more).notes[0].endswith("In that of the mean they are held fixed.")
+        only = replace(one, sets=one.sets[1:])
+        assert tables.main_table(only).notes == (f"{why} Nor is there one for the mean.",)
         one.means.clear()
-        assert tables.main_table(one).notes[0].startswith("No interval for alone: ")
+        assert tables.main_table(one).notes == (why,)
 
     def test_all_figures_of_a_set(self, found: Agreement) -> None:
         first, second = tables.part_tables(found, "set")

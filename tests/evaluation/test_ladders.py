@@ -12,25 +12,42 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from rich.progress import Progress
 from torch import Tensor
 
-from damlpips.evaluation.ladders import FARTHEST, LADDERS, Ladder, Violations, violations
+from damlpips.evaluation.ladders import FARTHEST, LADDERS, Ladder, Violations, centre, margin, violations
 from damlpips.evaluation.named import NamedMetric, build
 from damlpips.scoring.images import ScoringError, read_image
 from tests.support.pictures import image_file, pixels
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS, DEMO = ROOT / "benchmarks", ROOT / "docs" / "demo"
-NAMES = ["noise", "blur", "jpeg", "contrast", "saturation", "shift"]
+MOTIONS = ["shift", "rotation", "zoom"]
+NAMES = ["noise", "blur", "jpeg", "contrast", "saturation", *MOTIONS]
 QUIET = Progress(disable=True)
 GREY = Ladder("grey", "step", (1, 2, 3), (0, 9), lambda x, level, seed: x + 0.1 * level)
 
 
 def picture(seed: int = 0, height: int = 40, width: int = 48) -> Tensor:
     return torch.from_numpy(pixels(seed, height, width)).permute(2, 0, 1)
+
+
+def smooth(seed: int) -> Tensor:
+    """Return a picture of 120 x 120 pixels without texture."""
+    coarse = torch.rand((1, 3, 3, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.nn.functional.interpolate(coarse, (120, 120), mode="bilinear")[0]
+
+
+def places(height: int, width: int) -> list[Tensor]:
+    """Return how far each pixel is to the right of an image's middle, and below it, each (H, W)."""
+    across, down = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in (width, height))
+    return list(torch.meshgrid(across, down, indexing="xy"))
+
+
+def waves(across: Tensor, down: Tensor) -> Tensor:
+    return torch.stack([0.5 + 0.4 * torch.sin(t / 9) for t in (across, down, across + down)])
 
 
 def mse(x: Tensor, y: Tensor) -> Tensor:
@@ -56,7 +73,8 @@ class TestLadders:
         assert list(LADDERS) == NAMES
         for name, ladder in LADDERS.items():
             assert ladder.name == name
-            assert len(set(ladder.levels)) == len(ladder.levels) >= (4 if name == "shift" else 5)
+            assert len(set(ladder.levels)) == len(ladder.levels) >= 5
+            assert ladder.moves == (name in MOTIONS)
             assert all(ladder.bounds[0] <= level <= ladder.bounds[1] for level in ladder.levels)
 
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
@@ -65,8 +83,8 @@ class TestLadders:
         before = image.clone()
         rungs = ladder.rungs(image)
         assert torch.equal(image, before)
-        height, width = 40 - ladder.margin, 48 - ladder.margin
-        assert torch.equal(rungs[0], image[:, :height, :width])
+        assert torch.equal(rungs[0], centre(image) if ladder.moves else image)
+        height, width = (8, 16) if ladder.moves else (40, 48)
         assert torch.equal(rungs[0], ladder.first(image))
         assert rungs.shape == (1 + len(ladder.levels), 3, height, width)
         assert rungs.dtype == dtype
@@ -86,13 +104,14 @@ class TestLadders:
 
     @pytest.mark.parametrize("seed", range(4))
     def test_error_grows_on_all(self, ladder: Ladder, seed: int) -> None:
-        rungs = as_double(ladder.rungs(picture(seed)))
+        # of a picture's texture nothing is left in place by a shift of a pixel: what grows is the error of its colours
+        rungs = as_double(ladder.rungs(smooth(seed) if ladder.moves else picture(seed)))
         errors = [float(((rung - rungs[0]) ** 2).sum() / rung.numel()) for rung in rungs]
         assert errors[0] == 0
         assert errors == sorted(set(errors))
 
     def test_neighbours_can_be_told_apart(self, ladder: Ladder) -> None:
-        rungs = as_double(ladder.rungs(picture()))
+        rungs = as_double(ladder.rungs(picture(0, 80, 90)))
         steps = (rungs[1:] - rungs[:-1]).square().mean((1, 2, 3)).sqrt() * 255
         assert (steps > 1).all(), steps
 
@@ -148,23 +167,52 @@ class TestLadders:
         of_floats = LADDERS["jpeg"].apply(picture().double() / 255, 25)
         assert torch.allclose(of_floats, expected.double() / 255)
 
-    @pytest.mark.parametrize("pixels", [0, 1, 4])
+    @pytest.mark.parametrize("pixels", [0, 1, 4, 16])
     def test_shift(self, pixels: int) -> None:
         image = picture()
         rung = LADDERS["shift"].apply(image, pixels)
-        assert torch.equal(rung, image[:, pixels : pixels + 36, pixels : pixels + 44])
+        assert torch.equal(rung, image[:, 16 + pixels : 24 + pixels, 16 + pixels : 32 + pixels])
+
+    @pytest.mark.parametrize(("name", "level"), [("rotation", 1), ("rotation", 16), ("zoom", 1), ("zoom", 16)])
+    def test_motion_draws_the_photograph_elsewhere(self, name: str, level: float) -> None:
+        """Of two waves, one along each side, bicubic resampling gives what they are at the places that are looked up."""
+        angle, scale = math.radians(level if name == "rotation" else 0), 1 + (level if name == "zoom" else 0) / 100
+        across, down = (centre(c) for c in places(90, 120))
+        right = (math.cos(angle) * across + math.sin(angle) * down) / scale
+        below = (math.cos(angle) * down - math.sin(angle) * across) / scale
+        rung = LADDERS[name].apply(waves(*places(90, 120)), level)
+        assert rung.shape == (3, *across.shape)
+        # as good as the places are to about a tenth of a pixel
+        assert torch.allclose(rung, waves(right, below), atol=0.005)
+
+    @pytest.mark.parametrize("name", MOTIONS)
+    @given(height=st.integers(38, 150), width=st.integers(38, 150))
+    def test_nothing_comes_from_beyond_the_edges(self, name: str, height: int, width: int) -> None:
+        # at the edge, where a place beyond it would be looked up, is another colour
+        image = torch.full((3, height, width), 0.2, dtype=torch.float64)
+        assume(min(height, width) > 2 * margin(height, width))
+        image[:, [0, -1]] = image[:, :, [0, -1]] = 0.9
+        rung = LADDERS[name].apply(image, FARTHEST)
+        touched = 1 if name == "shift" else 0  # the last pixel itself, where the margin is no more than the shift
+        rung = rung[:, : rung.shape[1] - touched, : rung.shape[2] - touched]
+        assert torch.allclose(rung, torch.full_like(rung, 0.2))
+
+    @pytest.mark.parametrize(("size", "expected"), [((240, 240), 25), ((321, 481), 51), ((60, 60), 16)])
+    def test_margin(self, size: tuple[int, int], expected: int) -> None:
+        assert margin(*size) == margin(*size[::-1]) == expected
+        assert centre(torch.zeros(3, *size)).shape == (3, *(side - 2 * expected for side in size))
 
     @pytest.mark.parametrize(
         ("image", "error", "message"),
         [
-            (np.zeros((3, 8, 8)), TypeError, "image: expected a torch.Tensor (3, H, W), got ndarray"),
-            (torch.zeros(1, 3, 8, 8), ValueError, "image: expected (3, H, W), got (1, 3, 8, 8)"),
-            (torch.zeros(8, 8, 3), ValueError, "image: expected (3, H, W), got (8, 8, 3)"),
-            (torch.zeros(3, 8, 0), ValueError, "pixels a side, got (8, 0)"),
-            (torch.zeros(3, 8, 8).long(), TypeError, "image: expected uint8 or floats in [0, 1], got torch.int64"),
-            (torch.full((3, 8, 8), 1.5), ValueError, "image: expected floats in [0, 1], got 1.5 to 1.5"),
-            (torch.full((3, 8, 8), -0.1), ValueError, "image: expected floats in [0, 1], got -0.1 to -0.1"),
-            (torch.full((3, 8, 8), math.nan), ValueError, "image: expected floats in [0, 1], got nan to nan"),
+            (np.zeros((3, 40, 40)), TypeError, "image: expected a torch.Tensor (3, H, W), got ndarray"),
+            (torch.zeros(1, 3, 40, 40), ValueError, "image: expected (3, H, W), got (1, 3, 40, 40)"),
+            (torch.zeros(40, 40, 3), ValueError, "image: expected (3, H, W), got (40, 40, 3)"),
+            (torch.zeros(3, 40, 0), ValueError, "pixels a side, got (40, 0)"),
+            (torch.zeros(3, 40, 40).long(), TypeError, "image: expected uint8 or floats in [0, 1], got torch.int64"),
+            (torch.full((3, 40, 40), 1.5), ValueError, "image: expected floats in [0, 1], got 1.5 to 1.5"),
+            (torch.full((3, 40, 40), -0.1), ValueError, "image: expected floats in [0, 1], got -0.1 to -0.1"),
+            (torch.full((3, 40, 40), math.nan), ValueError, "image: expected floats in [0, 1], got nan to nan"),
         ],
     )
     def test_bad_image(self, ladder: Ladder, image: Tensor, error: type[Exception], message: str) -> None:
@@ -172,11 +220,14 @@ class TestLadders:
             with pytest.raises(error, match=re.escape(message)):
                 call(image)
 
-    @pytest.mark.parametrize("size", [(FARTHEST, 9), (9, FARTHEST)])
-    def test_no_room_for_a_shift(self, size: tuple[int, int]) -> None:
-        with pytest.raises(ValueError, match=re.escape(f"image: shift needs more than 4 pixels a side, got {size}")):
-            LADDERS["shift"].first(torch.zeros(3, *size))
-        assert LADDERS["shift"].rungs(torch.zeros(3, 5, 5)).shape == (5, 3, 1, 1)
+    @pytest.mark.parametrize("name", MOTIONS)
+    @pytest.mark.parametrize("size", [(32, 40), (40, 32)])
+    def test_no_room_to_move(self, name: str, size: tuple[int, int]) -> None:
+        message = re.escape(f"image: {name} needs more than 32 pixels a side, got {size}")
+        with pytest.raises(ValueError, match=message):
+            LADDERS[name].first(torch.zeros(3, *size))
+        rungs = LADDERS[name].rungs(torch.zeros(3, 33, 33))
+        assert rungs.shape == (1 + len(LADDERS[name].levels), 3, 1, 1)
 
     @pytest.mark.parametrize(
         ("name", "level", "message"),
@@ -189,8 +240,10 @@ class TestLadders:
             ("jpeg", 50.5, "jpeg: expected a whole level from 1 to 100 (quality), got 50.5"),
             ("contrast", 1.1, "contrast: expected a finite level from 0 to 1 (share kept), got 1.1"),
             ("saturation", -0.1, "saturation: expected a finite level from 0 to 1 (share kept), got -0.1"),
-            ("shift", 5, "shift: expected a whole level from 0 to 4 (px), got 5"),
-            ("shift", 0.5, "shift: expected a whole level from 0 to 4 (px), got 0.5"),
+            ("shift", 17, "shift: expected a whole level from 0 to 16 (px each way), got 17"),
+            ("shift", 0.5, "shift: expected a whole level from 0 to 16 (px each way), got 0.5"),
+            ("rotation", 17, "rotation: expected a finite level from 0 to 16 (degrees), got 17"),
+            ("zoom", -1, "zoom: expected a finite level from 0 to 16 (% larger), got -1"),
         ],
     )
     def test_bad_level(self, name: str, level: float, message: str) -> None:
@@ -216,7 +269,7 @@ class TestViolations:
         ids=["growing", "zero", "constant", "falling"],
     )
     def test_none_or_all(self, ladder: Ladder, metric: Callable[[Tensor, Tensor], Tensor], share: int) -> None:
-        found = violations(metric, [picture(0), picture(1, 30, 50)], ladder)
+        found = violations(metric, [picture(0), picture(1, 36, 50)], ladder)
         neighbours = 2 * len(ladder.levels)
         assert (found, found.share) == (Violations(neighbours, share * neighbours), share)
 
@@ -238,7 +291,7 @@ class TestViolations:
             seen.append((x, y))
             return mse(x, y)
 
-        images = [picture(0), picture(1)]
+        images = [(255 * smooth(k)).to(torch.uint8) for k in (0, 1)]
         assert violations(metric, images, ladder, seed=7).violated == 0
         for k, (x, y) in enumerate(seen):
             rungs = ladder.rungs(images[k], seed=7 + k).float() / 255
@@ -270,7 +323,7 @@ class TestViolations:
             violations(by_rung(0, 1, math.nan, 2), [image], GREY)
 
     def test_with_this_packages_metric(self, ladder: Ladder) -> None:
-        photograph = read_image(DEMO / "landscape.png")[:, :128, :128]
+        photograph = read_image(DEMO / "landscape.png")
         found = violations(build("damlpips").distances, [photograph], ladder)
         assert found == Violations(len(ladder.levels), 0)
 
@@ -319,7 +372,7 @@ class TestLaddersBenchmark:
         flat = NamedMetric("flat", True, "", torch.device("cpu"), lambda x, y: torch.zeros(len(x)), lambda x: x)
         grey = picture()[:1].expand(3, -1, -1)
         found = script.table([flat, build("mse")], [grey], seed=0, progress=QUIET)
-        assert found.rows[0] == ("flat", *("100.00",) * 4, "-", *("100.00",) * 2)
+        assert found.rows[0] == ("flat", *("100.00",) * 4, "-", *("100.00",) * 4)
         assert found.rows[1][5] == "-"
 
     def test_photographs(self, script: ModuleType, folder: Path) -> None:

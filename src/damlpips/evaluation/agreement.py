@@ -126,30 +126,29 @@ def agree(
     found: dict[tuple[str | None, str], NDArray[np.float64]] = {}
     passed: dict[str, dict[str, Rate]] = {}
     failures: list[Failure] = []
-    # all metrics see the same images: each is read for the first of them
     view = View(shorter_side=shorter_side).keeping_images()
     without_alpha = replace(WITHOUT_ALPHA, shorter_side=shorter_side).keeping_images()
 
     def tell(metric: NamedMetric, name: str) -> Callable[[int, int], None] | None:
         return None if progress is None else partial(progress, f"{metric.name} on {name}")
 
-    for metric in metrics:
-        for judged in sets:
-            try:
-                values = distances(metric, judged, view, cache=cache, progress=tell(metric, judged.name))
-                if len(bad := values[~np.isfinite(values)]):
-                    # the PSNR of two equal images, for one
-                    count = f"{len(bad)} of its {values.size} distances are {bad[0]}"
-                    raise ScoringError(f"{count}, of which there are no figures")
-                found[metric.name, judged.name] = values
-            except ScoringError as error:
-                failures.append(Failure(metric.name, judged.name, str(error)))
-        if cases:
-            try:
-                succeeded = successes(metric, cases, without_alpha, cache=cache, progress=tell(metric, CHALLENGE))
-                passed[metric.name] = rates(cases, succeeded)
-            except ScoringError as error:
-                failures.append(Failure(metric.name, CHALLENGE, str(error)))
+    # all metrics see a set before the next one comes: its images are read once, and more than one set need not be kept
+    for judged, metric in product(sets, metrics):
+        try:
+            values = distances(metric, judged, view, cache=cache, progress=tell(metric, judged.name))
+            if len(bad := values[~np.isfinite(values)]):
+                # the PSNR of two equal images, for one
+                count = f"{len(bad)} of its {values.size} distances are {bad[0]}"
+                raise ScoringError(f"{count}, of which there are no figures")
+            found[metric.name, judged.name] = values
+        except ScoringError as error:
+            failures.append(Failure(metric.name, judged.name, str(error)))
+    for metric in metrics if cases else ():
+        try:
+            succeeded = successes(metric, cases, without_alpha, cache=cache, progress=tell(metric, CHALLENGE))
+            passed[metric.name] = rates(cases, succeeded)
+        except ScoringError as error:
+            failures.append(Failure(metric.name, CHALLENGE, str(error)))
     drawn = {"samples": samples, "seed": seed}
     results: dict[tuple[str, str], Result] = {}
     for metric, judged in product(metrics, sets):

@@ -1,6 +1,8 @@
 """Distortion ladders: a photograph, and it again distorted more and more. A distance should grow at every rung.
 
 Nobody has to be asked which is closer: of two rungs of one ladder, the lower one is.
+
+Moved images are drawn from the whole photograph and cut to its centre: what comes in at their edges is the photograph.
 """
 
 import io
@@ -17,8 +19,10 @@ from damlpips.evaluation.peers import luma
 from damlpips.scoring.images import ScoringError
 
 WHITE = 255
-# the farthest shift, in pixels: this much of an image is set aside, so that every rung has room to move
-FARTHEST = 4
+# the farthest motions, in pixels, degrees and per cent: the margin has room for them
+FARTHEST = 16
+# how far beyond a place bicubic resampling looks, in pixels
+BICUBIC = 2
 # of a Gaussian kernel, in standard deviations: 0.01 % of it lies outside
 REACH = 4
 
@@ -37,7 +41,7 @@ class Ladder:
         bounds: the smallest and the largest possible level.
         change: (image, level, seed) to the distorted image; the image (3, H, W), floats in [0, 1].
         whole: whether a level is a whole number.
-        margin: pixels at the right and the bottom that rung 0 leaves out, and other rungs move into.
+        moves: whether the image moves. Rung 0 is then its `centre`; the other rungs are cut in the same place.
     """
 
     name: str
@@ -46,12 +50,12 @@ class Ladder:
     bounds: tuple[float, float]
     change: Callable[[Tensor, float, int], Tensor]
     whole: bool = False
-    margin: int = 0
+    moves: bool = False
 
     def first(self, image: Tensor) -> Tensor:
-        """Return rung 0, to which the others are compared: the image itself, less the margin. Errors as of `apply`."""
+        """Return rung 0, to which the others are compared: the image, or its centre. Errors as of `apply`."""
         self._check_image(image)
-        return image[:, : image.shape[1] - self.margin, : image.shape[2] - self.margin]
+        return centre(image) if self.moves else image
 
     def apply(self, image: Tensor, level: float, *, seed: int = 0) -> Tensor:
         """Return the image distorted to a level, in the size of rung 0 and the dtype of the image.
@@ -83,9 +87,10 @@ class Ladder:
             raise TypeError(f"image: expected a torch.Tensor (3, H, W), got {type(image).__name__}")
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"image: expected (3, H, W), got {tuple(image.shape)}")
-        if min(image.shape[1:]) <= self.margin:
-            sides = tuple(image.shape[1:])
-            raise ValueError(f"image: {self.name} needs more than {self.margin} pixels a side, got {sides}")
+        height, width = image.shape[1:]
+        least = 2 * margin(height, width) if self.moves else 0
+        if min(height, width) <= least:
+            raise ValueError(f"image: {self.name} needs more than {least} pixels a side, got {(height, width)}")
         if image.dtype == torch.uint8:
             return
         if not image.is_floating_point():
@@ -114,6 +119,26 @@ class Violations:
     def share(self) -> float:
         """The share of violated pairs, 0 to 1; NaN where there are none."""
         return self.violated / self.neighbours if self.neighbours else math.nan
+
+
+def margin(height: int, width: int) -> int:
+    """Return how many pixels a photograph has to have on each side of the centre that moves.
+
+    m = max(16, ceil((l sin a - s (1 - cos a)) / (2 (cos a + sin a))) + 2),    a = 16 degrees, sides s <= l
+
+    The corners of what is left then stay within the photograph under every shift and rotation of the ladders.
+    """
+    shorter, longer = sorted((height, width))
+    sine, cosine = (f(math.radians(FARTHEST)) for f in (math.sin, math.cos))
+    swept = math.ceil((longer * sine - shorter * (1 - cosine)) / (2 * (cosine + sine)))
+    return max(FARTHEST, swept + BICUBIC)
+
+
+def centre(image: Tensor) -> Tensor:
+    """Return an image (..., H, W) without its margin."""
+    height, width = image.shape[-2:]
+    out = margin(height, width)
+    return image[..., out : height - out, out : width - out]
 
 
 def violations(metric: Distance, images: Iterable[Tensor], ladder: Ladder, *, seed: int = 0) -> Violations:
@@ -202,10 +227,32 @@ def _faded(x: Tensor, saturation: float, seed: int) -> Tensor:
 
 
 def _shifted(x: Tensor, pixels: float, seed: int) -> Tensor:
-    """Return the crop that lies this many pixels to the right of rung 0 and below it: both are filled to the edges."""
-    _, height, width = x.shape
-    start = int(pixels)
-    return x[:, start : height - FARTHEST + start, start : width - FARTHEST + start]
+    """Return the crop that lies this many pixels to the right of the centre and below it."""
+    step = int(pixels)
+    return centre(x.roll((-step, -step), (-2, -1)))
+
+
+def _rotated(x: Tensor, degrees: float, seed: int) -> Tensor:
+    """Return the centre of the image, turned clockwise about its middle."""
+    angle = math.radians(degrees)
+    return _drawn(x, ((math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))))
+
+
+def _zoomed(x: Tensor, percent: float, seed: int) -> Tensor:
+    """Return the centre of the image, enlarged about its middle."""
+    scale = 1 / (1 + percent / 100)
+    return _drawn(x, ((scale, 0), (0, scale)))
+
+
+def _drawn(x: Tensor, matrix: tuple[tuple[float, float], tuple[float, float]]) -> Tensor:
+    """Sample the image (bicubic) where a matrix takes the places of its centre, (right, down) from the middle."""
+    height, width = x.shape[1:]
+    across, down = (torch.arange(n, dtype=x.dtype, device=x.device) - (n - 1) / 2 for n in (width, height))
+    places = centre(torch.stack(torch.meshgrid(across, down, indexing="xy")))
+    taken = torch.einsum("ij,jhw->hwi", x.new_tensor(matrix), places)
+    # from pixels to the range from -1 to 1 that `grid_sample` has between an image's edges
+    grid = taken * x.new_tensor([2 / width, 2 / height])
+    return F.grid_sample(x[None], grid[None], mode="bicubic", padding_mode="border", align_corners=False)[0]
 
 
 LADDERS = {
@@ -216,6 +263,8 @@ LADDERS = {
         Ladder("jpeg", "quality", (80, 60, 40, 25, 15, 8), (1, 100), _compressed, whole=True),
         Ladder("contrast", "share kept", (0.9, 0.75, 0.6, 0.45, 0.3), (0, 1), _flattened),
         Ladder("saturation", "share kept", (0.8, 0.6, 0.4, 0.2, 0), (0, 1), _faded),
-        Ladder("shift", "px", (1, 2, 3, 4), (0, FARTHEST), _shifted, whole=True, margin=FARTHEST),
+        Ladder("shift", "px each way", (1, 2, 4, 8, 16), (0, FARTHEST), _shifted, whole=True, moves=True),
+        Ladder("rotation", "degrees", (0.5, 1, 2, 4, 8, 16), (0, FARTHEST), _rotated, moves=True),
+        Ladder("zoom", "% larger", (1, 2, 4, 8, 16), (0, FARTHEST), _zoomed, moves=True),
     )
 }

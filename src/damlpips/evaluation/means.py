@@ -5,7 +5,8 @@
     low, high = mean -+ t_f(0.975) se, within -1 to 1,    f = (sum_k v_k)^2 / sum_k (v_k^2 / (n_k - 1))
 
 Sets were judged apart, so their errors are independent; Welch and Satterthwaite's f says how well se is known from a
-handful of contents. A mean over figures of several kinds (SRCC and 2AFC, say) orders metrics, and
+handful of contents. What a set with a single content would have been with another one is unknown: it is held fixed, in
+the mean with v_k = 0, and is left out of f. A mean over figures of several kinds (SRCC and 2AFC, say) orders metrics, and
 means nothing else.
 """
 
@@ -25,7 +26,7 @@ def mean_figure(
 ) -> Interval:
     """Return the mean of a metric's headline figures over sets, and its 95 % interval.
 
-    The interval is NaN where a set has a single content, or a figure is not defined. Distances, options and errors are
+    The interval is NaN where a figure is not defined, or no set has two contents. Distances, options and errors are
     those of `damlpips.evaluation.figures.evaluate`; no sets are a ValueError.
 
     Reference:
@@ -49,7 +50,7 @@ def compare_means(
 ) -> Difference:
     """Return how far the mean figure of a first metric exceeds that of a second one, on the same sets.
 
-    p = max(2 T_f(-|difference| / se), 2^(1 - sum_k n_k))
+    p = max(2 T_f(-|difference| / se), 2^(1 - sum_k n_k)),    over the sets with two contents or more
 
     Both metrics are given the same rows of each sample, as in `damlpips.report.intervals.paired_difference`, which
     says where the least p comes from. Options, errors and NaN are those of `mean_figure`.
@@ -64,7 +65,8 @@ def compare_means(
         p = 1.0
     else:
         share = float(stdtr(freedom, -abs(mean) / error)) if error > 0 else 0.0
-        p = max(2 * share, 2.0 ** (1 - sum(len(set(judged.contents)) for judged in sets)))
+        counts = _counts(sets)
+        p = max(2 * share, 2.0 ** (1 - float(counts[counts > 1].sum())))
     return Difference(mean, mean - reach, mean + reach, p)
 
 
@@ -84,6 +86,11 @@ def _drawn(
     return np.array(values), drawn
 
 
+def _counts(sets: Sequence[JudgedSet]) -> Floats:
+    """Return how many contents each set has."""
+    return np.array([len(set(judged.contents)) for judged in sets], dtype=np.float64)
+
+
 def _variance(drawn: Floats, k: float) -> float:
     """Return the variance of a figure over k contents."""
     told = drawn[~np.isnan(drawn)]
@@ -94,10 +101,13 @@ def _variance(drawn: Floats, k: float) -> float:
 
 def _combined(sets: Sequence[JudgedSet], values: Floats, drawn: Sequence[Floats]) -> tuple[float, float, float]:
     """Return the mean of the sets' figures, its standard error, and the degrees of freedom of that."""
-    counts = np.array([len(set(judged.contents)) for judged in sets], dtype=np.float64)
-    variances = np.array([_variance(*each) for each in zip(drawn, counts, strict=True)])
+    counts = _counts(sets)
+    varies = counts > 1
+    if not varies.any():
+        return float(values.mean()), float("nan"), float("nan")
+    variances = np.array([_variance(of_set, k) for of_set, k in zip(drawn, counts, strict=True) if k > 1])
     total = float(variances.sum())
-    freedom = total**2 / float((variances**2 / (counts - 1)).sum()) if total > 0 else float("nan")
+    freedom = total**2 / float((variances**2 / (counts[varies] - 1)).sum()) if total > 0 else float("nan")
     return float(values.mean()), float(np.sqrt(total)) / len(values), freedom
 
 

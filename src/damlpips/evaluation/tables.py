@@ -96,12 +96,16 @@ def _with_means(agreement: Agreement, title: str, rows: list[tuple[str, ...]]) -
 
 
 def _without_interval(agreement: Agreement) -> tuple[str, ...]:
-    """Return why some sets, and with them the means, have no interval."""
+    """Return why some sets have no interval, and what becomes of them in that of the mean."""
     names = [judged.name for judged in agreement.sets if len(set(judged.contents)) == 1]
     if not names:
         return ()
-    as_well = ", nor for the mean with it" if agreement.means else ""
-    return (f"No interval for {', '.join(names)}{as_well}: all images are of one content, an interval needs two.",)
+    why = f"No interval for {', '.join(names)}: all images are of one content, an interval needs two."
+    if not agreement.means:
+        return (why,)
+    if len(names) == len(agreement.sets):
+        return (f"{why} Nor is there one for the mean.",)
+    return (f"{why} In that of the mean {'it is' if len(names) == 1 else 'they are'} held fixed.",)
 
 
 def part_tables(agreement: Agreement, by: str) -> list[Table]:
