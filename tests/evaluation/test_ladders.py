@@ -175,7 +175,7 @@ class TestLadders:
 
     @pytest.mark.parametrize(("name", "level"), [("rotation", 1), ("rotation", 16), ("zoom", 1), ("zoom", 16)])
     def test_motion_draws_the_photograph_elsewhere(self, name: str, level: float) -> None:
-        """Of two waves, one along each side, bicubic resampling gives what they are at the places that are looked up."""
+        """Of waves, bicubic resampling gives what they are where it looks."""
         angle, scale = math.radians(level if name == "rotation" else 0), 1 + (level if name == "zoom" else 0) / 100
         across, down = (centre(c) for c in places(90, 120))
         right = (math.cos(angle) * across + math.sin(angle) * down) / scale

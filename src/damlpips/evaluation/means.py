@@ -6,8 +6,8 @@
 
 Sets were judged apart, so their errors are independent; Welch and Satterthwaite's f says how well se is known from a
 handful of contents. What a set with a single content would have been with another one is unknown: it is held fixed, in
-the mean with v_k = 0, and is left out of f. A mean over figures of several kinds (SRCC and 2AFC, say) orders metrics, and
-means nothing else.
+the mean with v_k = 0, and is left out of f. A mean over figures of several kinds (SRCC and 2AFC, say) orders metrics,
+and means nothing else.
 """
 
 from collections.abc import Sequence
