@@ -105,7 +105,8 @@ def distorted(photograph: Tensor, other: Tensor, *, seed: int = 0) -> dict[str, 
         seed: of the noise, and of the order of tiles.
 
     Raises:
-        ValueError: two sizes; and with TypeError and ScoringError as `damlpips.evaluation.ladders.Ladder.apply`.
+        ValueError: two sizes, or too few tiles.
+        TypeError, ValueError, ScoringError: as `damlpips.evaluation.ladders.Ladder.apply`.
     """
     if photograph.shape != other.shape:
         raise ValueError(f"expected photographs of one size, got {tuple(photograph.shape)} and {tuple(other.shape)}")
@@ -129,12 +130,19 @@ def distorted(photograph: Tensor, other: Tensor, *, seed: int = 0) -> dict[str, 
 
 
 def rearranged(image: Tensor, side: int, *, seed: int = 0) -> Tensor:
-    """Return an image (C, H, W) with its tiles of side x side pixels in another order; what is left over stays."""
+    """Return an image (C, H, W) with each of its tiles of side x side pixels elsewhere; what is left over stays.
+
+    Raises:
+        ValueError: fewer than two tiles.
+    """
     channels, rows, columns = image.shape[0], image.shape[1] // side, image.shape[2] // side
+    if rows * columns < 2:
+        raise ValueError(f"expected two tiles of {side} x {side} pixels or more, got {tuple(image.shape[1:])} pixels")
     whole = image[:, : rows * side, : columns * side].reshape(channels, rows, side, columns, side)
     tiles = whole.permute(1, 3, 0, 2, 4).reshape(rows * columns, channels, side, side)
-    order = torch.randperm(len(tiles), generator=torch.Generator().manual_seed(seed))
-    tiles = tiles[order.to(tiles.device)].reshape(rows, columns, channels, side, side)
+    # one cycle through all tiles: none stays where it is
+    cycle = torch.randperm(len(tiles), generator=torch.Generator().manual_seed(seed)).to(tiles.device)
+    tiles = tiles.index_copy(0, cycle, tiles[cycle.roll(1)]).reshape(rows, columns, channels, side, side)
     found = image.clone()
     found[:, : rows * side, : columns * side] = tiles.permute(2, 0, 3, 1, 4).reshape(channels, rows * side, -1)
     return found
