@@ -26,7 +26,7 @@ MASKING_WINDOW, MASKING_FLOOR = 5, 1e-3
 # What the extent of a motion adds to the score: a displacement by a tenth of the shorter side adds 0.4.
 MOTION_WEIGHT = 4.0
 # The share of the differences that a motion leaves along seams, where it uncovers and hides things, for its extent.
-SEAMS = 4.0
+SEAMS = 3.0
 
 
 def masked_map(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
@@ -67,7 +67,7 @@ def seen_share(motion: Motion) -> Float[Tensor, " n"]:
 
     ::
 
-        (1 + tau) r / (r + tau),   tau = 4 e
+        (1 + tau) r / (r + tau),   tau = 3 e
 
     with r the share of the differences in place that alignment leaves, and e the extent of the motion.
     """
