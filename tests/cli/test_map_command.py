@@ -92,6 +92,11 @@ class TestPicture:
         np.testing.assert_allclose(heat.get_array(), expected, rtol=1e-4, atol=1e-6)
         assert heat.norm.vmax == 0.5
 
+    def test_a_second_picture_of_the_displacement(self, pair: tuple[Path, Path], out: Path, tmp_path: Path) -> None:
+        result = run(*pair, "-o", out, "--version", 2, "--displacement", tmp_path / "arrows.svg")
+        assert result.exit_code == 0, result.stderr
+        assert "displacement from reference to distorted" in (tmp_path / "arrows.svg").read_text()
+
     def test_odd_names(self, pair: tuple[Path, Path], out: Path, figures: list) -> None:
         odd = pair[1].rename(pair[1].with_name("$\\frac a\x1b[31m\U0001f600.png"))
         with warnings.catch_warnings():
@@ -140,6 +145,19 @@ class TestRefusals:
     )
     def test_options(self, pair: tuple[Path, Path], out: Path, message: str, options: list[str]) -> None:
         refused(message, out, *pair, *options)
+
+    def test_two_pictures_are_two_files(self, pair: tuple[Path, Path], out: Path) -> None:
+        message = f"--out and --displacement: expected two files, got {out} for both"
+        refused(message, out, *pair, "-o", out, "--version", "2", "--displacement", out)
+        message = "--displacement {}: expected a name that ends in one of .png, .svg, .pdf".format(
+            out.with_suffix(".gif")
+        )
+        refused(message, out, *pair, "-o", out, "--version", "2", "--displacement", out.with_suffix(".gif"))
+
+    def test_only_version_2_finds_a_displacement(self, pair: tuple[Path, Path], out: Path) -> None:
+        message = "--displacement: only DAMLPIPS of version 2 finds how far things moved: use --version 2"
+        for options in (["--version", "1"], ["--metric", "lpips", "--backbone", "nano", "--heads", "uniform"]):
+            refused(message, out, *pair, "-o", out, *options, "--displacement", out.with_name("arrows.png"))
 
     def test_an_output_is_required(self, pair: tuple[Path, Path]) -> None:
         result = run(*pair)

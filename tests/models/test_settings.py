@@ -37,7 +37,11 @@ OTHER = {
     "tile": 64,
     "comparison": "mean",
     "viewing_side": 64,
+    "version": 2,
+    "align": False,
 }
+# Options without which another makes no difference.
+BESIDE = {"align": {"version": 2}}
 EACH = [(kind, name) for kind, declared in SETTINGS.items() for name in declared.names()]
 FILES = ("weights", "heads")  # of these tests/nets tries other values
 
@@ -66,7 +70,9 @@ def test_the_first_version_is_sampled_widely() -> None:
 def test_every_option_has_another_value(kind: str, name: str) -> None:
     """An option that scores depend on changes the configuration and the digest, another does not; `repr` says it."""
     assert name in OTHER, f"no other value of {name!r} is tried: add one to OTHER"
-    module, plain = MODULES[kind](**{name: OTHER[name]}), MODULES[kind]()
+    beside = BESIDE.get(name, {})
+    changed = {**beside, name: OTHER[name]}
+    module, plain = MODULES[kind](**changed), MODULES[kind](**beside)
     assert f"{name}={OTHER[name]!r}" in repr(module)
     (scored,) = (f.metadata["scored"] for f in fields(SETTINGS[kind]) if f.name == name)
     assert (module.configuration() != plain.configuration()) is scored
@@ -74,11 +80,12 @@ def test_every_option_has_another_value(kind: str, name: str) -> None:
         assert module.encoder.conditions() != plain.encoder.conditions()  # kept and shared feature maps depend on it
     # what a metric does with these two changes its states
     if name not in ("reduction", "check_values"):
-        assert (digest(METRICS[kind](**{name: OTHER[name]})) != digest(METRICS[kind]())) is scored
+        assert (digest(METRICS[kind](**changed)) != digest(METRICS[kind](**beside))) is scored
 
 
-# A program takes a minute to compile, videos have a shape of their own: they are tested elsewhere.
-APART = (*FILES, "compile", "video")
+# A program takes a minute to compile, videos and versions have shapes of their own, and what is aligned must have
+# moved: they are tested elsewhere.
+APART = (*FILES, "compile", "video", "version", "align")
 # Scores depend on these for grey images only, and in the last bits.
 HARDLY = ("grey", "deterministic")
 

@@ -295,7 +295,7 @@ class TestWhatIsMissing:
             ({"backbone": "vgg", "weights": "vgg:0"}, "the weights of vgg are not on this machine"),
             ({"backbone": "mine"}, "the backbone 'mine' is not one of this package"),
             ({"metric": "ssim"}, "the metric 'ssim' is not one of this package"),
-            ({"options": "alpha=error resize=none tile=none version=0"}, "the scores are of version 0 of the metric"),
+            ({"options": "alpha=error resize=none tile=none version=0"}, "expected one of 1, 2, got '0'"),
             ({"options": "alpha=error resize=none"}, "this version of damlpips cannot score with the options"),
             ({"options": "alpha=error resize=none tile=-3 version=1"}, "expected a number of pixels, got '-3'"),
             ({"options": "alpha=x resize=none tile=none version=1"}, "this version of damlpips cannot score"),

@@ -80,7 +80,7 @@ class DAMLPIPS(PerceptualDistance):
 
     def _defined(self) -> Version1 | Version2:
         weighing = distance.Adaptive(self.settings.rho, self.settings.gamma)
-        return Version1(weighing) if self.settings.version == 1 else Version2(weighing, self.settings.aligns)
+        return Version1(weighing) if self.settings.version == 1 else Version2(weighing, self.settings.align is None)
 
     def layers(self, x: Images) -> list[Tensor]:
         """Return what DAMLPIPS compares: (N, C_l, H_l, W_l), the image in adapted colours, then the feature maps.

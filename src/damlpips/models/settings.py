@@ -495,20 +495,10 @@ class DAMLPIPSSettings(Settings):
         super().__post_init__()
         if self.version == 1 and self.align:
             raise ValueError("align: version 1 of DAMLPIPS compares place with place: use version=2, or align=None")
-        if self.aligns and self.tile is not None:
-            raise ValueError("tile: a pair that is aligned is compared whole: use align=False, or tile=None")
-        if self.align is self.aligns_by_itself:  # says the same as None, and has its digest
+        if self.align is (self.version > 1):  # says the same as None, and has its digest
             object.__setattr__(self, "align", None)
-
-    @property
-    def aligns_by_itself(self) -> bool:
-        """Whether the version aligns where it is not told."""
-        return self.version > 1
-
-    @property
-    def aligns(self) -> bool:
-        """Whether images are aligned."""
-        return self.aligns_by_itself if self.align is None else self.align
+        if self.tile is not None and self.version > 1 and self.align is None:
+            raise ValueError("tile: a pair that is aligned is compared whole: use align=False, or tile=None")
 
 
 def unknown(name: str, known: Iterable[str], whose: str) -> str:
