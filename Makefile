@@ -79,13 +79,13 @@ bench-quick: $(READY)
 
 # This package's metrics, and those of others that need no download. pyiqa's psnr, fsim, vsi and gmsd are piq's; its ssim
 # and ms_ssim take ten times as long as piq's, its mad fifteen seconds a pair.
-AGREE := damlpips damlpips-alex damlpips-squeeze lpips-alex lpips-squeeze \
+AGREE := damlpips damlpips-alex damlpips-squeeze damlpips:2 damlpips-alex:2 damlpips-squeeze:2 lpips-alex lpips-squeeze \
 	pyiqa:cw_ssim pyiqa:vif pyiqa:nlpd \
 	piq:psnr piq:ssim piq:multi_scale_ssim piq:fsim piq:vsi piq:gmsd piq:multi_scale_gmsd piq:mdsi piq:haarpsi
 # DAMLPIPS, and LPIPS with uniform heads, on networks that the package does not have. VGG has Oxford's original weights,
 # not torchvision's, so these are not damlpips-vgg and lpips-vgg.
 NETWORKS = $(SHARED)/weights/more
-EXTRA := $(foreach n,vgg mobilenet efficientnet,$(n) $(n)_lpips)
+EXTRA := $(foreach n,vgg mobilenet efficientnet,$(n) $(n)_2 $(n)_lpips)
 MEASURED = $(AGREE) $(if $(wildcard $(NETWORKS)),$(EXTRA:%=benchmarks/extra_networks.py:%))
 # The challenge's images have 96 x 96 pixels.
 TOO_SMALL_FOR := piq:multi_scale_ssim

@@ -3,8 +3,8 @@
     DAMLPIPS_EXTRA_NETWORKS=FOLDER damlpips agree SET --metric benchmarks/extra_networks.py:mobilenet
 
 FOLDER holds weights and the programs that load them, `mobilenet_v1.py` and `efficientnet_lite.py`; nothing of it is
-part of the package. `mobilenet`, `efficientnet` and `vgg` are DAMLPIPS; with `_lpips` behind them they are LPIPS with
-uniform heads, since the published heads belong to other networks. `vgg` is VGG16 with Oxford's original weights, which
+part of the package. `mobilenet`, `efficientnet` and `vgg` are DAMLPIPS, with `_2` behind them version 2; with `_lpips`
+they are LPIPS with uniform heads, since the published heads belong to other networks. `vgg` is VGG16 with Oxford's original weights, which
 are not torchvision's, those of `damlpips-vgg`.
 """
 
@@ -28,6 +28,11 @@ def mobilenet() -> DAMLPIPS:
     return DAMLPIPS(backbone("mobilenet_v1", "mobilenet_v1_imagenet"))
 
 
+def mobilenet_2() -> DAMLPIPS:
+    """Return DAMLPIPS, version 2, on MobileNet v1."""
+    return DAMLPIPS(backbone("mobilenet_v1", "mobilenet_v1_imagenet"), version=2)
+
+
 def mobilenet_lpips() -> LPIPS:
     """Return LPIPS with uniform heads on MobileNet v1."""
     return LPIPS(backbone("mobilenet_v1", "mobilenet_v1_imagenet"), heads="uniform")
@@ -38,6 +43,11 @@ def efficientnet() -> DAMLPIPS:
     return DAMLPIPS(backbone("efficientnet_lite", "efficientnet_lite0"))
 
 
+def efficientnet_2() -> DAMLPIPS:
+    """Return DAMLPIPS, version 2, on EfficientNet-Lite0."""
+    return DAMLPIPS(backbone("efficientnet_lite", "efficientnet_lite0"), version=2)
+
+
 def efficientnet_lpips() -> LPIPS:
     """Return LPIPS with uniform heads on EfficientNet-Lite0."""
     return LPIPS(backbone("efficientnet_lite", "efficientnet_lite0"), heads="uniform")
@@ -46,6 +56,11 @@ def efficientnet_lpips() -> LPIPS:
 def vgg() -> DAMLPIPS:
     """Return DAMLPIPS on VGG16 with Oxford's weights."""
     return DAMLPIPS("vgg", weights=found(VGG))
+
+
+def vgg_2() -> DAMLPIPS:
+    """Return DAMLPIPS, version 2, on VGG16 with Oxford's weights."""
+    return DAMLPIPS("vgg", weights=found(VGG), version=2)
 
 
 def vgg_lpips() -> LPIPS:
