@@ -4,8 +4,8 @@
 
 FOLDER holds weights and the programs that load them, `mobilenet_v1.py` and `efficientnet_lite.py`; nothing of it is
 part of the package. `mobilenet`, `efficientnet` and `vgg` are DAMLPIPS, with `_2` behind them version 2; with `_lpips`
-they are LPIPS with uniform heads, since the published heads belong to other networks. `vgg` is VGG16 with Oxford's original weights, which
-are not torchvision's, those of `damlpips-vgg`.
+they are LPIPS with uniform heads, since the published heads belong to other networks. `vgg` is VGG16 with Oxford's
+original weights, which are not torchvision's, those of `damlpips-vgg`.
 """
 
 import os
