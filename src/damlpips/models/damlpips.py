@@ -22,9 +22,10 @@ from damlpips.ops import distance
 
 
 class DAMLPIPS(PerceptualDistance):
-    __doc__ = f"""Differentiable Adaptive Multi-Layer LPIPS, version 1; lower is closer, 0 for identical images.
+    __doc__ = f"""Differentiable Adaptive Multi-Layer LPIPS; lower is closer, 0 for identical images.
 
-    The pair itself decides how much each place, channel and layer counts; nothing is fitted to anyone's judgement::
+    The pair itself decides how much each place, channel and layer counts; nothing is fitted to anyone's judgement.
+    Version 1::
 
         e_lp = (|a_lp|^2 + |b_lp|^2) / 2,  E_l = mean_p e_lp,  E_lc = mean_p (a_lcp^2 + b_lcp^2) / 2
         s_lp = rho e_lp + (1 - rho) E_l + eps
@@ -38,13 +39,26 @@ class DAMLPIPS(PerceptualDistance):
     the network share the other half. Images whose shorter side is above 256 pixels are averaged down to it first.
     Symmetric, non-negative, and differentiable everywhere, also where features are zero.
 
+    Version 2 finds how far each place has moved from x to y, u_p, and compares a_p = x(p - u_p / 2) with
+    b_p = y(p + u_p / 2); what is displaced, and how much that deforms the image, is added::
+
+        d_0p = |a_0p - b_0p|^2 / (v_p + 0.001),  v_p the variance of both images in 5 x 5 pixels around p
+        S    = 0.4 u(S_0) + sum_l 0.6 / L [ 0.8 u(S_l) + 0.2 u(T_l) ]
+        e    = share [ (mean_p |u_p|^2)^(1/2) + strain / 2 ],  r = what alignment leaves of the difference in place
+        D    = S (1 + 3 e) r / (r + 3 e) + 4 e
+
+    with u and e in shares of the shorter side, the strain that of the affine field nearest to u, and a share that is 0
+    where u explains little of the difference: noise, blur and compression move nothing, and then D = S. Gradients of D
+    pass through S and e; u, r and the share are held fixed.
+
     Args:
         backbone: a name of the table (`"nano"`, embedded, needs no other file) or a `Backbone`.
 {DAMLPIPSSettings.documented()}
 
     Shapes:
         x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`), about 1
-        for unrelated photographs. Of videos as for `LPIPS`.
+        for unrelated photographs, in version 2 about 1.5. Of videos as for `LPIPS`. `per_layer` has the image, the
+        network's layers, and in version 2 what motion adds: (N, 1 + L) or (N, 2 + L).
 
     Raises:
         ValueError, TypeError: bad options or images. WeightsError: weights missing, damaged or of another network.
