@@ -13,6 +13,7 @@ from damlpips.nets.encoded import Encoded
 from damlpips.ops import displacement, distance
 from damlpips.ops.displacement import Field
 from damlpips.ops.execution import full_precision, on_cpu
+from damlpips.ops.tiling import Span
 
 # Fields are found on images of this shorter side at most, which is what DAMLPIPS looks at.
 FIELD_SIDE = 256
@@ -97,11 +98,12 @@ def _refined(levels: Levels, field: Field, share: Tensor) -> Motion:
     return Motion(by, share, *extent, unexplained)
 
 
-def aligned(x: Tensor, y: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
-    """Return images in the middle frame; those in which nothing moved are as they were."""
+def aligned(x: Tensor, y: Tensor, motion: Motion, rows: Span | None = None) -> tuple[Tensor, Tensor]:
+    """Return images in the middle frame, or some rows of them; those in which nothing moved are as they were."""
     share = motion.share[:, None, None, None]
-    middle = displacement.aligned(x, y, motion.field.to(x.dtype) * share.to(x.dtype))
-    a, b = (torch.where(share > 0, moved, image) for moved, image in zip(middle, (x, y), strict=True))
+    middle = displacement.aligned(x, y, motion.field.to(x.dtype) * share.to(x.dtype), rows)
+    part = slice(None) if rows is None else slice(*rows)
+    a, b = (torch.where(share > 0, moved, image[:, :, part]) for moved, image in zip(middle, (x, y), strict=True))
     return a, b
 
 
@@ -123,20 +125,20 @@ def encoded(encoder: Encoder, pair: Pair, still: Callable[[Pair], tuple[Encoded,
         first, second = (encoder.seen(images, pair.size) for images in pair.images)
         return of_seen(encoder, first, second, pair.size)
     x, y = still(pair)
-    motion = found(*(_unit(encoder, _checked(side)) for side in (x, y)))
+    motion = found(*(unit(encoder, _checked(side)) for side in (x, y)))
     return Aligned(x, y, None) if motion is None else Aligned(*_replaced(encoder, x, y, motion), motion)
 
 
 def of_seen(encoder: Encoder, x: Tensor, y: Tensor, size: Size) -> Aligned:
     """Return the feature maps of images that have the size that the network sees, aligned."""
-    a, b = _unit(encoder, x), _unit(encoder, y)
+    a, b = unit(encoder, x), unit(encoder, y)
     motion = found(a, b)
     if motion is not None:
         x, y = (_in_range(encoder, images) for images in aligned(a, b, motion))
     return Aligned(*encoder.pair_of_seen(x, y, size), motion)
 
 
-def _unit(encoder: Encoder, images: Tensor) -> Tensor:
+def unit(encoder: Encoder, images: Tensor) -> Tensor:
     """Return images in [0, 1]."""
     low, high = encoder.settings.value_range
     images = distance.working(encoder.floats(images))
@@ -163,7 +165,7 @@ def _replaced(encoder: Encoder, x: Encoded, y: Encoded, motion: Motion) -> tuple
     """Return feature maps with those of aligned images in place of those that moved."""
     share, everyone = motion.share, not on_cpu(motion.share)
     moved = torch.arange(len(share), device=share.device) if everyone else share.nonzero()[:, 0]
-    a, b = (_unit(encoder, side.seen[moved]) for side in (x, y))
+    a, b = (unit(encoder, side.seen[moved]) for side in (x, y))
     a, b = (_in_range(encoder, images) for images in aligned(a, b, Motion(*(m[moved] for m in motion))))
     middle = encoder.pair_of_seen(a, b, x.size)
 

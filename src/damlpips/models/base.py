@@ -46,12 +46,20 @@ class PerceptualDistance(nn.Module):
     __jit_unused_properties__ = ("backbone",)
 
     def __init__(
-        self, source: Source, settings: Settings, *, scaling: Scaling | None = None, viewing_side: int | None = None
+        self,
+        source: Source,
+        settings: Settings,
+        *,
+        scaling: Scaling | None = None,
+        viewing_side: int | None = None,
+        image_reach: int = 0,
     ) -> None:
         super().__init__()
         self.source = source
         self.tiling = (
-            None if settings.tile is None else tiling_of(source.backbone, settings.tile, least=source.min_size)
+            None
+            if settings.tile is None
+            else tiling_of(source.backbone, settings.tile, least=source.min_size, reach=image_reach)
         )
         self.references = ReferenceCache(settings.reference_cache)
         # Empty, and only there to be moved: its device and dtype say where the shared backbone has to be. Not a buffer:
@@ -261,7 +269,7 @@ class PerceptualDistance(nn.Module):
         return self.definition.layers(*self.encoder.pair_of_seen(x, y, size))
 
     def _by_tiles(self, tiling: Tiling, compare: Callable[[TiledPair], Tensor]) -> Runner:
-        run = Chunked(Tiled(self.encoder, compare, tiling), 1)
+        run = Chunked(Tiled(self.encoder, self.definition, compare, tiling), 1)
         return InOneOrder(run, self.encoder.device) if self.settings.deterministic else run
 
     def _referenced(self) -> Referenced:

@@ -13,7 +13,7 @@ from damlpips.models.base import PerceptualDistance
 from damlpips.models.encoder import Images, Size
 from damlpips.models.settings import DAMLPIPSOptions, DAMLPIPSSettings
 from damlpips.models.version1 import Version1
-from damlpips.models.version2 import Version2
+from damlpips.models.version2 import IMAGE_REACH, Version2
 from damlpips.nets.backbone import Backbone
 from damlpips.nets.encoded import Encoded
 from damlpips.nets.shared import Source
@@ -90,7 +90,8 @@ class DAMLPIPS(PerceptualDistance):
                 f"viewing_side: expected None or at least {least} pixels, the least that backbone {source.name!r}"
                 f" takes, got {side}"
             )
-        super().__init__(source, settings, viewing_side=side)
+        reach = 0 if settings.version == 1 else IMAGE_REACH
+        super().__init__(source, settings, viewing_side=side, image_reach=reach)
 
     def _defined(self) -> Version1 | Version2:
         weighing = distance.Adaptive(self.settings.rho, self.settings.gamma)

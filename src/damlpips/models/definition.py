@@ -36,5 +36,8 @@ class Definition(Protocol):
     def spatial_map_of_tiles(self, pair: TiledPair, size: Size) -> Float[Tensor, "1 1 h w"]:
         """Return what `spatial_map` does, of a pair whose feature maps are never whole."""
 
+    def of_tile(self, encoded: Encoded) -> Encoded:
+        """Return the feature maps of a tile with what else must be known of it before its halo is cut off."""
+
     def to_keep(self, encoded: Encoded) -> Encoded:
         """Return images that are compared more than once with what need not be computed again."""

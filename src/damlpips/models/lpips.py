@@ -77,6 +77,9 @@ class LPIPSDefinition:
     def spatial_map_of_tiles(self, pair: tiled.TiledPair, size: Size) -> Float[Tensor, "1 1 h w"]:
         return _summed(tiled.lpips_maps(pair, self.maps), size)
 
+    def of_tile(self, encoded: Encoded) -> Encoded:
+        return encoded
+
     def to_keep(self, encoded: Encoded) -> Encoded:
         return encoded
 

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from damlpips.models import alignment
+from damlpips.models.definition import Definition
 from damlpips.models.encoder import Encoder
 from damlpips.models.inputs import Pair
 from damlpips.models.references import ReferenceCache
 from damlpips.models.tiled import TiledPair
 from damlpips.nets.encoded import Encoded
+from damlpips.ops import distance
 from damlpips.ops.execution import batches, deterministic_sums
 from damlpips.ops.tiling import Tiling
 
@@ -56,15 +59,21 @@ class Tiled:
     """One pair, tile by tile, in memory that does not grow with the images."""
 
     encode: Encoder
+    definition: Definition
     compare: Callable[[TiledPair], Tensor]
     tiling: Tiling
 
     def __call__(self, pair: Pair) -> Tensor:
         x, y = (self.encode.seen(images, pair.size) for images in pair.images)
-        return self.compare(TiledPair(x, y, self.tiling, self._tile, self.encode.exact_dtype))
+        motion = None
+        if self.definition.aligns:
+            motion = alignment.found(alignment.unit(self.encode, x), alignment.unit(self.encode, y))
+        if motion is not None:
+            x, y = (distance.working(self.encode.floats(images)) for images in (x, y))
+        return self.compare(TiledPair(x, y, self.tiling, self._tile, self.encode.exact_dtype, motion))
 
     def _tile(self, seen: Tensor) -> Encoded:
-        return self.encode.of_seen(seen, (seen.shape[2], seen.shape[3]))
+        return self.definition.of_tile(self.encode.of_seen(seen, (seen.shape[2], seen.shape[3])))
 
 
 class Compiled:

@@ -497,8 +497,6 @@ class DAMLPIPSSettings(Settings):
             raise ValueError("align: version 1 of DAMLPIPS compares place with place: use version=2, or align=None")
         if self.align is (self.version > 1):  # says the same as None, and has its digest
             object.__setattr__(self, "align", None)
-        if self.tile is not None and self.version > 1 and self.align is None:
-            raise ValueError("tile: a pair that is aligned is compared whole: use align=False, or tile=None")
 
 
 def unknown(name: str, known: Iterable[str], whose: str) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from damlpips.models.alignment import Motion, aligned
 from damlpips.nets.encoded import Encoded
 from damlpips.ops import colour, distance
 from damlpips.ops.execution import recomputed
@@ -26,6 +27,7 @@ class TiledPair:
 
     Attributes:
         exact: the type of the results.
+        motion: what moved between them; the tiles are those of the middle frame.
     """
 
     x: Tensor
@@ -33,6 +35,7 @@ class TiledPair:
     tiling: Tiling
     encode: Callable[[Tensor], Encoded]
     exact: torch.dtype
+    motion: Motion | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -48,8 +51,14 @@ class TiledPair:
         """Yield what `look` finds in each tile, row by row."""
         for down, across in self.tiling.grid(self.size):
             # cut in two steps: a cut's gradient is as large as what it was cut from
-            strips = [_rows(image, down.seen) for image in (self.x, self.y)]
+            strips = self._strips(down.seen)
             yield [self._looked(look, Tile(down, cut), strips) for cut in across]
+
+    def _strips(self, rows: Span) -> list[Tensor]:
+        """Return some rows of both images."""
+        if self.motion is None:
+            return [_rows(image, rows) for image in (self.x, self.y)]
+        return list(aligned(self.x, self.y, self.motion, rows))
 
     def total(self, look: Look) -> list[Tensor]:
         """Return the sum over tiles of each tensor that `look` finds."""
@@ -161,21 +170,36 @@ class _Whole(NamedTuple):
     tint: Tensor
 
 
+# Both images' adapted colours, and what else is known of their places, to the map of their distances.
+CompareImages = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
 class TiledDamlpips:
     """DAMLPIPS of a pair, tile by tile.
 
     The weights of channels and places depend on means over the whole image, so tiles run through the network twice:
     once for the statistics, which this object is made of, and once for the distances.
+
+    Args:
+        images: how images are compared by their colours and the last map of each tile, which is not a network's;
+            their texture is then not compared. None: in place, by the energy of photographs.
     """
 
-    def __init__(self, pair: TiledPair, weighing: distance.Adaptive, fuse: distance.Fuse) -> None:
-        self.pair, self.weighing, self.fuse = pair, weighing, fuse
-        self.counts = [pair.size[0] * pair.size[1], *pair.places]
+    def __init__(
+        self,
+        pair: TiledPair,
+        weighing: distance.Adaptive,
+        fuse: distance.Fuse,
+        images: CompareImages | None = None,
+    ) -> None:
+        self.pair, self.weighing, self.fuse, self.images = pair, weighing, fuse, images
+        network = pair.places if images is None else pair.places[:-1]
+        self.counts = [pair.size[0] * pair.size[1], *network]
         self.x, self.y = self._statistics()
 
     def _statistics(self) -> tuple[list[_Whole], list[_Whole]]:
         def look(x: Encoded, y: Encoded) -> tuple[Tensor, ...]:
-            return (*_moments(x), *_moments(y))
+            return (*_moments(self._layers(x)), *_moments(self._layers(y)))
 
         totals = iter(self.pair.total(look))
         x, y = (
@@ -190,12 +214,20 @@ class TiledDamlpips:
     def _maps(self, x: Encoded, y: Encoded) -> list[Tensor]:
         """Return the distances of a tile's places, of each layer."""
         maps = []
-        for number, (a, b) in enumerate(zip(_layers(x), _layers(y), strict=True)):
+        for number, (a, b) in enumerate(zip(self._layers(x), self._layers(y), strict=True)):
             if number == 0:
                 a, b = colour.adapted(a, self.x[0].tint), colour.adapted(b, self.y[0].tint)
+                if self.images is not None:
+                    maps.append(self.images(a, b, x.features[-1], y.features[-1]))
+                    continue
             place, channel = self._weights(number, a, b)
             maps.append(distance.adaptive_map(a, b, place, channel if number > 0 else None))
         return maps
+
+    def _layers(self, x: Encoded) -> list[Tensor]:
+        """Return the colours of a tile, not adapted yet, and the network's maps."""
+        exact = distance.working(x.features[0]).dtype
+        return [colour.uniform(x.pixels(exact)), *map(distance.working, x.features[: len(self.counts) - 1])]
 
     def _weights(self, number: int, a: Tensor | None = None, b: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the weights of a layer's places and channels; without maps a place has the mean energy."""
@@ -212,6 +244,7 @@ class TiledDamlpips:
             # the mean of 1 / weight is that of a place with the mean energy
             distance.texture_distance(a.statistics, b.statistics, *self._weights(number))
             for number, (a, b) in enumerate(zip(self.x, self.y, strict=True))
+            if number or self.images is None
         ]
         return self.fuse(torch.stack(structure, 1), torch.stack(texture, 1))
 
@@ -232,15 +265,9 @@ class TiledDamlpips:
         return maps, self._added([distance.peak_pool(d) for d in maps])
 
 
-def _layers(x: Encoded) -> list[Tensor]:
-    """Return the colours of the image, not adapted yet, and its feature maps."""
-    exact = distance.working(x.features[0]).dtype
-    return [colour.uniform(x.pixels(exact)), *map(distance.working, x.features)]
-
-
-def _moments(x: Encoded) -> list[Tensor]:
+def _moments(layers: list[Tensor]) -> list[Tensor]:
     """Return the sums over places of each layer's channels and of their squares."""
-    image, *features = _layers(x)
+    image, *features = layers
     # in float64: taking off the tint may leave only a small part of the image's power
     return [_sum(m) for layer in (_wide(image), *features) for m in (layer, layer.square())]
 

@@ -63,6 +63,9 @@ class Version1:
     def spatial_map_of_tiles(self, pair: TiledPair, size: Size) -> Float[Tensor, "1 1 h w"]:
         return scaled(*TiledDamlpips(pair, self.weighing, self.fuse).maps(), size)
 
+    def of_tile(self, encoded: Encoded) -> Encoded:
+        return encoded
+
     def to_keep(self, encoded: Encoded) -> Encoded:
         return replace(encoded, seen=colours(encoded), adapted=True)
 

@@ -1,7 +1,7 @@
 """The definition of DAMLPIPS, version 2: both images in the middle of the way from one to the other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -11,9 +11,9 @@ from damlpips import checks
 from damlpips.models.adaptive import AdaptiveWeights, colours, layers_of, scaled
 from damlpips.models.alignment import Motion
 from damlpips.models.encoder import Size
-from damlpips.models.tiled import TiledPair
+from damlpips.models.tiled import TiledDamlpips, TiledPair
 from damlpips.nets.encoded import Encoded
-from damlpips.ops import distance
+from damlpips.ops import colour, distance
 from damlpips.ops.execution import batches, images_of, on_cpu
 from damlpips.ops.fused import Distances, damlpips_distances
 from damlpips.ops.windows import box
@@ -23,6 +23,8 @@ IMAGE_SHARE = 0.4
 # The contrast of a place, in squared units of Oklab over a window of so many places, hides differences from where it
 # exceeds the floor.
 MASKING_WINDOW, MASKING_FLOOR = 5, 1e-3
+# How many pixels on either side the contrast of a pixel depends on: two windows, one on the other.
+IMAGE_REACH = 2 * (MASKING_WINDOW // 2)
 # What the extent of a motion adds to the score: a displacement by a tenth of the shorter side adds 0.4.
 MOTION_WEIGHT = 4.0
 # The share of the differences that a motion leaves along seams, where it uncovers and hides things, for its extent.
@@ -41,13 +43,18 @@ def masked_map(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> tupl
     Returns:
         d and place, (N, 1, H, W) each.
     """
-    variance = box((_deviation(a) + _deviation(b)) / 2, MASKING_WINDOW)
-    place = 1 / (variance + MASKING_FLOOR)
+    place = 1 / ((contrast(a) + contrast(b)) / 2 + MASKING_FLOOR)
     return place * (a - b).square().sum(1, keepdim=True), place
 
 
-def _deviation(a: Tensor) -> Tensor:
-    return (a - box(a, MASKING_WINDOW)).square().sum(1, keepdim=True)
+def contrast(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
+    """Return the variance of an image in a window around each pixel, summed over colours."""
+    return box((a - box(a, MASKING_WINDOW)).square().sum(1, keepdim=True), MASKING_WINDOW)
+
+
+def _compared_by_contrast(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> Tensor:
+    """Do what `masked_map` does, with contrasts that are known."""
+    return (a - b).square().sum(1, keepdim=True) / ((of_a + of_b) / 2 + MASKING_FLOOR)
 
 
 def fuse(structure: Float[Tensor, "n l"], texture: Float[Tensor, "n k"]) -> Float[Tensor, "n l"]:
@@ -95,14 +102,7 @@ class Version2:
     def spatial_map(self, x: Encoded, y: Encoded, size: Size, motion: Motion | None = None) -> Float[Tensor, "n 1 h w"]:
         image, _, network = self._compared(x, y)
         added = _with_motion(self._fused(distance.peak_pool(image), network), motion)
-        maps = [image, *(c.map for c in network)]
-        found = scaled(maps, added[:, :-1], size)
-        if motion is None:
-            return found
-        square = motion.field.square().sum(1, keepdim=True)
-        # where nothing is displaced the motion is a deformation that has no place
-        by_place = distance.upsample(square + 1e-12, size)
-        return found + by_place / by_place.mean((2, 3), keepdim=True) * added[:, -1:, None, None]
+        return _with_displacement([image, *(c.map for c in network)], added, size, motion)
 
     def weights(self, x: Encoded, y: Encoded, motion: Motion | None = None) -> AdaptiveWeights:
         """Return the weights that the score of each pair was made with."""
@@ -128,14 +128,36 @@ class Version2:
         structure = torch.stack([image, *(c.structure for c in network)], 1)
         return fuse(structure, torch.stack([c.texture for c in network], 1))
 
+    def of_tile(self, encoded: Encoded) -> Encoded:
+        """Return the feature maps of a tile, and last the contrast of each of its pixels."""
+        pixels = encoded.pixels(distance.working(encoded.features[0]).dtype)
+        return replace(encoded, features=(*encoded.features, contrast(colour.uniform(pixels))))
+
     def layers_of_tiles(self, pair: TiledPair) -> Float[Tensor, "1 l"]:
-        raise NotImplementedError
+        return _with_motion(self._tiled(pair).layers(), pair.motion)
 
     def spatial_map_of_tiles(self, pair: TiledPair, size: Size) -> Float[Tensor, "1 1 h w"]:
-        raise NotImplementedError
+        maps, added = self._tiled(pair).maps()
+        return _with_displacement(maps, _with_motion(added, pair.motion), size, pair.motion)
+
+    def _tiled(self, pair: TiledPair) -> TiledDamlpips:
+        return TiledDamlpips(pair, self.weighing, fuse, _compared_by_contrast)
 
     def to_keep(self, encoded: Encoded) -> Encoded:
         return encoded
+
+
+def _with_displacement(
+    maps: list[Tensor], added: Float[Tensor, "n m"], size: Size, motion: Motion | None
+) -> Float[Tensor, "n 1 h w"]:
+    """Return where the images differ, and where they are displaced by what motion adds."""
+    found = scaled(maps, added[:, :-1], size)
+    if motion is None:
+        return found
+    square = motion.field.square().sum(1, keepdim=True).to(found.dtype)
+    # where nothing is displaced the motion is a deformation that has no place
+    by_place = distance.upsample(square + 1e-12, size)
+    return found + by_place / by_place.mean((2, 3), keepdim=True) * added[:, -1:, None, None]
 
 
 def _with_motion(added: Float[Tensor, "n l"], motion: Motion | None) -> Float[Tensor, "n m"]:

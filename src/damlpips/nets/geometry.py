@@ -251,17 +251,21 @@ def named_geometry(name: str) -> tuple[Axis, Axis]:
     return geometry(Backbone.from_table(name, state))
 
 
-def tiling_of(backbone: str | Backbone, tile: int, *, least: int) -> Tiling:
+def tiling_of(backbone: str | Backbone, tile: int, *, least: int, reach: int = 0) -> Tiling:
     """Return how images are cut for a backbone, given by name or as an object.
 
     Args:
         tile: about how long a side of a tile is in pixels, without its halo.
         least: the fewest pixels on each side that the network accepts.
+        reach: of a map of the image itself that is compared, too: each of its places sees so many pixels on either
+            side. It is the last map of the tiling; 0: there is none.
 
     Raises:
         ValueError: the tile is smaller than its halo would be; or as `geometry`.
     """
     rows, columns = named_geometry(backbone) if isinstance(backbone, str) else geometry(backbone)
+    if reach:
+        rows, columns = (axis.with_image(reach) for axis in (rows, columns))
     needed = max(1, *(max(axis.halo, axis.alignment) for axis in (rows, columns)), least)
     if tile < needed:
         name = backbone if isinstance(backbone, str) else backbone.name

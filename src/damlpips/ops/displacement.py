@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from damlpips.ops.execution import is_dual
+from damlpips.ops.tiling import Span
 from damlpips.ops.windows import box, nearby, shrunk
 
 # Levels of the pyramid; each has half the resolution of the one before.
@@ -76,21 +77,22 @@ class Extent(NamedTuple):
 # --- sampling --------------------------------------------------------------------------------------------------------
 
 
-def positions(x: Tensor) -> Float[Tensor, "1 2 h w"]:
-    """Return the column and the row of each place of maps (N, C, h, w)."""
-    h, w = x.shape[2:]
-    rows = torch.arange(h, device=x.device, dtype=x.dtype)[:, None].expand(h, w)
-    columns = torch.arange(w, device=x.device, dtype=x.dtype)[None].expand(h, w)
+def positions(u: Tensor, first: int = 0) -> Float[Tensor, "1 2 h w"]:
+    """Return the column and the row of each place of maps (N, C, h, w), whose first row is the row `first`."""
+    h, w = u.shape[2:]
+    rows = torch.arange(first, first + h, device=u.device, dtype=u.dtype)[:, None].expand(h, w)
+    columns = torch.arange(w, device=u.device, dtype=u.dtype)[None].expand(h, w)
     return torch.stack([columns, rows])[None]
 
 
-def sampled(x: Tensor, u: Float[Tensor, "n 2 h w"], padding: str = "border") -> Tensor:
-    """Sample maps bilinearly at p + u, with u in places."""
-    h, w = x.shape[2:]
-    scale = torch.stack([torch.full((), 2 / side, device=x.device, dtype=x.dtype) for side in (w, h)])
-    at = (positions(x).permute(0, 2, 3, 1) + 0.5) * scale - 1 + u.permute(0, 2, 3, 1) * scale
+def sampled(x: Tensor, u: Float[Tensor, "n 2 h w"], padding: str = "border", first: int = 0) -> Tensor:
+    """Sample maps bilinearly at p + u, with u in places; its first row is that of the row `first` of x."""
     if is_dual(x, u):
-        return _gathered(x, positions(x) + u, padding)
+        return _gathered(x, positions(u, first) + u, padding)
+    h, w = x.shape[2:]
+    sides = torch.stack([torch.full((1, 1), 2 / side, device=x.device, dtype=x.dtype) for side in (w, h)])
+    # columns and rows lie apart until here: on a CPU, operations on pairs of numbers take ten times as long
+    at = torch.addcmul((positions(u, first) + 0.5) * sides - 1, u, sides).permute(0, 2, 3, 1)
     return F.grid_sample(x, at, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
@@ -101,39 +103,47 @@ def _gathered(x: Tensor, at: Float[Tensor, "n 2 h w"], padding: str) -> Tensor:
     if padding == "border":
         column, row = column.clamp(0, w - 1), row.clamp(0, h - 1)
     left, top = column.detach().floor(), row.detach().floor()
-    found = torch.zeros_like(x)
+    found = x.new_zeros(*x.shape[:2], *at.shape[2:])
     for r, by_row in ((top, 1 - (row - top)), (top + 1, row - top)):
         for c, by_column in ((left, 1 - (column - left)), (left + 1, column - left)):
             inside = (r >= 0) & (r < h) & (c >= 0) & (c < w)
             place = (r.clamp(0, h - 1) * w + c.clamp(0, w - 1)).long().flatten(1)[:, None].expand(-1, x.shape[1], -1)
-            value = x.flatten(2).gather(2, place).reshape(x.shape)
+            value = x.flatten(2).gather(2, place).reshape(found.shape)
             found = found + value * (by_row * by_column * inside)[:, None]
     return found
 
 
-def in_places(u: Float[Tensor, "n 2 h w"], of: Tensor) -> Float[Tensor, "n 2 H W"]:
-    """Bring a field to the size of maps, with displacements in places of theirs."""
+def in_places(u: Float[Tensor, "n 2 h w"], of: Tensor, rows: Span | None = None) -> Float[Tensor, "n 2 H W"]:
+    """Bring a field, or some rows of it, to the size of maps, with displacements in places of theirs."""
     h, w = of.shape[2:]
-    return F.interpolate(u, (h, w), mode="bilinear", align_corners=False) * min(h, w)
+    if rows is None:
+        return F.interpolate(u, (h, w), mode="bilinear", align_corners=False) * min(h, w)
+    at = positions(u.new_empty(1, 1, rows.length, w), rows.start)
+    column, row = ((m + 0.5) * (2 / side) - 1 for m, side in zip(at.unbind(1), (w, h), strict=True))
+    grid = torch.stack([column, row], -1).expand(len(u), -1, -1, -1)
+    return F.grid_sample(u, grid, mode="bilinear", padding_mode="border", align_corners=False) * min(h, w)
 
 
-def aligned(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"]) -> tuple[Tensor, Tensor]:
-    """Return both images in the middle frame; what only one of them shows is the same in both.
+def aligned(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"], rows: Span | None = None) -> tuple[Tensor, Tensor]:
+    """Return both images, or some rows of them, in the middle frame; what only one of them shows is the same in both.
 
     Args:
         x, y: (N, C, H, W).
         u: the field, in shares of the shorter side.
     """
-    half = in_places(u, x) / 2
-    (a, of_a), (b, of_b) = _shown(x, -half), _shown(y, half)
+    half = in_places(u / 2, x, rows)
+    first = 0 if rows is None else rows.start
+    # weighted by how far the place is inside of the image, 0 to 1
+    (a, of_a), (b, of_b) = ((sampled(m, v, "zeros", first), _inside(v, m, first)) for m, v in ((x, -half), (y, half)))
     either = (a + b) / (of_a + of_b).clamp(min=1e-6)
     return torch.addcmul(a, 1 - of_a, either), torch.addcmul(b, 1 - of_b, either)
 
 
-def _shown(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample images at p + u, weighted by how far that is inside of the image, 0 to 1; also return the weight."""
-    weighted = sampled(F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0), u, padding="zeros")
-    return weighted[:, :-1], weighted[:, -1:]
+def _inside(u: Float[Tensor, "n 2 h w"], x: Tensor, first: int) -> Float[Tensor, "n 1 h w"]:
+    """Return the weight of the places of an image in what is sampled at p + u, 0 to 1."""
+    at, (h, w) = positions(u, first) + u, x.shape[2:]
+    across, down = (torch.minimum(m + 1, side - m).clamp(0, 1) for m, side in zip(at.split(1, 1), (w, h), strict=True))
+    return across * down
 
 
 # --- levels ----------------------------------------------------------------------------------------------------------

@@ -111,6 +111,11 @@ class Axis:
     def __post_init__(self) -> None:
         _ = self._all_fields
 
+    def with_image(self, reach: int) -> "Axis":
+        """Return the same with one more map, of the image itself, whose places see `reach` pixels on either side."""
+        image = Step((0,), Window(2 * reach + 1, before=reach, after=reach))
+        return Axis((*self.steps, image), (*self.maps, len(self.steps)))
+
     def sizes(self, size: int) -> tuple[int, ...]:
         """Return the size of each feature map of an image of `size` pixels."""
         every = [size]
