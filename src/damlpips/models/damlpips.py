@@ -43,9 +43,9 @@ class DAMLPIPS(PerceptualDistance):
     b_p = y(p + u_p / 2); what is displaced, and how much that deforms the image, is added::
 
         d_0p = |a_0p - b_0p|^2 / (v_p + 0.001),  v_p the variance of both images in 5 x 5 pixels around p
-        S    = 0.4 u(S_0) + sum_l 0.6 / L [ 0.8 u(S_l) + 0.2 u(T_l) ]
+        S    = 0.4 log(1 + 5 S_0) / log 6 + sum_l 0.6 / L [ 0.8 u(S_l) + 0.2 u(T_l) ]
         e    = share [ (mean_p |u_p|^2)^(1/2) + strain / 2 ],  r = what alignment leaves of the difference in place
-        D    = S (1 + 3 e) r / (r + 3 e) + 4 e
+        D    = S (1 + 2 e) r / (r + 2 e) + 4 e
 
     with u and e in shares of the shorter side, the strain that of the affine field nearest to u, and a share that is 0
     where u explains little of the difference: noise, blur and compression move nothing, and then D = S. Gradients of D
@@ -57,7 +57,7 @@ class DAMLPIPS(PerceptualDistance):
 
     Shapes:
         x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`), about 1
-        for unrelated photographs, in version 2 about 1.5. Of videos as for `LPIPS`. `per_layer` has the image, the
+        for unrelated photographs, in version 2 about 1.8. Of videos as for `LPIPS`. `per_layer` has the image, the
         network's layers, and in version 2 what motion adds: (N, 1 + L) or (N, 2 + L).
 
     Raises:

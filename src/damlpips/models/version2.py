@@ -20,6 +20,8 @@ from damlpips.ops.windows import box
 
 # The weight of the image; the rest is the network's.
 IMAGE_SHARE = 0.4
+# The image's distance is large on plain ground: its fusion turns from linear to logarithmic near d = 1/5.
+IMAGE_GAIN = 5.0
 # The contrast of a place, in squared units of Oklab over a window of so many places, hides differences from where it
 # exceeds the floor.
 MASKING_WINDOW, MASKING_FLOOR = 5, 1e-3
@@ -28,7 +30,7 @@ IMAGE_REACH = 2 * (MASKING_WINDOW // 2)
 # What the extent of a motion adds to the score: a displacement by a tenth of the shorter side adds 0.4.
 MOTION_WEIGHT = 4.0
 # The share of the differences that a motion leaves along seams, where it uncovers and hides things, for its extent.
-SEAMS = 3.0
+SEAMS = 2.0
 
 
 def masked_map(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
@@ -62,10 +64,13 @@ def fuse(structure: Float[Tensor, "n l"], texture: Float[Tensor, "n k"]) -> Floa
 
     ::
 
-        w_0 u(S_0),   w_l [ (1 - kappa) u(S_l) + kappa u(T_l) ],   w_0 = lambda, w_l = (1 - lambda) / L
+        w_0 u_5(S_0),   w_l [ (1 - kappa) u_20(S_l) + kappa u_20(T_l) ],   w_0 = lambda, w_l = (1 - lambda) / L
+
+    with u_k(d) = log(1 + k d) / log(1 + k).
     """
-    image, network = distance.share(structure).split([1, texture.shape[1]], 1)
-    mixed = (1 - distance.TEXTURE_SHARE) * network + distance.TEXTURE_SHARE * distance.share(texture)
+    image, network = structure.split([1, texture.shape[1]], 1)
+    image = distance.share(image, IMAGE_GAIN)
+    mixed = (1 - distance.TEXTURE_SHARE) * distance.share(network) + distance.TEXTURE_SHARE * distance.share(texture)
     return torch.cat([IMAGE_SHARE * image, (1 - IMAGE_SHARE) / texture.shape[1] * mixed], 1)
 
 
@@ -74,7 +79,7 @@ def seen_share(motion: Motion) -> Float[Tensor, " n"]:
 
     ::
 
-        (1 + tau) r / (r + tau),   tau = 3 e
+        (1 + tau) r / (r + tau),   tau = 2 e
 
     with r the share of the differences in place that alignment leaves, and e the extent of the motion.
     """

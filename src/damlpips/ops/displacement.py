@@ -40,12 +40,14 @@ TEMPERATURE = 0.05
 # Curvature added to a step's equations, so that flat places stay where they are.
 DAMPING = 0.02
 # How much a place without contrast keeps to the coarser level's field.
-PRIOR = 1.0
+PRIOR = 0.6
 # The deviation from the affine field, in shares of the shorter side, at which a place counts half in fitting it.
 OUTLIER, FINAL_OUTLIER = 0.05, 0.02
+# Deviations from the affine field that cannot be told from none, in shares of the shorter side: half of one is kept.
+DOUBT = 2e-3
 # A pair counts as moved from where the field explains this share of the difference to where it counts in full.
-# Distortions in place explain .3 at most, motions .62 at least, from 1 pixel of 256 and half a degree on.
-MOVED_FROM, MOVED_TO = 0.35, 0.6
+# Distortions in place seldom explain more than .4, motions .6 and more, from 1 pixel of 256 and half a degree on.
+MOVED_FROM, MOVED_TO = 0.45, 0.65
 
 
 class Field(NamedTuple):
@@ -281,7 +283,10 @@ def refined(x: Sequence[Tensor], y: Sequence[Tensor], field: Field) -> Field:
                 a, b = normalised(x[level]), normalised(y[level])
                 found, trust = step(a, b, in_places(by, a), 2 ** (GRID_LEVEL - level))
                 by = smoothed(by + found / min(a.shape[2:]), trust, before)
-    return Field(by, trust)
+    fit = affine(Field(by, trust), FINAL_OUTLIER).by
+    apart = by - fit
+    square = apart.square().sum(1, keepdim=True)
+    return Field(fit + apart * (square / (square + DOUBT**2)), trust)
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------

@@ -262,9 +262,14 @@ def compare(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], weighing: 
     return Comparison(place, channel, d, peak_pool(d), texture_distance(of_a, of_b, place, channel))
 
 
-def share(d: Tensor) -> Tensor:
-    """Return log(1 + 20 d) / log(21): 1 where d = 1, compressed above, so that no layer drowns out the others."""
-    return torch.log1p(FUSION_GAIN * d) / math.log1p(FUSION_GAIN)
+def share(d: Tensor, gain: float | None = None) -> Tensor:
+    """Return log(1 + k d) / log(1 + k): 1 where d = 1, compressed above, so that no layer drowns out the others.
+
+    Args:
+        gain: k; None: 20.
+    """
+    gain = FUSION_GAIN if gain is None else gain
+    return torch.log1p(gain * d) / math.log1p(gain)
 
 
 def fuse(structure: Float[Tensor, "n l"], texture: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
