@@ -43,28 +43,29 @@ class Motion(NamedTuple):
         return self.share * (self.distance + self.strain / 2)
 
 
+class Middle(NamedTuple):
+    """Both images in the middle frame, (N, C, H, W) in [0, 1], and what moved."""
+
+    x: Tensor
+    y: Tensor
+    motion: Motion
+
+
 def found(x: Tensor, y: Tensor) -> Motion | None:
     """Return what moved from x to y, (N, C, H, W) in [0, 1]; None where it is known that nothing did.
 
     The size of the motion has gradients; the field, the share and what is unexplained are held fixed.
     """
     with full_precision(x.device):
-        levels = Levels(*(displacement.pyramid(_luma(images)) for images in (x, y)))
-        with torch.no_grad():
-            field = displacement.coarse_field(*levels)
-            a, b = (pyramid[displacement.GRID_LEVEL] for pyramid in levels)
-            share = displacement.moved_share(displacement.unexplained(a, b, field.by))
-        if not on_cpu(share):  # reading values would make an accelerator wait, and stop what follows the operations
-            return _refined(levels, field, share)
-        moved = share.nonzero()[:, 0]
-        if len(moved) == 0:
-            return None
-        if len(moved) == len(share):
-            return _refined(levels, field, share)
-        part = _refined(levels.take(moved), Field(field.by[moved], field.trust[moved]), share[moved])
-        none = torch.zeros_like(share)
-        still = Motion(torch.zeros_like(field.by), none, none, none, torch.ones_like(share))
-        return Motion(*(whole.index_copy(0, moved, some) for whole, some in zip(still, part, strict=True)))
+        levels = _levels(x, y)
+        luma = _middle(levels.x[0], levels.y[0], levels)
+    return None if luma is None else luma.motion
+
+
+def middle(x: Tensor, y: Tensor) -> Middle | None:
+    """Return what `found` does, and the images aligned."""
+    with full_precision(x.device):
+        return _middle(x, y, _levels(x, y))
 
 
 class Levels(NamedTuple):
@@ -82,28 +83,59 @@ def _luma(images: Tensor) -> Tensor:
     """Return the luma of images in colour, the mean of others, no larger than a field is found on."""
     if images.shape[1] == 3:
         red, green, blue = images.split(1, 1)
-        luma = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
+        luma = torch.add(torch.add(red * LUMA[0], green, alpha=LUMA[1]), blue, alpha=LUMA[2])
     else:
         luma = images.mean(1, keepdim=True)
     size = luma.shape[2], luma.shape[3]
     return luma if min(size) <= FIELD_SIDE else resized(luma, scaled_to(size, FIELD_SIDE))
 
 
-def _refined(levels: Levels, field: Field, share: Tensor) -> Motion:
-    field = displacement.refined(*levels, field)
-    extent = displacement.extent(field)
-    by = field.by.detach()
+def _levels(x: Tensor, y: Tensor) -> Levels:
+    return Levels(*(displacement.pyramid(_luma(images)) for images in (x, y)))
+
+
+def _middle(x: Tensor, y: Tensor, levels: Levels) -> Middle | None:
     with torch.no_grad():
-        unexplained = displacement.unexplained(levels.x[0], levels.y[0], by * share[:, None, None, None])
-    return Motion(by, share, *extent, unexplained)
+        field = displacement.coarse_field(*levels)
+        a, b = (pyramid[displacement.GRID_LEVEL] for pyramid in levels)
+        share = displacement.moved_share(displacement.unexplained(a, b, field.by))
+    if not on_cpu(share):  # reading values would make an accelerator wait, and stop what follows the operations
+        return _refined(x, y, levels, field, share)
+    moved = share.nonzero()[:, 0]
+    if len(moved) == 0:
+        return None
+    if len(moved) == len(share):
+        return _refined(x, y, levels, field, share)
+    part = _refined(x[moved], y[moved], levels.take(moved), Field(field.by[moved], field.trust[moved]), share[moved])
+    none = torch.zeros_like(share)
+    still = Motion(torch.zeros_like(field.by), none, none, none, torch.ones_like(share))
+
+    def put(whole: Tensor, some: Tensor) -> Tensor:
+        return whole.index_copy(0, moved, some)
+
+    return Middle(put(x, part.x), put(y, part.y), Motion(*map(put, still, part.motion)))
+
+
+def _refined(x: Tensor, y: Tensor, levels: Levels, field: Field, share: Tensor) -> Middle:
+    field = displacement.refined(*levels, field)
+    motion = Motion(field.by.detach(), share, *displacement.extent(field), torch.ones_like(share))
+    a, b = aligned(x, y, motion)
+    with torch.no_grad():
+        fine = levels.x[0], levels.y[0]
+        # what is aligned has the luma aligned, unless that is smaller
+        luma = map(_luma, (a, b)) if fine[0].shape[2:] == x.shape[2:] else aligned(*fine, motion)
+        unexplained = displacement.left_of(*fine, *luma)
+    return Middle(a, b, motion._replace(unexplained=unexplained))
 
 
 def aligned(x: Tensor, y: Tensor, motion: Motion, rows: Span | None = None) -> tuple[Tensor, Tensor]:
     """Return images in the middle frame, or some rows of them; those in which nothing moved are as they were."""
     share = motion.share[:, None, None, None]
-    middle = displacement.aligned(x, y, motion.field.to(x.dtype) * share.to(x.dtype), rows)
+    both = displacement.aligned(x, y, motion.field.to(x.dtype) * share.to(x.dtype), rows)
     part = slice(None) if rows is None else slice(*rows)
-    a, b = (torch.where(share > 0, moved, image[:, :, part]) for moved, image in zip(middle, (x, y), strict=True))
+    if on_cpu(share) and (share > 0).all():
+        return both
+    a, b = (torch.where(share > 0, moved, image[:, :, part]) for moved, image in zip(both, (x, y), strict=True))
     return a, b
 
 
@@ -125,17 +157,17 @@ def encoded(encoder: Encoder, pair: Pair, still: Callable[[Pair], tuple[Encoded,
         first, second = (encoder.seen(images, pair.size) for images in pair.images)
         return of_seen(encoder, first, second, pair.size)
     x, y = still(pair)
-    motion = found(*(unit(encoder, _checked(side)) for side in (x, y)))
-    return Aligned(x, y, None) if motion is None else Aligned(*_replaced(encoder, x, y, motion), motion)
+    both = middle(*(unit(encoder, _checked(side)) for side in (x, y)))
+    return Aligned(x, y, None) if both is None else Aligned(*_replaced(encoder, x, y, both), both.motion)
 
 
 def of_seen(encoder: Encoder, x: Tensor, y: Tensor, size: Size) -> Aligned:
     """Return the feature maps of images that have the size that the network sees, aligned."""
-    a, b = unit(encoder, x), unit(encoder, y)
-    motion = found(a, b)
-    if motion is not None:
-        x, y = (_in_range(encoder, images) for images in aligned(a, b, motion))
-    return Aligned(*encoder.pair_of_seen(x, y, size), motion)
+    both = middle(unit(encoder, x), unit(encoder, y))
+    if both is None:
+        return Aligned(*encoder.pair_of_seen(x, y, size), None)
+    x, y = (_in_range(encoder, images) for images in (both.x, both.y))
+    return Aligned(*encoder.pair_of_seen(x, y, size), both.motion)
 
 
 def unit(encoder: Encoder, images: Tensor) -> Tensor:
@@ -161,13 +193,13 @@ def _checked(encoded: Encoded) -> Tensor:
     return encoded.seen
 
 
-def _replaced(encoder: Encoder, x: Encoded, y: Encoded, motion: Motion) -> tuple[Encoded, Encoded]:
+def _replaced(encoder: Encoder, x: Encoded, y: Encoded, both: Middle) -> tuple[Encoded, Encoded]:
     """Return feature maps with those of aligned images in place of those that moved."""
-    share, everyone = motion.share, not on_cpu(motion.share)
+    share = both.motion.share
+    everyone = not on_cpu(share)
     moved = torch.arange(len(share), device=share.device) if everyone else share.nonzero()[:, 0]
-    a, b = (unit(encoder, side.seen[moved]) for side in (x, y))
-    a, b = (_in_range(encoder, images) for images in aligned(a, b, Motion(*(m[moved] for m in motion))))
-    middle = encoder.pair_of_seen(a, b, x.size)
+    a, b = (_in_range(encoder, images[moved]) for images in (both.x, both.y))
+    of_middle = encoder.pair_of_seen(a, b, x.size)
 
     def put(whole: Tensor, part: Tensor) -> Tensor:
         return part if everyone else whole.index_copy(0, moved, part.to(whole.dtype))
@@ -176,4 +208,4 @@ def _replaced(encoder: Encoder, x: Encoded, y: Encoded, motion: Motion) -> tuple
         maps = tuple(put(*each) for each in zip(side.features, part.features, strict=True))
         return replace(side, features=maps, seen=put(distance.working(encoder.floats(side.seen)), part.seen))
 
-    return replaced(x, middle[0]), replaced(y, middle[1])
+    return replaced(x, of_middle[0]), replaced(y, of_middle[1])

@@ -16,42 +16,18 @@ from damlpips.nets.encoded import Encoded
 from damlpips.ops import colour, distance
 from damlpips.ops.execution import batches, images_of, on_cpu
 from damlpips.ops.fused import Distances, damlpips_distances
-from damlpips.ops.windows import box
+from damlpips.ops.masking import MASKING_FLOOR, MASKING_WINDOW, contrast, masked_map
 
 # The weight of the image; the rest is the network's.
 IMAGE_SHARE = 0.4
 # The image's distance is large on plain ground: its fusion turns from linear to logarithmic near d = 1/5.
 IMAGE_GAIN = 5.0
-# The contrast of a place, in squared units of Oklab over a window of so many places, hides differences from where it
-# exceeds the floor.
-MASKING_WINDOW, MASKING_FLOOR = 5, 1e-3
 # How many pixels on either side the contrast of a pixel depends on: two windows, one on the other.
 IMAGE_REACH = 2 * (MASKING_WINDOW // 2)
 # What the extent of a motion adds to the score: a displacement by a tenth of the shorter side adds 0.4.
 MOTION_WEIGHT = 4.0
 # The share of the differences that a motion leaves along seams, where it uncovers and hides things, for its extent.
 SEAMS = 2.0
-
-
-def masked_map(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
-    """Compare images in uniform colours where there is little to hide differences.
-
-    ::
-
-        place_p = 1 / (v_p + 0.001),   d_p = place_p sum_c (a_cp - b_cp)^2
-
-    with v_p the variance of both images in a window of 5 x 5 around p, summed over colours.
-
-    Returns:
-        d and place, (N, 1, H, W) each.
-    """
-    place = 1 / ((contrast(a) + contrast(b)) / 2 + MASKING_FLOOR)
-    return place * (a - b).square().sum(1, keepdim=True), place
-
-
-def contrast(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Return the variance of an image in a window around each pixel, summed over colours."""
-    return box((a - box(a, MASKING_WINDOW)).square().sum(1, keepdim=True), MASKING_WINDOW)
 
 
 def _compared_by_contrast(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ AFFINE_LEVELS = 3
 # Matches are searched for within this many places: in all, within a sixth of a side of 256.
 REACH = 2
 # Steps on each level, fine to coarse.
-STEPS = (1, 1, 2, 2, 2)
+STEPS = (1, 1, 1, 1, 2)
 # Windows, in places, of the cost of a match, of a step's equations, and of the smoothing after it.
 WINDOW = 3
 # Contrast, of luma in 0 to 1, below which there is nothing to follow.
@@ -79,29 +79,37 @@ class Extent(NamedTuple):
 # --- sampling --------------------------------------------------------------------------------------------------------
 
 
-def positions(u: Tensor, first: int = 0) -> Float[Tensor, "1 2 h w"]:
-    """Return the column and the row of each place of maps (N, C, h, w), whose first row is the row `first`."""
+def places(u: Tensor, of: Tensor, first: int = 0) -> Float[Tensor, "1 2 h w"]:
+    """Return how far right and down of the middle of maps the places of a field are, whose first row is `first`."""
+    right, down = (
+        torch.arange(start, start + n, device=u.device, dtype=u.dtype) - (side - 1) / 2
+        for start, n, side in ((0, u.shape[3], of.shape[3]), (first, u.shape[2], of.shape[2]))
+    )
     h, w = u.shape[2:]
-    rows = torch.arange(first, first + h, device=u.device, dtype=u.dtype)[:, None].expand(h, w)
-    columns = torch.arange(w, device=u.device, dtype=u.dtype)[None].expand(h, w)
-    return torch.stack([columns, rows])[None]
+    return torch.stack([right.expand(h, w), down[:, None].expand(h, w)])[None]
 
 
-def sampled(x: Tensor, u: Float[Tensor, "n 2 h w"], padding: str = "border", first: int = 0) -> Tensor:
-    """Sample maps bilinearly at p + u, with u in places; its first row is that of the row `first` of x."""
-    if is_dual(x, u):
-        return _gathered(x, positions(u, first) + u, padding)
-    h, w = x.shape[2:]
-    sides = torch.stack([torch.full((1, 1), 2 / side, device=x.device, dtype=x.dtype) for side in (w, h)])
-    # columns and rows lie apart until here: on a CPU, operations on pairs of numbers take ten times as long
-    at = torch.addcmul((positions(u, first) + 0.5) * sides - 1, u, sides).permute(0, 2, 3, 1)
+def halfway(u: Float[Tensor, "n 2 h w"], of: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+    """Return where each place p of the middle frame is in both images: p - u/2 and p + u/2, with u in places."""
+    p, half = places(u, of, first), u / 2
+    return p - half, p + half
+
+
+def sampled(x: Tensor, at: Float[Tensor, "n 2 h w"], padding: str = "border") -> Tensor:
+    """Sample maps bilinearly at places as `places` counts them."""
+    if is_dual(x, at):
+        return _gathered(x, at, padding)
+    # `grid_sample` counts half sides; columns and rows lie apart until here, since on a CPU operations on pairs of
+    # numbers take ten times as long
+    half_sides = torch.stack([torch.full((1, 1), 2 / n, device=x.device, dtype=x.dtype) for n in x.shape[:1:-1]])
+    at = (at * half_sides).permute(0, 2, 3, 1)
     return F.grid_sample(x, at, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def _gathered(x: Tensor, at: Float[Tensor, "n 2 h w"], padding: str) -> Tensor:
-    """Do what `grid_sample` does, at columns and rows, with operations that forward mode follows."""
+    """Do what `sampled` does with operations that forward mode follows."""
     h, w = x.shape[2:]
-    column, row = at.unbind(1)
+    column, row = (m + (n - 1) / 2 for m, n in zip(at.unbind(1), (w, h), strict=True))
     if padding == "border":
         column, row = column.clamp(0, w - 1), row.clamp(0, h - 1)
     left, top = column.detach().floor(), row.detach().floor()
@@ -120,8 +128,8 @@ def in_places(u: Float[Tensor, "n 2 h w"], of: Tensor, rows: Span | None = None)
     h, w = of.shape[2:]
     if rows is None:
         return F.interpolate(u, (h, w), mode="bilinear", align_corners=False) * min(h, w)
-    at = positions(u.new_empty(1, 1, rows.length, w), rows.start)
-    column, row = ((m + 0.5) * (2 / side) - 1 for m, side in zip(at.unbind(1), (w, h), strict=True))
+    at = places(u.new_empty(1, 1, rows.length, w), of, rows.start)
+    column, row = (m * (2 / side) for m, side in zip(at.unbind(1), (w, h), strict=True))
     grid = torch.stack([column, row], -1).expand(len(u), -1, -1, -1)
     return F.grid_sample(u, grid, mode="bilinear", padding_mode="border", align_corners=False) * min(h, w)
 
@@ -133,18 +141,17 @@ def aligned(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"], rows: Span | None
         x, y: (N, C, H, W).
         u: the field, in shares of the shorter side.
     """
-    half = in_places(u / 2, x, rows)
-    first = 0 if rows is None else rows.start
-    # weighted by how far the place is inside of the image, 0 to 1
-    (a, of_a), (b, of_b) = ((sampled(m, v, "zeros", first), _inside(v, m, first)) for m, v in ((x, -half), (y, half)))
-    either = (a + b) / (of_a + of_b).clamp(min=1e-6)
-    return torch.addcmul(a, 1 - of_a, either), torch.addcmul(b, 1 - of_b, either)
+    at = halfway(in_places(u, x, rows), x, 0 if rows is None else rows.start)
+    a, b = (sampled(m, p, "zeros") for m, p in zip((x, y), at, strict=True))
+    # weighted by how far a place is inside of its image, 0 to 1
+    of_a, of_b = (_inside(p, x) for p in at)
+    either, both = (of_a + of_b).clamp(min=1e-6), a + b
+    return torch.addcmul(a, (1 - of_a) / either, both), torch.addcmul(b, (1 - of_b) / either, both)
 
 
-def _inside(u: Float[Tensor, "n 2 h w"], x: Tensor, first: int) -> Float[Tensor, "n 1 h w"]:
-    """Return the weight of the places of an image in what is sampled at p + u, 0 to 1."""
-    at, (h, w) = positions(u, first) + u, x.shape[2:]
-    across, down = (torch.minimum(m + 1, side - m).clamp(0, 1) for m, side in zip(at.split(1, 1), (w, h), strict=True))
+def _inside(at: Float[Tensor, "n 2 h w"], x: Tensor) -> Float[Tensor, "n 1 h w"]:
+    """Return the weight that places of the image have in what is sampled, 0 from one place beyond its edge on."""
+    across, down = (((n + 1) / 2 - m.abs()).clamp(0, 1) for m, n in zip(at.split(1, 1), x.shape[:1:-1], strict=True))
     return across * down
 
 
@@ -189,14 +196,16 @@ def step(a: Tensor, b: Tensor, u: Tensor, shrink: int = 1) -> Field:
     With r = b(p + u/2) - a(p - u/2) and g the gradient of their mean, it minimises the sum of (r + g . step)^2 over a
     window; a step is one place at most. `shrink` x `shrink` places of a and b make a place of the result.
     """
-    a, b = sampled(a, -u / 2), sampled(b, u / 2)
-    r, mean = b - a, F.pad((a + b) / 2, (1, 1, 1, 1), mode="replicate")
-    gx = (mean[..., 1:-1, 2:] - mean[..., 1:-1, :-2]) / 2
-    gy = (mean[..., 2:, 1:-1] - mean[..., :-2, 1:-1]) / 2
+    a, b = (sampled(m, p) for m, p in zip((a, b), halfway(u, a), strict=True))
+    # four times the gradient of the mean: its factors are those of the sums below
+    r, both = b - a, F.pad(a + b, (1, 1, 1, 1), mode="replicate")
+    gx = both[..., 1:-1, 2:] - both[..., 1:-1, :-2]
+    gy = both[..., 2:, 1:-1] - both[..., :-2, 1:-1]
     products = [v * w for v, w in ((gx, gx), (gx, gy), (gy, gy), (gx, r), (gy, r))]
     if shrink > 1:
         products = [shrunk(m, shrink) for m in products]
-    xx, xy, yy, xr, yr = box(torch.cat(products, 1), WINDOW).split(1, 1)
+    sums = box(torch.cat(products, 1), WINDOW)
+    (xx, xy, yy), (xr, yr) = (m.split(1, 1) for m in (sums[:, :3] / 16, sums[:, 3:] / 4))
     xx, yy = xx + DAMPING, yy + DAMPING
     det = xx * yy - xy * xy
     by = torch.cat([xy * yr - yy * xr, xy * xr - xx * yr], 1) / det
@@ -221,30 +230,30 @@ class Affine(NamedTuple):
 
 def affine(field: Field, outlier: float, fits: int = 3) -> Affine:
     """Return the affine field nearest to a field by trust; a deviation by `outlier` counts half in the next fit."""
-    h, w = field.by.shape[2:]
-    at, side = positions(field.by), min(h, w)
-    base = torch.cat(
-        [torch.ones_like(at[:, :1]), (at[:, :1] - (w - 1) / 2) / side, (at[:, 1:] - (h - 1) / 2) / side], 1
-    )
+    x, y = (places(field.by, field.by) / min(field.by.shape[2:])).split(1, 1)
+    base = torch.cat([torch.ones_like(x), x, y], 1)
+    products = torch.cat([base, x * x, x * y, y * y], 1)
     trust = field.trust + 1e-3 * field.trust.mean((2, 3), keepdim=True) + 1e-9
     weight = trust
     for left in reversed(range(fits)):
-        coefficients = _least_squares(base, weight / weight.sum((2, 3), keepdim=True), field.by)
+        coefficients = _least_squares(products, weight / weight.sum((2, 3), keepdim=True), field.by)
         by = (coefficients[..., None, None] * base[:, None]).sum(2)
         if left:
             weight = trust / (1 + ((field.by - by) / outlier).square().sum(1, keepdim=True))
     return Affine(by, coefficients)
 
 
-def _least_squares(base: Tensor, weight: Tensor, by: Tensor) -> Float[Tensor, "n 2 3"]:
+def _least_squares(products: Tensor, weight: Tensor, by: Tensor) -> Float[Tensor, "n 2 3"]:
+    """Return the coefficients of the best fit; `products` are those of 1, x and y: 1, x, y, xx, xy, yy."""
     # written out, since autocast would run matrix products in half precision
-    weighted = base * weight
-    moments = torch.stack([(weighted * base[:, i : i + 1]).sum((2, 3)) for i in range(3)], 1)
-    targets = torch.stack([(weighted * by[:, i : i + 1]).sum((2, 3)) for i in range(2)], 1)
-    first, second, third = (moments + 1e-4 * torch.eye(3, device=by.device, dtype=by.dtype)).unbind(1)
-    inverse = [torch.linalg.cross(p, q) for p, q in ((second, third), (third, first), (first, second))]
-    det = (first * inverse[0]).sum(1)
-    return (targets[..., None] * torch.stack(inverse, 1)[:, None]).sum(2) / det[:, None, None]
+    weighted = products * weight
+    one, x, y, xx, xy, yy = weighted.sum((2, 3)).unbind(1)
+    moments = torch.stack([one, x, y, x, xx, xy, y, xy, yy], 1).unflatten(1, (3, 3))
+    moments = moments + 1e-4 * torch.eye(3, device=by.device, dtype=by.dtype)
+    targets = (weighted[:, None, :3] * by[:, :, None]).sum((3, 4))
+    inverse = torch.linalg.cross(moments.roll(-1, 1), moments.roll(1, 1))
+    det = (moments[:, 0] * inverse[:, 0]).sum(1)
+    return (targets[..., None] * inverse[:, None]).sum(2) / det[:, None, None]
 
 
 def coarse_field(x: Sequence[Tensor], y: Sequence[Tensor]) -> Field:
@@ -252,12 +261,12 @@ def coarse_field(x: Sequence[Tensor], y: Sequence[Tensor]) -> Field:
     by = trust = None
     for level in range(LEVELS - 1, GRID_LEVEL - 1, -1):
         is_searched = level >= LEVELS - SEARCHED_LEVELS
-        a, b = (normalised(pyramid[level], 2 if is_searched else 4) for pyramid in (x, y))
+        a, b = normalised(torch.cat([x[level], y[level]]), 2 if is_searched else 4).chunk(2)
         side = min(a.shape[2:])
         by = torch.cat([a, a], 1) * 0 if by is None else in_places(by, a)
         before = by
         if is_searched:
-            by = box(by + searched(sampled(a, -by / 2), sampled(b, by / 2)), 3)
+            by = box(by + searched(*(sampled(m, p) for m, p in zip((a, b), halfway(by, a), strict=True))), 3)
         for _ in range(STEPS[level]):
             found, trust = step(a, b, by)
             by = by + found
@@ -280,7 +289,7 @@ def refined(x: Sequence[Tensor], y: Sequence[Tensor], field: Field) -> Field:
         before = by
         for left in reversed(range(STEPS[level])):
             with torch.set_grad_enabled(torch.is_grad_enabled() and level == 0 and left == 0):
-                a, b = normalised(x[level]), normalised(y[level])
+                a, b = normalised(torch.cat([x[level], y[level]])).chunk(2)
                 found, trust = step(a, b, in_places(by, a), 2 ** (GRID_LEVEL - level))
                 by = smoothed(by + found / min(a.shape[2:]), trust, before)
     fit = affine(Field(by, trust), FINAL_OUTLIER).by
@@ -294,8 +303,14 @@ def refined(x: Sequence[Tensor], y: Sequence[Tensor], field: Field) -> Field:
 
 def unexplained(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"]) -> Float[Tensor, " n"]:
     """Return what is left of the local differences in luma when both images are aligned, as a share of their energy."""
-    before, after = ((d - nearby(d)).square().mean((1, 2, 3)) for d in (x - y, torch.sub(*aligned(x, y, u))))
-    return (after + 1e-9) / (before + 1e-9)
+    return left_of(x, y, *aligned(x, y, u))
+
+
+def left_of(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Float[Tensor, " n"]:
+    """Return what is left of the local differences of x and y when they are aligned, a and b; see `unexplained`."""
+    d = torch.cat([x - y, a - b])
+    before, after = ((d - nearby(d)).square().mean((1, 2, 3)) + 1e-9).chunk(2)
+    return after / before
 
 
 def moved_share(unexplained: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -1,0 +1,188 @@
+"""Differences of images where there is little to hide them, with little memory: the graph keeps hardly more than both.
+
+As in `fused`, the gradients are derived by hand, and the plain function is used where each operation must be seen.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from damlpips.checks import is_optimised
+from damlpips.ops.execution import is_transformed, on_cpu
+from damlpips.ops.windows import box
+
+# The contrast of a place, in squared units of Oklab over a window of so many places, hides differences from where it
+# exceeds the floor.
+MASKING_WINDOW, MASKING_FLOOR = 5, 1e-3
+
+WINDOW_PLACES = MASKING_WINDOW**2
+
+
+def masked_map(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
+    """Compare images in uniform colours where there is little to hide differences.
+
+    ::
+
+        place_p = 1 / (v_p + 0.001),   d_p = place_p sum_c (a_cp - b_cp)^2
+
+    with v_p the variance of both images in a window of 5 x 5 around p, summed over colours.
+
+    Returns:
+        d and place, (N, 1, H, W) each.
+    """
+    if not (on_cpu(a) and on_cpu(b)) or a.dtype != b.dtype or a.shape != b.shape:
+        return plain_masked_map(a, b)
+    if not (is_optimised(a) or is_optimised(b)):
+        return _Masked.forward(a, b)
+    # a graph cannot keep what was made in inference mode
+    found: tuple[Tensor, Tensor] = _Masked.apply(*(x.clone() if x.is_inference() else x for x in (a, b)))
+    return found
+
+
+def plain_masked_map(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `masked_map`, in operations that can be followed."""
+    place = 1 / ((contrast(a) + contrast(b)) / 2 + MASKING_FLOOR)
+    return place * (a - b).square().sum(1, keepdim=True), place
+
+
+def contrast(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
+    """Return the variance of an image in a window around each pixel, summed over colours."""
+    return box((a - box(a, MASKING_WINDOW)).square().sum(1, keepdim=True), MASKING_WINDOW)
+
+
+class _Masked(torch.autograd.Function):
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        d, place = (a.new_empty(len(a), 1, *a.shape[2:]) for _ in range(2))
+        windows = _Windows(a)
+        for x, y, difference, weight in zip(a, b, d[:, 0], place[:, 0], strict=True):
+            # one colour at a time: a core's cache holds it with all that is made of it
+            deviations = [windows.deviation(image) for image in (x, y)]
+            windows.box_sum(torch.add(*deviations, out=windows.scratch), out=weight)
+            weight.mul_(0.5 / WINDOW_PLACES).add_(MASKING_FLOOR).reciprocal_()
+            for k, (one, other) in enumerate(zip(x, y, strict=True)):
+                _add_square(difference, torch.sub(one, other, out=windows.scratch), first=k == 0)
+            difference.mul_(weight)
+        return d, place
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs, *output)
+
+    @staticmethod
+    def backward(ctx: Any, by_d: Tensor | None, by_place: Tensor | None) -> Any:
+        """Return the gradients of a loss L.
+
+        With q = dL / dv through the mean of the window, that of a is q (a - mean a) less the same through the mean,
+        and 2 place (a - b) dL / dd.
+        """
+        a, b, d, place = ctx.saved_tensors
+        outputs, needed = (by_d, by_place), ctx.needs_input_grad
+        given = [by for by in outputs if by is not None]
+        if not given:
+            return None, None
+        if torch.is_grad_enabled() or any(map(is_transformed, given)):
+            return _plain_gradients(a, b, outputs, needed)
+        found = [
+            torch.empty_like(x, memory_format=torch.contiguous_format) if wanted else None
+            for x, wanted in zip((a, b), needed, strict=True)
+        ]
+        by_d = torch.zeros_like(d) if by_d is None else by_d
+        # place = 1 / (v + floor)
+        by_variance = -place * (d * by_d if by_place is None else torch.addcmul(d * by_d, place, by_place))
+        by_difference = 2 * place * by_d
+        windows = _Windows(a)
+        by_deviation = torch.empty_like(place[0, 0])
+        for k, (x, y) in enumerate(zip(a, b, strict=True)):
+            windows.box_adjoint(by_variance[k, 0], out=by_deviation)
+            for image, other, part in ((x, y, found[0]), (y, x, found[1])):
+                if part is not None:
+                    for one, another, own in zip(image, other, part[k], strict=True):
+                        windows.apart(one).mul_(by_deviation)
+                        windows.box_adjoint(windows.scratch, out=own)
+                        torch.sub(windows.scratch, own, out=own)
+                        own.addcmul_(torch.sub(one, another, out=windows.scratch), by_difference[k, 0])
+        return tuple(found)
+
+
+def _plain_gradients(a: Tensor, b: Tensor, by: Sequence[Tensor | None], needed: Sequence[bool]) -> tuple[Any, ...]:
+    """Return gradients that can be differentiated again."""
+    with torch.enable_grad():
+        # views: where b was computed from a, the gradient of a must not include the path through b
+        images = [x.view_as(x) for x in (a, b)]
+        outputs = [(m, g) for m, g in zip(plain_masked_map(*images), by, strict=True) if g is not None]
+        wanted = [x for x, want in zip(images, needed, strict=True) if want]
+        found = iter(torch.autograd.grad([m for m, _ in outputs], wanted, [g for _, g in outputs], create_graph=True))
+    return tuple(next(found) if want else None for want in needed)
+
+
+class _Windows:
+    """`box` of one map (H, W), and what is made with it, in memory that is used again for the next."""
+
+    def __init__(self, like: Tensor) -> None:
+        h, w = like.shape[2:]
+        self.size, self.margin = (h, w), MASKING_WINDOW // 2
+        m = self.margin
+        self.scratch = like.new_empty(h, w)
+        self._tall, self._wide = like.new_empty(h + 2 * m, w), like.new_empty(h, w + 2 * m)
+        self._pairs = like.new_empty(h + 2 * m - 1, w)
+        self._zeros_around = like.new_zeros(h + 4 * m, w)
+        self._zeros_beside = like.new_zeros(h, w + 4 * m)
+        self._summed = like.new_empty(h + 2 * m, w), like.new_empty(h, w + 2 * m)
+
+    def deviation(self, image: Tensor) -> Tensor:
+        """Return the sum over colours (C, H, W) of the squared deviation from the mean of the window."""
+        total = torch.empty_like(self.scratch)
+        for k, colour in enumerate(image):
+            _add_square(total, self.apart(colour), first=k == 0)
+        return total
+
+    def apart(self, colour: Tensor) -> Tensor:
+        """Write the deviation from the mean of the window to `scratch`."""
+        total = self.box_sum(colour, out=self.scratch)
+        return torch.sub(colour, total, alpha=1 / WINDOW_PLACES, out=self.scratch)
+
+    def box_sum(self, x: Tensor, out: Tensor) -> Tensor:
+        """Return `windows.box` of x, which may be `out`, times the places of a window."""
+        m, (h, w) = self.margin, self.size
+        self._tall[m : m + h] = x
+        self._tall[:m], self._tall[m + h :] = x[:1], x[-1:]
+        inner = self._wide[:, m : m + w]
+        # two rows at a time, then two of those
+        torch.add(self._tall[:-1], self._tall[1:], out=self._pairs)
+        torch.add(self._pairs[:h], self._pairs[2 : 2 + h], out=out).add_(self._tall[4:])
+        inner.copy_(out)
+        self._wide[:, :m], self._wide[:, m + w :] = inner[:, :1], inner[:, -1:]
+        return _sum((self._wide[:, i : i + w] for i in range(MASKING_WINDOW)), out)
+
+    def box_adjoint(self, x: Tensor, out: Tensor) -> Tensor:
+        """Apply the transpose of `box`: what goes to beyond the edge goes to the edge."""
+        m, (h, w) = self.margin, self.size
+        tall, wide = self._summed
+        self._zeros_beside[:, 2 * m : 2 * m + w] = x
+        _sum((self._zeros_beside[:, i : i + w + 2 * m] for i in range(MASKING_WINDOW)), wide)
+        wide[:, m] += wide[:, :m].sum(1)
+        wide[:, m + w - 1] += wide[:, m + w :].sum(1)
+        self._zeros_around[2 * m : 2 * m + h] = wide[:, m : m + w]
+        _sum((self._zeros_around[i : i + h + 2 * m] for i in range(MASKING_WINDOW)), tall)
+        tall[m] += tall[:m].sum(0)
+        tall[m + h - 1] += tall[m + h :].sum(0)
+        return torch.mul(tall[m : m + h], 1 / WINDOW_PLACES, out=out)
+
+
+def _add_square(total: Tensor, x: Tensor, *, first: bool) -> None:
+    if first:
+        torch.mul(x, x, out=total)
+    else:
+        total.addcmul_(x, x)
+
+
+def _sum(parts: Iterator[Tensor], out: Tensor) -> Tensor:
+    torch.add(next(parts), next(parts), out=out)
+    for part in parts:
+        out.add_(part)
+    return out
