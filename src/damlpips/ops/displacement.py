@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from damlpips.ops.execution import is_dual
 from damlpips.ops.tiling import Span
-from damlpips.ops.windows import box, nearby, shrunk
+from damlpips.ops.windows import box, enlarged, nearby, shrunk
 
 # Levels of the pyramid; each has half the resolution of the one before.
 LEVELS = 5
@@ -127,7 +127,7 @@ def in_places(u: Float[Tensor, "n 2 h w"], of: Tensor, rows: Span | None = None)
     """Bring a field, or some rows of it, to the size of maps, with displacements in places of theirs."""
     h, w = of.shape[2:]
     if rows is None:
-        return F.interpolate(u, (h, w), mode="bilinear", align_corners=False) * min(h, w)
+        return enlarged(u * min(h, w), (h, w))
     at = places(u.new_empty(1, 1, rows.length, w), of, rows.start)
     column, row = (m * (2 / side) for m, side in zip(at.unbind(1), (w, h), strict=True))
     grid = torch.stack([column, row], -1).expand(len(u), -1, -1, -1)
