@@ -198,12 +198,13 @@ def step(a: Tensor, b: Tensor, u: Tensor, shrink: int = 1) -> Field:
     """
     a, b = (sampled(m, p) for m, p in zip((a, b), halfway(u, a), strict=True))
     # four times the gradient of the mean: its factors are those of the sums below
-    r, both = b - a, F.pad(a + b, (1, 1, 1, 1), mode="replicate")
-    gx = both[..., 1:-1, 2:] - both[..., 1:-1, :-2]
-    gy = both[..., 2:, 1:-1] - both[..., :-2, 1:-1]
+    s = 2 if shrink > 2 else 1  # of many places, every second row and column says as much
+    r, both = (b - a)[..., ::s, ::s], F.pad(a + b, (1, 1, 1, 1), mode="replicate")
+    gx = both[..., 1:-1:s, 2::s] - both[..., 1:-1:s, :-2:s]
+    gy = both[..., 2::s, 1:-1:s] - both[..., :-2:s, 1:-1:s]
     products = [v * w for v, w in ((gx, gx), (gx, gy), (gy, gy), (gx, r), (gy, r))]
     if shrink > 1:
-        products = [shrunk(m, shrink) for m in products]
+        products = [shrunk(m, shrink // s) for m in products]
     sums = box(torch.cat(products, 1), WINDOW)
     (xx, xy, yy), (xr, yr) = (m.split(1, 1) for m in (sums[:, :3] / 16, sums[:, 3:] / 4))
     xx, yy = xx + DAMPING, yy + DAMPING
