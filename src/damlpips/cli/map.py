@@ -86,6 +86,8 @@ def _check_outputs(files: dict[str, Path]) -> None:
         except ValueError as error:
             fail(f"{name} {error}")
     check_outputs(files)
+    if len({file.resolve() for file in files.values()}) < len(files):
+        fail(f"{' and '.join(files)}: expected two files, got {next(iter(files.values()))} for both")
 
 
 def _read(

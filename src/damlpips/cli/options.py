@@ -91,12 +91,9 @@ def check_outputs(files: Mapping[str, Path | None]) -> None:
     """Fail now for outputs that cannot be written, rather than after the last image is scored."""
     if sum(file == Path("-") for file in files.values()) > 1:
         fail(f"{' and '.join(files)}: only one of them can be standard output")
-    taken: dict[Path, str] = {}
     for option, file in files.items():
         if file is None or file == Path("-"):
             continue
-        if (other := taken.setdefault(file.resolve(), option)) != option:
-            fail(f"{other} and {option}: expected two files, got {file} for both")
         if file.is_dir():
             fail(f"{option} {file}: is a folder, expected a file")
         if not file.parent.is_dir():
