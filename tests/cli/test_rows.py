@@ -25,7 +25,7 @@ from damlpips.scoring import scorer
 from damlpips.scoring.images import read_image
 from damlpips.scoring.rows import Table
 from tests.support import commands
-from tests.support.commands import Command, csv_rows, json_rows, outputs, refused
+from tests.support.commands import SLOWLY, Command, csv_rows, json_rows, outputs, refused
 from tests.support.pictures import image_file, image_folders
 
 
@@ -368,8 +368,9 @@ def test_a_killed_run_ends_with_the_same_file(tmp_path: Path, kind: str) -> None
     folders = image_folders(tmp_path, [(48, 40 + 4 * (k % 3)) for k in range(60)])
     (tmp_path / "d/33.png").write_bytes(b"no image")
 
-    def start(file: Path) -> Command:
-        return Command("score", *folders, "--batch-size", 4, f"--{kind}", file, output=tmp_path / "said")
+    def start(file: Path, pause: float = 0) -> Command:
+        asked = "score", *folders, "--batch-size", 4, f"--{kind}", file
+        return Command(*asked, output=tmp_path / "said", pause=pause)
 
     def length() -> int:
         return killed.stat().st_size if killed.exists() else 0
@@ -379,7 +380,7 @@ def test_a_killed_run_ends_with_the_same_file(tmp_path: Path, kind: str) -> None
     chance = random.Random(kind)
     lengths = [0]
     for _ in range(4):
-        running = start(killed)
+        running = start(killed, SLOWLY)
         # until it has written some more bytes, a random number
         goal = lengths[-1] + chance.randrange(1, 7000)
         while running.process.is_alive() and length() < goal:

@@ -21,7 +21,7 @@ from damlpips.scoring.images import ScoringError
 from damlpips.scoring.rows import Table
 from damlpips.scoring.shards import Job, _share, shard_of, shards_of
 from damlpips.scoring.workers import Ranks
-from tests.support.commands import Command, caught, ranks
+from tests.support.commands import SLOWLY, Command, caught, ranks
 from tests.support.pictures import image_file
 from tests.support.videos import moving, noisy, video_file
 
@@ -80,7 +80,7 @@ def at_work(images: Path, file: Path, **options: float) -> list[Command]:
     """Two processes that are writing their shards."""
 
     def start() -> list[Command]:
-        return ranks(2, *command(images, file), folder=file.with_name("said"), **options)
+        return ranks(2, *command(images, file), folder=file.with_name("said"), pause=SLOWLY, **options)
 
     # 15 batches: 14 of 3, and one of 2
     return caught(start, lambda: shards_of(file) == [0, 24], file.unlink)
@@ -89,7 +89,7 @@ def at_work(images: Path, file: Path, **options: float) -> list[Command]:
 def alone(images: Path, file: Path, growing: Path) -> Command:
     """A process that is writing its rows."""
     (process,) = caught(
-        lambda: [Command(*command(images, file), output=file.with_name("said"))],
+        lambda: [Command(*command(images, file), output=file.with_name("said"), pause=SLOWLY)],
         lambda: growing.exists() and growing.stat().st_size > 2000,
         file.unlink,
     )
@@ -116,7 +116,7 @@ def test_a_killed_run_goes_on_with_any_number_of_processes(
         return sum(path.stat().st_size for path in grown if path.exists())
 
     def start(world: int) -> list[Command]:
-        return ranks(world, *command(whole, file), folder=tmp_path / "said")
+        return ranks(world, *command(whole, file), folder=tmp_path / "said", pause=SLOWLY)
 
     for world in worlds[:-1]:
         goal = written() + chance.randrange(2500, 6000)

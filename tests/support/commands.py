@@ -88,25 +88,44 @@ def json_rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def _enter(arguments: Sequence[str], environment: Mapping[str, str], output: str) -> None:
+def _enter(arguments: Sequence[str], environment: Mapping[str, str], output: str, pause: float) -> None:
     os.environ.update(environment)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     import torch
 
     torch.set_num_threads(1)
+    if pause:
+        _slow_down(pause)
     sys.argv = ["damlpips", *arguments]
     from damlpips.__main__ import main
 
     main()
 
 
-class Command:
-    """A command that runs in a process of its own."""
+def _slow_down(pause: float) -> None:
+    """Wait so many seconds before each batch is compared."""
+    from damlpips.models.base import PerceptualDistance
 
-    def __init__(self, *arguments: object, output: Path, **environment: object) -> None:
+    compare = PerceptualDistance.per_layer
+
+    def later(*arguments: Any, **options: Any) -> Any:
+        time.sleep(pause)
+        return compare(*arguments, **options)
+
+    PerceptualDistance.per_layer = later  # type: ignore[method-assign]
+
+
+# Seconds a batch, for a process that is to be met at work: on a busy machine it may be looked at a few times a second.
+SLOWLY = 0.05
+
+
+class Command:
+    """A command that runs in a process of its own; `pause` makes it wait so many seconds before each batch."""
+
+    def __init__(self, *arguments: object, output: Path, pause: float = 0, **environment: object) -> None:
         self._output = output
-        given = list(map(str, arguments)), {k: str(v) for k, v in environment.items()}, str(output)
+        given = list(map(str, arguments)), {k: str(v) for k, v in environment.items()}, str(output), pause
         self.process: BaseProcess = _SERVER.Process(target=_enter, args=given)
         self.process.start()
 
@@ -143,7 +162,12 @@ def free_port() -> int:
 
 
 def ranks(
-    world: int, *arguments: object, folder: Path, others: Sequence[object] = (), timeout: float = 60
+    world: int,
+    *arguments: object,
+    folder: Path,
+    others: Sequence[object] = (),
+    timeout: float = 60,
+    pause: float = 0,
 ) -> list[Command]:
     """Start the processes of one run; all but the first are given `others` besides."""
     folder.mkdir(exist_ok=True)
@@ -152,6 +176,7 @@ def ranks(
         Command(
             *(*arguments, *(others if rank else ())),
             output=folder / str(rank),
+            pause=pause,
             RANK=rank,
             LOCAL_RANK=rank,
             DAMLPIPS_RANK_TIMEOUT=timeout,
