@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from unittest import mock
 
 import pytest
 import torch
@@ -137,6 +138,19 @@ def test_displacement_is_in_pixels_of_the_images(metric) -> None:
     found = larger.displacement(x, y)
     assert found.shape == (1, 2, SIZE, SIZE)
     torch.testing.assert_close(found[0, :, 10:-10, 10:-10].mean((1, 2)), expected, rtol=0, atol=0.2)
+
+
+def test_what_is_displaced_is_found_without_the_network(metric, batch) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise AssertionError("the network ran")
+
+    expected = metric.displacement(*batch), *metric.aligned(*batch)
+    kept = metric.encode(batch[0])
+    with mock.patch.object(type(metric.backbone), "forward", run):
+        for x in (batch[0], kept):
+            found = metric.displacement(x, batch[1]), *metric.aligned(x, batch[1])
+            for one, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_layers_add_up(metric, batch) -> None:

@@ -154,8 +154,7 @@ def encoded(encoder: Encoder, pair: Pair, still: Callable[[Pair], tuple[Encoded,
         still: encodes, as it is, a pair of which one side is encoded or may be kept.
     """
     if pair.is_images and not pair.names:
-        first, second = (encoder.seen(images, pair.size) for images in pair.images)
-        return of_seen(encoder, first, second, pair.size)
+        return of_seen(encoder, *seen_pair(encoder, pair), pair.size)
     x, y = still(pair)
     both = middle(*(unit(encoder, _checked(side)) for side in (x, y)))
     return Aligned(x, y, None) if both is None else Aligned(*_replaced(encoder, x, y, both), both.motion)
@@ -166,8 +165,14 @@ def of_seen(encoder: Encoder, x: Tensor, y: Tensor, size: Size) -> Aligned:
     both = middle(unit(encoder, x), unit(encoder, y))
     if both is None:
         return Aligned(*encoder.pair_of_seen(x, y, size), None)
-    x, y = (_in_range(encoder, images) for images in (both.x, both.y))
+    x, y = (in_range(encoder, images) for images in (both.x, both.y))
     return Aligned(*encoder.pair_of_seen(x, y, size), both.motion)
+
+
+def seen_pair(encoder: Encoder, pair: Pair) -> tuple[Tensor, Tensor]:
+    """Return both batches as the network sees them, before they are aligned."""
+    x, y = (_checked(v) if isinstance(v, Encoded) else encoder.seen(v, pair.size) for v in (pair.x, pair.y))
+    return x, y
 
 
 def unit(encoder: Encoder, images: Tensor) -> Tensor:
@@ -177,7 +182,7 @@ def unit(encoder: Encoder, images: Tensor) -> Tensor:
     return images if (low, high) == (0, 1) else (images - low) / (high - low)
 
 
-def _in_range(encoder: Encoder, images: Tensor) -> Tensor:
+def in_range(encoder: Encoder, images: Tensor) -> Tensor:
     """Return images in [0, 1] in `value_range`."""
     low, high = encoder.settings.value_range
     return images if (low, high) == (0, 1) else low + images * (high - low)
@@ -198,7 +203,7 @@ def _replaced(encoder: Encoder, x: Encoded, y: Encoded, both: Middle) -> tuple[E
     share = both.motion.share
     everyone = not on_cpu(share)
     moved = torch.arange(len(share), device=share.device) if everyone else share.nonzero()[:, 0]
-    a, b = (_in_range(encoder, images[moved]) for images in (both.x, both.y))
+    a, b = (in_range(encoder, images[moved]) for images in (both.x, both.y))
     of_middle = encoder.pair_of_seen(a, b, x.size)
 
     def put(whole: Tensor, part: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from damlpips.models import alignment, inputs
 from damlpips.models.adaptive import AdaptiveWeights, layers_of
 from damlpips.models.base import PerceptualDistance
 from damlpips.models.encoder import Images, Size
+from damlpips.models.inputs import Pair
 from damlpips.models.settings import DAMLPIPSOptions, DAMLPIPSSettings
 from damlpips.models.version1 import Version1
 from damlpips.models.version2 import IMAGE_REACH, Version2
@@ -131,12 +132,12 @@ class DAMLPIPS(PerceptualDistance):
             ValueError: a metric that compares place with place: version 1, or `align=False`.
         """
         self._must_align("displacement")
-        x_encoded, _, motion = self._middle(x, y)
-        size = x_encoded.size
+        pair, seen = self._seen(x, y)
+        motion = alignment.found(*(alignment.unit(self.encoder, images) for images in seen))
         if motion is None:
-            return x_encoded.features[0].new_zeros(len(x_encoded), 2, *size, dtype=self.encoder.exact_dtype)
+            return seen[0].new_zeros(len(pair), 2, *pair.size, dtype=self.encoder.exact_dtype)
         by = motion.field * motion.share[:, None, None, None]
-        return F.interpolate(by, size, mode="bilinear", align_corners=False) * min(size)
+        return F.interpolate(by, pair.size, mode="bilinear", align_corners=False) * min(pair.size)
 
     def aligned(self, x: Images, y: Images) -> tuple[Tensor, Tensor]:
         """Return both images as they are compared: in the middle frame, (N, 3, h, w) each, in `value_range`.
@@ -147,8 +148,16 @@ class DAMLPIPS(PerceptualDistance):
             ValueError: as `displacement`.
         """
         self._must_align("aligned")
-        x_encoded, y_encoded, _ = self._middle(x, y)
-        return self.encoder.floats(x_encoded.seen), self.encoder.floats(y_encoded.seen)
+        _, seen = self._seen(x, y)
+        both = alignment.middle(*(alignment.unit(self.encoder, images) for images in seen))
+        if both is None:
+            return self.encoder.floats(seen[0]), self.encoder.floats(seen[1])
+        return alignment.in_range(self.encoder, both.x), alignment.in_range(self.encoder, both.y)
+
+    def _seen(self, x: Images, y: Images) -> tuple[Pair, tuple[Tensor, Tensor]]:
+        """Check a pair of batches; also return both as the network would see them in place."""
+        pair = inputs.prepared(x, y, self.settings, self.encoder)
+        return pair, alignment.seen_pair(self.encoder, pair)
 
     def _middle(self, x: Images, y: Images) -> alignment.Aligned:
         """Check a pair of batches and return it as it is compared."""
