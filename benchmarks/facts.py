@@ -11,13 +11,12 @@ median scores. Metrics are named as for `damlpips agree --metric`, `FILE.py:NAME
 ex_p1.png (warped), of which the warped one is closer by at least a tenth.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from ladders import against_one, photographs
+from ladders import against_one, asking, photographs
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
@@ -81,13 +80,8 @@ def score_table(found: dict[str, Scores], count: int) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    parser = asking(__doc__, 20, METRICS)
     parser.add_argument("--example", metavar="FOLDER", type=Path)
-    parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--side", type=int, default=240)
-    parser.add_argument("--metric", metavar="NAME", nargs="+", default=METRICS)
     options = parser.parse_args(arguments)
     if options.count < 2:
         parser.error(f"--count: expected at least 2 photographs, of which one is unrelated, got {options.count}")

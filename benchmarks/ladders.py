@@ -32,6 +32,17 @@ METRICS = ("damlpips", "damlpips-alex", "damlpips-squeeze", "lpips-alex", "lpips
 BLOCK = 8
 
 
+def asking(description: str | None, count: int, metrics: Sequence[str]) -> argparse.ArgumentParser:
+    """Return a parser of what every benchmark on photographs is asked: where they are, how many, and which metrics."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    parser.add_argument("--count", type=int, default=count)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--side", type=int, default=240)
+    parser.add_argument("--metric", metavar="NAME", nargs="+", default=metrics)
+    return parser
+
+
 def photographs(folder: Path, *, count: int, seed: int, side: int) -> list[Tensor]:
     """Return square crops of `count` images of a folder, drawn by the seed: each (3, side, side), uint8.
 
@@ -85,12 +96,7 @@ def table(metrics: Sequence[NamedMetric], images: Sequence[Tensor], *, seed: int
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", metavar="FOLDER", type=Path)
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--side", type=int, default=240)
-    parser.add_argument("--metric", metavar="NAME", nargs="+", default=METRICS)
+    parser = asking(__doc__, 200, METRICS)
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
     try:

@@ -14,15 +14,13 @@ by the factor, and contrast and saturation as they are. Noise and JPEG have no s
 cannot be added afterwards. 1.00 means that the score does not depend on the size.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
-from ladders import against_one, photographs
+from ladders import against_one, asking, photographs
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
@@ -176,13 +174,8 @@ def size_table(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", metavar="FOLDER", type=Path)
-    parser.add_argument("--count", type=int, default=100)
+    parser = asking(__doc__, 100, METRICS)
     parser.add_argument("--enlarged", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--side", type=int, default=240)
-    parser.add_argument("--metric", metavar="NAME", nargs="+", default=METRICS)
     options = parser.parse_args(arguments)
     if options.count < 2:
         parser.error(f"--count: expected at least 2 photographs, of which one is unrelated, got {options.count}")

@@ -1,5 +1,6 @@
 """Metrics against people: what is run, what is left out, and the mean over sets."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,6 +76,17 @@ def blind(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.ones(len(x))
 
 
+def counting_reader() -> tuple[list[Path], Callable[[Path], torch.Tensor]]:
+    """Return a reader of images, and the list of those that it has read."""
+    read: list[Path] = []
+
+    def counted(path: Path) -> torch.Tensor:
+        read.append(path)
+        return read_image(path)
+
+    return read, counted
+
+
 class TestRun:
     def test_every_metric_on_every_set(self, ratings: JudgedSet, choices: JudgedSet, same: JudgedSet) -> None:
         sets = [ratings, choices, same]
@@ -123,12 +135,7 @@ class TestRun:
     def test_each_image_is_read_once_for_all_metrics(
         self, ratings: JudgedSet, choices: JudgedSet, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        read: list[Path] = []
-
-        def counted(path: Path) -> torch.Tensor:
-            read.append(path)
-            return read_image(path)
-
+        read, counted = counting_reader()
         monkeypatch.setattr(agreement, "View", partial(View, counted))
         agree([build("mse"), metric("blind", blind), build("damlpips")], [ratings, choices], samples=5)
         # three references with four versions each; four references with two
@@ -137,12 +144,7 @@ class TestRun:
     def test_images_of_one_set_need_to_be_kept_at_a_time(
         self, ratings: JudgedSet, choices: JudgedSet, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        read: list[Path] = []
-
-        def counted(path: Path) -> torch.Tensor:
-            read.append(path)
-            return read_image(path)
-
+        read, counted = counting_reader()
         room = 15 * 3 * 32 * 32  # for the images of the larger set
         monkeypatch.setattr(agreement, "View", lambda **_: SimpleNamespace(keeping_images=lambda: View(kept)))
         kept = KeptImages(counted, most=room)
