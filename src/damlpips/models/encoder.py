@@ -108,26 +108,30 @@ class Encoder:
         one_sided = torch.is_grad_enabled() and x.requires_grad != y.requires_grad
         if one_sided or (on_cpu(x) and 2 * len(x) > self.pass_count(size)):
             return self.of_seen(x, size), self.of_seen(y, size)
-        n = x.shape[0]
-        both = self.of_seen(torch.cat([x, y]), size)
-        return both[:n], both[n:]
+        n, maps = x.shape[0], self._maps(x, y)
+        return self._encoded([m[:n] for m in maps], x, size), self._encoded([m[n:] for m in maps], y, size)
 
     def of_seen(self, seen: Tensor, size: Size) -> Encoded:
         """Return the feature maps of images that have the size that the network sees."""
-        maps = tuple(self._maps(seen))
+        return self._encoded(self._maps(seen), seen, size)
+
+    def _encoded(self, maps: Sequence[Tensor], seen: Tensor, size: Size) -> Encoded:
         if seen.requires_grad and not torch.is_grad_enabled():
             seen = seen.detach()
-        return Encoded(maps, size, self.origin, seen, self.settings.value_range)
+        return Encoded(tuple(maps), size, self.origin, seen, self.settings.value_range)
 
-    def _maps(self, seen: Tensor) -> Sequence[Tensor]:
-        def run(images: Tensor) -> list[Tensor]:
-            return self.backbone(images, value_range=self.settings.value_range, scaling=self.scaling)
+    def _maps(self, *seen: Tensor) -> Sequence[Tensor]:
+        """Return the feature maps of some batches of images, joined."""
+
+        def run(*images: Tensor) -> list[Tensor]:
+            return self.backbone(*images, value_range=self.settings.value_range, scaling=self.scaling)
 
         if not self.settings.deterministic:
-            return run(seen)
+            return run(*seen)
         # kernels are chosen by the size of the batch, too
         with deterministic_sums(self.device):
-            return [torch.cat(layer) for layer in zip(*map(run, seen.split(1)), strict=True)]
+            single = [image for images in seen for image in images.split(1)]
+            return [torch.cat(layer) for layer in zip(*map(run, single), strict=True)]
 
     def seen_size(self, size: Size) -> Size:
         """Return the size at which the network sees images of a size: no shorter side above `viewing_side`."""

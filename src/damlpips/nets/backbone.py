@@ -10,9 +10,11 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.fx.proxy import TraceError
 
-from damlpips.checks import ValueRange, one_of
+from damlpips.checks import ValueRange, is_optimised, one_of
+from damlpips.nets.half import HalfNetwork, half_network
 from damlpips.nets.table import BACKBONES, IMAGENET, PASS_VALUES, SYMMETRIC, Scaling
-from damlpips.ops.execution import exact_dtype, is_transformed
+from damlpips.ops.execution import exact_dtype, is_followed, is_transformed
+from damlpips.ops.fused import kernels_run
 
 # Of the images and maps of the table's networks. On a CPU they take a third to nine tenths of the time that they take
 # with channels first; most of it is saved in pooling.
@@ -114,6 +116,7 @@ class Backbone(nn.Module):
     """
 
     preprocess: Callable[[Tensor], Tensor] | None
+    _half: HalfNetwork | None
     pass_values = PASS_VALUES
 
     def __init__(
@@ -188,6 +191,9 @@ class Backbone(nn.Module):
             )
             for scaling in {self.scaling, SYMMETRIC}
         }
+        self._factors: dict[tuple[Scaling, ValueRange], tuple[Tensor, Tensor]] = {}
+        in_half = self.device.type == "cuda" and self._dtype in (torch.float16, torch.bfloat16)
+        self._half = half_network(self.network) if in_half and kernels_run(self.device) else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
         super()._apply(fn, recurse)
@@ -261,7 +267,7 @@ class Backbone(nn.Module):
     def forward(
         self,
         images: Shaped[Tensor, "n c h w"],
-        *,
+        *more: Shaped[Tensor, "m c h w"],
         value_range: ValueRange = (0.0, 1.0),
         scaling: Scaling | None = None,
     ) -> list[Tensor]:
@@ -269,23 +275,49 @@ class Backbone(nn.Module):
 
         Args:
             images: (N, C, H, W), floats in `value_range` or uint8 in 0..255.
+            more: further batches of the same size and type, joined to the first.
             scaling: replaces the backbone's own, as LPIPS v0.0 needs.
         """
-        low, high = (0.0, 255.0) if images.dtype == torch.uint8 else value_range
+        bounds = (0.0, 255.0) if images.dtype == torch.uint8 else value_range
+        scaling = self.scaling if scaling is None else scaling
+        if self._takes_half(images, *more):
+            assert self._half is not None
+            return self._half([images, *more], *self._kept_linear(scaling, bounds))
+        if more:
+            images = torch.cat([images, *more])
         images = images.to(self._exact)
-        width = high - low
         if self.preprocess is not None:
-            images = self.preprocess((images - low) / width)
+            images = self.preprocess((images - bounds[0]) / (bounds[1] - bounds[0]))
         else:
-            mean, std = self._constants[self.scaling if scaling is None else scaling]
-            # ((x - low) / width - mean) / std in one pass
-            factor = 1 / (std * width)
-            images = torch.addcmul(-(mean * width + low) * factor, images, factor)
+            factor, shift = self._linear(scaling, bounds)
+            images = torch.addcmul(shift, images, factor)
         # a tensor inside `vmap` has no layout of its own
         layout = torch.preserve_format if is_transformed(images) else self._memory_format
         # the same name again, so that the memory of the previous tensor is freed
         images = images.to(self._dtype, memory_format=layout)
         return self._listed(self.network(images))
+
+    def _linear(self, scaling: Scaling, bounds: ValueRange) -> tuple[Tensor, Tensor]:
+        """Return f and s with ((x - low) / (high - low) - mean) / std = f x + s, (C, 1, 1) each."""
+        mean, std = self._constants[scaling]
+        low, high = bounds
+        factor = 1 / (std * (high - low))
+        return factor, -(mean * (high - low) + low) * factor
+
+    def _kept_linear(self, scaling: Scaling, bounds: ValueRange) -> tuple[Tensor, Tensor]:
+        """Return `_linear` as (C,) each, made once."""
+        if (scaling, bounds) not in self._factors:
+            with torch.inference_mode(False), torch.no_grad():
+                factor, shift = self._linear(scaling, bounds)
+                self._factors[scaling, bounds] = factor.flatten(), shift.flatten()
+        return self._factors[scaling, bounds]
+
+    def _takes_half(self, *batches: Tensor) -> bool:
+        """Return whether images go through the network by fewer steps: see `damlpips.nets.half`."""
+        if self._half is None or is_followed(*batches) or not kernels_run(self.device) or not self._half.fits(batches):
+            return False
+        # of several batches in one pass none has a graph
+        return len(batches) == 1 or not any(map(is_optimised, batches))
 
     def _listed(self, maps: Any) -> list[Tensor]:
         if isinstance(maps, dict):

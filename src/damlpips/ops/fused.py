@@ -78,6 +78,11 @@ def _kept(*features: Tensor) -> Sequence[Tensor]:
     return [x.clone() if x.is_inference() else x for x in features]
 
 
+def kernels_run(device: torch.device) -> bool:
+    """Return whether Triton's kernels are to be used on a device, and can be."""
+    return device.type == "cuda" and os.environ.get(SWITCH) != "off" and _kernels(device) is not None
+
+
 def _implementation(a: Tensor, b: Tensor) -> ModuleType:
     """Return the module that computes with a pair of feature maps: `triton_kernels` or `blockwise`."""
     if a.device.type != "cuda" or os.environ.get(SWITCH) == "off":

@@ -25,6 +25,9 @@ from damlpips.ops.distance import NORM_EPS, Statistics
 # A tile is CHANNELS x PLACES: enough of either to fill a GPU's cache lines, whichever is contiguous in memory.
 CHANNELS, PLACES = 32, 64
 LEAST = 16
+# LPIPS's kernels keep all channels of a few places in registers, so many values, and read them once.
+KEPT = 4096
+MOST_KEPT = 512
 # With fewer programs than this, about two for each multiprocessor of a large GPU, tiles are made smaller.
 PROGRAMS = 256
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -66,16 +69,26 @@ def _flat(a: Tensor) -> tuple[Tensor, int, int, int]:
 class _Launch:
     """The grid of programs for a pair, and the arguments that every kernel begins with."""
 
-    def __init__(self, a: Tensor, b: Tensor) -> None:
+    def __init__(self, a: Tensor, b: Tensor, *, once: bool = False) -> None:
         n, c, h, w = a.shape
         self.device, self.shape = a.device, (n, c, h, w)
-        self.places = max(LEAST, min(PLACES, triton.next_power_of_2(h * w)))
+        channels = max(LEAST, triton.next_power_of_2(c))
+        once = once and channels <= MOST_KEPT
+        most = KEPT // channels if once else PLACES
+        self.places = max(LEAST, min(most, triton.next_power_of_2(h * w)))
         while self.places > LEAST and n * triton.cdiv(h * w, self.places) < PROGRAMS:
             self.places //= 2
         self.blocks = triton.cdiv(h * w, self.places)
         (a, *of_a), (b, *of_b) = _flat(a), _flat(b)
         self.pair = (a, b, c, h * w, *of_a, *of_b)
-        self.tile = {"CHANNELS": max(LEAST, min(CHANNELS, triton.next_power_of_2(c))), "PLACES": self.places}
+        self.tile = {"CHANNELS": channels if once else min(CHANNELS, channels), "PLACES": self.places}
+        # of 32 threads each: with more values a thread they would not fit its registers
+        self.warps = 8 if once and channels * self.places > KEPT else 4
+
+    @property
+    def has_all_channels(self) -> bool:
+        """Whether a tile holds all channels of its places."""
+        return self.tile["CHANNELS"] >= self.shape[1]
 
     def new(self, *shape: int) -> Tensor:
         return torch.empty(shape, device=self.device, dtype=torch.float32)
@@ -88,7 +101,7 @@ class _Launch:
         # blocks first: this dimension of a grid has the highest limit
         grid = (self.blocks, self.shape[0])
         # with fused multiply-add, x y - z w would not be zero where the two products are equal
-        options = {**constants, **self.tile, "enable_fp_fusion": False}
+        options = {**constants, **self.tile, "enable_fp_fusion": False, "num_warps": self.warps}
         # Triton launches on the current device
         with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
             kernel[grid](*self.pair, *arguments, **options)
@@ -133,26 +146,42 @@ def _energies(a, b, C, P, a_c, a_p, b_c, b_p, CHANNELS: tl.constexpr, PLACES: tl
 
 
 @triton.jit
+def _unit(x, EPS):
+    """Return the features divided by their norm over channels, the divisor, and its ratio to the norm."""
+    divisor, in_norms = _divisor(tl.sum(x * x, 0)[None, :], EPS)
+    return tl.div_rn(x, divisor), divisor, in_norms
+
+
+@triton.jit
 def _lpips_kernel(
-    a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, head, sums, EPS, HEAD: tl.constexpr,
+    a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, head, sums, EPS, HEAD: tl.constexpr, ONCE: tl.constexpr,
     CHANNELS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
     """Write sum_p sum_c w_c (a^_c - b^_c)^2 over the places of a block."""
     n = tl.program_id(1).to(tl.int64)
     a += n * a_n
     b += n * b_n
-    energy_a, energy_b = _energies(a, b, C, P, a_c, a_p, b_c, b_p, CHANNELS, PLACES)
-    divisor_a, _ = _divisor(energy_a, EPS)
-    divisor_b, _ = _divisor(energy_b, EPS)
     found = tl.zeros((PLACES,), tl.float32)
-    for start in range(0, C, CHANNELS):
-        c, p, there = _here(C, P, start, CHANNELS, PLACES)
-        u = tl.div_rn(_features(a, a_c, a_p, c, p, there), divisor_a)
-        v = tl.div_rn(_features(b, b_c, b_p, c, p, there), divisor_b)
+    if ONCE:
+        c, p, there = _here(C, P, 0, CHANNELS, PLACES)
+        u, _, _ = _unit(_features(a, a_c, a_p, c, p, there), EPS)
+        v, _, _ = _unit(_features(b, b_c, b_p, c, p, there), EPS)
         apart = (u - v) * (u - v)
         if HEAD:
             apart *= tl.load(head + c, mask=c < C, other=0.0)
         found += tl.sum(apart, 0)
+    else:
+        energy_a, energy_b = _energies(a, b, C, P, a_c, a_p, b_c, b_p, CHANNELS, PLACES)
+        divisor_a, _ = _divisor(energy_a, EPS)
+        divisor_b, _ = _divisor(energy_b, EPS)
+        for start in range(0, C, CHANNELS):
+            c, p, there = _here(C, P, start, CHANNELS, PLACES)
+            u = tl.div_rn(_features(a, a_c, a_p, c, p, there), divisor_a)
+            v = tl.div_rn(_features(b, b_c, b_p, c, p, there), divisor_b)
+            apart = (u - v) * (u - v)
+            if HEAD:
+                apart *= tl.load(head + c, mask=c < C, other=0.0)
+            found += tl.sum(apart, 0)
     tl.store(sums + n * tl.num_programs(0) + tl.program_id(0), tl.sum(found, 0))
 
 
@@ -160,7 +189,8 @@ def _lpips_kernel(
 def _lpips_gradients_kernel(
     a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, head, gradient, EPS,
     for_a, for_a_n, for_a_c, for_a_p, for_b, for_b_n, for_b_c, for_b_p,
-    HEAD: tl.constexpr, FOR_A: tl.constexpr, FOR_B: tl.constexpr, CHANNELS: tl.constexpr, PLACES: tl.constexpr,
+    HEAD: tl.constexpr, FOR_A: tl.constexpr, FOR_B: tl.constexpr, ONCE: tl.constexpr,
+    CHANNELS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
     """Write (G - a^ <G, a^> n / |a|) / n for a, and the same with b^ and -G for b; G = 2 w (a^ - b^) gradient / P."""
     n = tl.program_id(1).to(tl.int64)
@@ -169,33 +199,47 @@ def _lpips_gradients_kernel(
     for_a += n * for_a_n
     for_b += n * for_b_n
     factor = 2.0 * tl.load(gradient + n) / P
-    energy_a, energy_b = _energies(a, b, C, P, a_c, a_p, b_c, b_p, CHANNELS, PLACES)
-    divisor_a, in_norms_a = _divisor(energy_a, EPS)
-    divisor_b, in_norms_b = _divisor(energy_b, EPS)
-    along_a = tl.zeros((PLACES,), tl.float32)
-    along_b = tl.zeros((PLACES,), tl.float32)
-    for start in range(0, C, CHANNELS):
-        c, p, there = _here(C, P, start, CHANNELS, PLACES)
-        u = tl.div_rn(_features(a, a_c, a_p, c, p, there), divisor_a)
-        v = tl.div_rn(_features(b, b_c, b_p, c, p, there), divisor_b)
-        outer = (u - v) * factor
-        if HEAD:
-            outer *= tl.load(head + c, mask=c < C, other=0.0)
-        along_a += tl.sum(outer * u, 0)
-        along_b += tl.sum(outer * v, 0)
-    share_a = along_a[None, :] * in_norms_a
-    share_b = along_b[None, :] * in_norms_b
-    for start in range(0, C, CHANNELS):
-        c, p, there = _here(C, P, start, CHANNELS, PLACES)
-        u = tl.div_rn(_features(a, a_c, a_p, c, p, there), divisor_a)
-        v = tl.div_rn(_features(b, b_c, b_p, c, p, there), divisor_b)
+    if ONCE:
+        c, p, there = _here(C, P, 0, CHANNELS, PLACES)
+        u, divisor_a, in_norms_a = _unit(_features(a, a_c, a_p, c, p, there), EPS)
+        v, divisor_b, in_norms_b = _unit(_features(b, b_c, b_p, c, p, there), EPS)
         outer = (u - v) * factor
         if HEAD:
             outer *= tl.load(head + c, mask=c < C, other=0.0)
         if FOR_A:
+            share_a = tl.sum(outer * u, 0)[None, :] * in_norms_a
             _put(for_a, for_a_c, for_a_p, c, p, there, tl.div_rn(outer - u * share_a, divisor_a))
         if FOR_B:
+            share_b = tl.sum(outer * v, 0)[None, :] * in_norms_b
             _put(for_b, for_b_c, for_b_p, c, p, there, tl.div_rn(v * share_b - outer, divisor_b))
+    else:
+        energy_a, energy_b = _energies(a, b, C, P, a_c, a_p, b_c, b_p, CHANNELS, PLACES)
+        divisor_a, in_norms_a = _divisor(energy_a, EPS)
+        divisor_b, in_norms_b = _divisor(energy_b, EPS)
+        along_a = tl.zeros((PLACES,), tl.float32)
+        along_b = tl.zeros((PLACES,), tl.float32)
+        for start in range(0, C, CHANNELS):
+            c, p, there = _here(C, P, start, CHANNELS, PLACES)
+            u = tl.div_rn(_features(a, a_c, a_p, c, p, there), divisor_a)
+            v = tl.div_rn(_features(b, b_c, b_p, c, p, there), divisor_b)
+            outer = (u - v) * factor
+            if HEAD:
+                outer *= tl.load(head + c, mask=c < C, other=0.0)
+            along_a += tl.sum(outer * u, 0)
+            along_b += tl.sum(outer * v, 0)
+        share_a = along_a[None, :] * in_norms_a
+        share_b = along_b[None, :] * in_norms_b
+        for start in range(0, C, CHANNELS):
+            c, p, there = _here(C, P, start, CHANNELS, PLACES)
+            u = tl.div_rn(_features(a, a_c, a_p, c, p, there), divisor_a)
+            v = tl.div_rn(_features(b, b_c, b_p, c, p, there), divisor_b)
+            outer = (u - v) * factor
+            if HEAD:
+                outer *= tl.load(head + c, mask=c < C, other=0.0)
+            if FOR_A:
+                _put(for_a, for_a_c, for_a_p, c, p, there, tl.div_rn(outer - u * share_a, divisor_a))
+            if FOR_B:
+                _put(for_b, for_b_c, for_b_p, c, p, there, tl.div_rn(v * share_b - outer, divisor_b))
 
 
 @triton.jit
@@ -205,9 +249,13 @@ def _put(to, stride_c, stride_p, c, p, there, values):
 
 def lpips(a: Tensor, b: Tensor, head: Tensor | None) -> Tensor:
     """Return mean_p sum_c w_c (a^_c - b^_c)^2, (N,)."""
-    launch = _Launch(a, b)
+    launch = _Launch(a, b, once=True)
     sums = launch.new(len(a), launch.blocks)
-    launch(_lpips_kernel, sums if head is None else head, sums, NORM_EPS, HEAD=head is not None)
+    launch(
+        *(_lpips_kernel, sums if head is None else head, sums, NORM_EPS),
+        HEAD=head is not None,
+        ONCE=launch.has_all_channels,
+    )
     return sums.sum(1) / a[0, 0].numel()
 
 
@@ -215,13 +263,14 @@ def lpips_gradients(
     a: Tensor, b: Tensor, head: Tensor | None, gradient: Tensor, needed: Sequence[bool]
 ) -> list[Tensor]:
     """Return the gradients of `lpips` with respect to a and b, those that are needed."""
-    launch = _Launch(a, b)
+    launch = _Launch(a, b, once=True)
     gradient = gradient.contiguous()
     found, targets, wanted = _targets(a, b, needed)
     launch(
         _lpips_gradients_kernel,
         *(gradient if head is None else head, gradient, NORM_EPS, *targets),
         HEAD=head is not None,
+        ONCE=launch.has_all_channels,
         **wanted,
     )
     return found
