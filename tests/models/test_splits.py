@@ -25,9 +25,9 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     forward = Backbone.forward
 
-    def counted(self: Backbone, images: Tensor, **options: object) -> list[Tensor]:
-        seen.append(len(images))
-        return forward(self, images, **options)
+    def counted(self: Backbone, *images: Tensor, **options: object) -> list[Tensor]:
+        seen.append(sum(map(len, images)))
+        return forward(self, *images, **options)
 
     monkeypatch.setattr(Backbone, "forward", counted)
     return seen

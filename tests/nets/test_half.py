@@ -99,7 +99,11 @@ def test_steps_take_batches_types_and_layouts(name: str) -> None:
     x = images(3, *SIDES[name])
     with torch.no_grad():
         whole = fast(x)
-        for parts in (x.split(2), (x.contiguous(memory_format=torch.channels_last),), (x.transpose(2, 3).transpose(2, 3),)):
+        for parts in (
+            x.split(2),
+            (x.contiguous(memory_format=torch.channels_last),),
+            (x.transpose(2, 3).transpose(2, 3),),
+        ):
             for a, b in zip(fast(*parts), whole, strict=True):
                 torch.testing.assert_close(a, b)
         bytes_ = (x * 255).round().to(torch.uint8)

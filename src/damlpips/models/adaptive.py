@@ -8,6 +8,7 @@ from torch import Tensor
 
 from damlpips.nets.encoded import Encoded
 from damlpips.ops import colour, distance
+from damlpips.ops.fused import image_kernels
 
 
 class AdaptiveWeights(NamedTuple):
@@ -37,7 +38,9 @@ def colours(x: Encoded, part: slice = slice(None)) -> Tensor:
     """Return the images, or some of them, in adapted colours."""
     if x.adapted:
         return x.seen[part]
-    return colour.adapted_colours(x.pixels(distance.working(x.features[0]).dtype, part))
+    pixels = x.pixels(distance.working(x.features[0]).dtype, part)
+    kernels = image_kernels(pixels) if pixels.shape[1] == 3 and pixels.dtype == torch.float32 else None
+    return colour.adapted_colours(pixels) if kernels is None else colour.adapted(kernels.colours(pixels))
 
 
 def scaled(maps: list[Tensor], added: Float[Tensor, "n l"], size: tuple[int, int]) -> Float[Tensor, "n 1 h w"]:

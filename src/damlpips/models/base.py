@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from damlpips.models import alignment, inputs, video
 from damlpips.models.definition import Definition
 from damlpips.models.encoder import Encoder, Images, Size, resized
+from damlpips.models.graphs import Graphed, can_be_recorded
 from damlpips.models.inputs import Pair
 from damlpips.models.references import Keys, ReferenceCache
 from damlpips.models.runners import Chunked, Compiled, InOneOrder, Referenced, Runner, Tiled, Whole
@@ -74,6 +75,7 @@ class PerceptualDistance(nn.Module):
             dtype=self.anchor.dtype,
         )
         self._compiled: Compiled | None = None
+        self._graphed: Graphed | None = None
         self.settings = settings
         self.definition = self._defined()
         if source.is_here:
@@ -115,11 +117,11 @@ class PerceptualDistance(nn.Module):
             self.references = ReferenceCache(self.references.limit)
             self.encoder = self.encoder.on(self.anchor.device, self.anchor.dtype)
             self.definition = self._defined()
-            self._compiled = None
+            self._compiled = self._graphed = None
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": None}
+        return {**self.__dict__, "_compiled": None, "_graphed": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -250,6 +252,9 @@ class PerceptualDistance(nn.Module):
             run = Whole(self.encoder, self.definition.layers)
         if self.settings.deterministic:
             return InOneOrder(Chunked(run, 1), self.encoder.device)
+        if self.settings.cuda_graphs and not pair.names and can_be_recorded(pair):
+            self._graphed = self._graphed or Graphed(run)
+            return self._graphed
         return Chunked(run, self.encoder.pass_count(pair.size)) if _is_split(pair) else run
 
     def _aligned(self, pair: Pair) -> alignment.Aligned:

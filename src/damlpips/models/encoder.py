@@ -16,7 +16,7 @@ from damlpips.nets.encoded import Encoded
 from damlpips.nets.shared import Source
 from damlpips.nets.table import Scaling
 from damlpips.ops import distance
-from damlpips.ops.execution import deterministic_sums, exact_dtype, on_cpu
+from damlpips.ops.execution import deterministic_sums, exact_dtype, is_followed, on_cpu
 
 Images = Tensor | Encoded
 Size = tuple[int, int]
@@ -116,7 +116,8 @@ class Encoder:
         return self._encoded(self._maps(seen), seen, size)
 
     def _encoded(self, maps: Sequence[Tensor], seen: Tensor, size: Size) -> Encoded:
-        if seen.requires_grad and not torch.is_grad_enabled():
+        if not checks.is_optimised(seen) and not is_followed(seen):
+            # a tensor of its own, so that the caller's goes when the caller lets go of it
             seen = seen.detach()
         return Encoded(tuple(maps), size, self.origin, seen, self.settings.value_range)
 

@@ -13,6 +13,7 @@ from damlpips.models.references import Named
 from damlpips.models.settings import Settings
 from damlpips.nets.encoded import Encoded
 from damlpips.ops.execution import on_cpu
+from damlpips.ops.fused import image_kernels
 from damlpips.process import limit_threads_after_fork, raise_malloc_threshold
 
 
@@ -138,7 +139,7 @@ def _in_range(images: Tensor, settings: Settings, encoder: Encoder, *, what: str
     """
     bounds = settings.value_range
     if not on_cpu(images):  # reading values would make an accelerator wait
-        return checks.clamped(images, bounds), False
+        return _clamped(images, bounds), False
     extremes = checks.extremes(images)
     if bounds[0] <= extremes[0] and extremes[1] <= bounds[1]:
         return images, True
@@ -148,6 +149,31 @@ def _in_range(images: Tensor, settings: Settings, encoder: Encoder, *, what: str
             raise ValueError(f"{what}: {fault}, or check_values=False if it is meant")
         encoder.warn(f"{what}: {fault}; scored as it is (said once; check_values=True makes it an error, False silent)")
     return checks.clamped(images, bounds), fault is None
+
+
+def _clamped(images: Tensor, bounds: checks.ValueRange) -> Tensor:
+    """Return `checks.clamped` of images on an accelerator."""
+    kernels = image_kernels(images)
+    if kernels is None or images.dtype == torch.float64:
+        return checks.clamped(images, bounds)
+    run = _Clamped.apply if checks.is_optimised(images) else kernels.clamped
+    found: Tensor = run(images, *bounds, checks.rounding(images.dtype, bounds))
+    return found
+
+
+class _Clamped(torch.autograd.Function):
+    """`checks.clamped` by a kernel: gradients pass as if nothing had been changed."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, low: float, high: float, near: float) -> Tensor:
+        kernels = image_kernels(images)
+        assert kernels is not None
+        found: Tensor = kernels.clamped(images, low, high, near)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient, None, None, None
 
 
 def _check_encoded(x: Encoded, encoder: Encoder, *, what: str) -> None:

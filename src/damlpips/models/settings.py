@@ -49,6 +49,7 @@ class Options(TypedDict, total=False):
     reference_cache: int
     tile: int | None
     compile: bool
+    cuda_graphs: bool
     video: bool
 
 
@@ -336,6 +337,13 @@ class Settings:
         doc="run network and distances through `torch.compile`. The first call of each shape takes a minute. Batches"
         " with a `reference_key`, encoded images, images in tiles and `deterministic=True` go without it.",
     )
+    cuda_graphs: bool = option(
+        False,
+        bool,
+        doc="on a CUDA device, record the kernels of a batch's shape once and replay them: of a small network or batch,"
+        " starting them one by one takes longer than running them. Four shapes are kept, with their images and feature"
+        " maps; there are no second derivatives. Goes without it: what `compile` names, and autocast.",
+    )
     video: bool = option(
         False,
         bool,
@@ -347,6 +355,8 @@ class Settings:
     def __post_init__(self) -> None:
         for f in fields(self):
             object.__setattr__(self, f.name, f.metadata["check"](getattr(self, f.name)))
+        if self.compile and self.cuda_graphs:
+            raise ValueError("cuda_graphs: what compile=True makes is not recorded: use one of them")
 
     @classmethod
     def make(cls: type[S], options: dict[str, Any]) -> S:

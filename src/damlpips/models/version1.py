@@ -15,7 +15,7 @@ from damlpips.models.tiled import TiledDamlpips, TiledPair
 from damlpips.nets.encoded import Encoded
 from damlpips.ops import colour, distance
 from damlpips.ops.execution import batches, images_of, on_cpu
-from damlpips.ops.fused import Distances, damlpips_distances
+from damlpips.ops.fused import Distances, damlpips_distances, image_kernels
 
 # the same weight for every place and channel of an image
 IMAGE_WEIGHING = distance.Fixed(colour.PHOTOGRAPH_ENERGY)
@@ -86,6 +86,8 @@ def _image_distances(x: Encoded, y: Encoded) -> Distances:
 
     On a CPU, without a graph, few at a time: its cache holds them from the first step to the last.
     """
+    if (distances := _by_kernels(x, y)) is not None:
+        return distances
     if not on_cpu(x.seen) or checks.is_optimised(x.seen) or checks.is_optimised(y.seen):
         return damlpips_distances(colours(x), colours(y), IMAGE_WEIGHING)
     parts = [
@@ -93,3 +95,20 @@ def _image_distances(x: Encoded, y: Encoded) -> Distances:
         for part in batches(x.seen, max(1, images_of(x.seen) // 2))
     ]
     return Distances(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _by_kernels(x: Encoded, y: Encoded) -> Distances | None:
+    """Compare two batches of images by kernels, where there are any for them."""
+    a, b = x.seen, y.seen
+    if (
+        a.dtype != b.dtype
+        or a.shape[1] != 3
+        or x.adapted
+        or y.adapted
+        or torch.float64 in (a.dtype, x.features[0].dtype)
+    ):
+        return None
+    if checks.is_optimised(a) or checks.is_optimised(b) or (kernels := image_kernels(a, b)) is None:
+        return None
+    bounds = (0.0, 255.0) if a.dtype == torch.uint8 else x.value_range
+    return Distances(*kernels.image_distances(a, b, *bounds, colour.PHOTOGRAPH_ENERGY))

@@ -62,7 +62,7 @@ class ConvRelu:
     convolution: nn.Conv2d
 
     def __call__(self, x: Tensor) -> Tensor:
-        layer = self.convolution
+        layer: Any = self.convolution
         run = _ConvRelu.apply if is_optimised(x) else _conv_relu
         found: Tensor = run(x, layer.weight, layer.bias, layer.stride, layer.padding)
         return found
@@ -232,7 +232,7 @@ def _sequence(sequence: nn.Sequential, taps: frozenset[str]) -> HalfNetwork | No
     steps: list[Step] = []
     tapped: list[int] = []
     first: Any = None
-    waiting: nn.Conv2d | None = None
+    waiting: Any = None
     for name, module in sequence.named_children():
         if len(tapped) == len(taps):
             break
@@ -245,7 +245,7 @@ def _sequence(sequence: nn.Sequential, taps: frozenset[str]) -> HalfNetwork | No
                 steps.append(ConvRelu(waiting))
             waiting = None
         elif isinstance(module, nn.MaxPool2d) and waiting is None and module.padding == 0:
-            steps.append(MaxPool(int(module.kernel_size), int(module.stride), module.ceil_mode))
+            steps.append(MaxPool(module.kernel_size, module.stride, module.ceil_mode))  # type: ignore[arg-type]
         elif isinstance(module, TorchvisionFire) and waiting is None:
             steps.append(Fire(*map(ConvRelu, (module.squeeze, module.expand1x1, module.expand3x3))))
         else:

@@ -65,17 +65,26 @@ def damlpips_distances(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> Dist
     """
     if is_followed(a, b):
         return Distances(*_plain_distances(a, b, weighing))
-    found = (
-        _Distances.apply(*_kept(a, b), weighing)
-        if is_optimised(a) or is_optimised(b)
-        else _Distances.forward(a, b, weighing)
-    )
-    return Distances(*found[:2])
+    if is_optimised(a) or is_optimised(b):
+        return Distances(*_Distances.apply(*_kept(a, b), weighing)[:2])
+    run = _implementation(a, b)
+    if run is not blockwise and isinstance(weighing, Adaptive):
+        return Distances(*run.distances(a, b, weighing))
+    return Distances(*_Distances.forward(a, b, weighing)[:2])
 
 
 def _kept(*features: Tensor) -> Sequence[Tensor]:
     """Return the features, with copies of those made in inference mode, which a graph cannot keep."""
     return [x.clone() if x.is_inference() else x for x in features]
+
+
+def image_kernels(*images: Tensor) -> ModuleType | None:
+    """Return `damlpips.ops.triton_images` where it can compute with images, and nothing follows each operation."""
+    if not kernels_run(images[0].device) or is_followed(*images):
+        return None
+    from damlpips.ops import triton_images
+
+    return triton_images if triton_images.fit(*images) else None
 
 
 def kernels_run(device: torch.device) -> bool:

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from damlpips.ops.blockwise import Gradients
-from damlpips.ops.distance import NORM_EPS, Statistics
+from damlpips.ops.distance import CHANNEL_FLOOR, ENERGY_EPS, NORM_EPS, SPREAD_FLOOR, Adaptive, Statistics
 
 # A tile is CHANNELS x PLACES: enough of either to fill a GPU's cache lines, whichever is contiguous in memory.
 CHANNELS, PLACES = 32, 64
@@ -96,6 +96,10 @@ class _Launch:
     def map(self) -> Tensor:
         n, _, h, w = self.shape
         return self.new(n, 1, h, w)
+
+    def one_an_image(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            kernel[(self.shape[0],)](*arguments, **constants, enable_fp_fusion=False)
 
     def __call__(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
         # blocks first: this dimension of a grid has the highest limit
@@ -345,6 +349,55 @@ def _differences_kernel(
 
 
 @triton.jit
+def _weights_kernel(sums, channel, scales, C, P, gamma, FLOOR, EPS, SPREAD, CHANNELS: tl.constexpr):
+    """Write, for one image, the weights of channels, the mean energy E, and the distance in texture.
+
+    `sums` is (N, 4, C), `channel` (N, C), `scales` (N, 2): E and the texture.
+    """
+    n = tl.program_id(0).to(tl.int64)
+    c = tl.arange(0, CHANNELS)
+    there = c < C
+    sums += n * 4 * C
+    mean_a = tl.load(sums + c, mask=there, other=0.0) / P
+    mean_b = tl.load(sums + C + c, mask=there, other=0.0) / P
+    power_a = tl.load(sums + 2 * C + c, mask=there, other=0.0) / P
+    power_b = tl.load(sums + 3 * C + c, mask=there, other=0.0) / P
+    power = (power_a + power_b) / 2
+    energy = tl.sum(power, 0)
+    mean = energy / C
+    weight = tl.exp2(gamma * tl.log2((mean + EPS) / (power + FLOOR * mean + EPS)))
+    spread_a = tl.sqrt(tl.maximum(power_a - mean_a * mean_a, 0.0) + SPREAD * power_a + EPS * EPS)
+    spread_b = tl.sqrt(tl.maximum(power_b - mean_b * mean_b, 0.0) + SPREAD * power_b + EPS * EPS)
+    means, spreads = mean_a - mean_b, spread_a - spread_b
+    apart = tl.where(there, weight * (means * means + spreads * spreads), 0.0)
+    tl.store(channel + n * C + c, weight, mask=there)
+    tl.store(scales + n * 2, energy)
+    # the mean over places of 1 / s_p is E + EPS
+    tl.store(scales + n * 2 + 1, tl.sum(apart, 0) / (energy + EPS))
+
+
+@triton.jit
+def _squares_kernel(
+    a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, energies_a, energies_b, channel, scales, rho, EPS, to,
+    CHANNELS: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
+    """Write sum_p d_p^2 over the places of a block, d_p = s_p sum_c g_c (a_c - b_c)^2."""
+    n = tl.program_id(1).to(tl.int64)
+    a += n * a_n
+    b += n * b_n
+    place = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    energy = tl.load(energies_a + n * P + place, mask=place < P, other=0.0)
+    energy += tl.load(energies_b + n * P + place, mask=place < P, other=0.0)
+    found = tl.zeros((PLACES,), tl.float32)
+    for start in range(0, C, CHANNELS):
+        c, p, there = _here(C, P, start, CHANNELS, PLACES)
+        apart = _features(a, a_c, a_p, c, p, there) - _features(b, b_c, b_p, c, p, there)
+        found += tl.sum(apart * apart * tl.load(channel + n * C + c, mask=c < C, other=0.0), 0)
+    found /= rho * energy / 2 + (1 - rho) * tl.load(scales + n * 2) + EPS
+    tl.store(to + n * tl.num_programs(0) + tl.program_id(0), tl.sum(found * found, 0))
+
+
+@triton.jit
 def _channel_differences_kernel(
     a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, weight, sums, CHANNELS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
@@ -406,6 +459,23 @@ def statistics(a: Tensor, b: Tensor) -> tuple[Statistics, Statistics]:
     launch(_statistics_kernel, *energies, sums)
     mean_a, mean_b, power_a, power_b = (sums.sum(1) / a[0, 0].numel()).unbind(1)
     return Statistics(energies[0], mean_a, power_a), Statistics(energies[1], mean_b, power_b)
+
+
+def distances(a: Tensor, b: Tensor, weighing: Adaptive) -> tuple[Tensor, Tensor]:
+    """Return the distances in structure and in texture, (N,) each, and no gradients: see `distance.compare`."""
+    n, c, h, w = a.shape
+    launch = _Launch(a, b)
+    energies = launch.map(), launch.map()
+    sums = launch.new(n, launch.blocks, 4, c)
+    launch(_statistics_kernel, *energies, sums)
+    channel, scales, squares = launch.new(n, c), launch.new(n, 2), launch.new(n, launch.blocks)
+    eps = ENERGY_EPS
+    launch.one_an_image(
+        *(_weights_kernel, sums.sum(1), channel, scales, c, h * w, weighing.gamma, CHANNEL_FLOOR, eps, SPREAD_FLOOR),
+        CHANNELS=triton.next_power_of_2(c),
+    )
+    launch(_squares_kernel, *energies, channel, scales, weighing.rho, eps, squares)
+    return squares.sum(1).div_(h * w).sqrt_(), scales[:, 1]
 
 
 def differences(a: Tensor, b: Tensor, channel: Tensor | None) -> Tensor:

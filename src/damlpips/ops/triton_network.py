@@ -1,8 +1,8 @@
 """Steps of a network in half precision as Triton kernels, where cuDNN's or PyTorch's own take several times as long.
 
-Imported only for a CUDA device, as `damlpips.ops.triton_kernels`. They are a network's first convolution, which has only
-three channels to multiply with, together with everything before it, and pooling. Maps are channels last. Products are
-taken in half precision and added in float32. No sum is atomic.
+Imported only for a CUDA device, as `damlpips.ops.triton_kernels`. They are a network's first convolution, which has
+only three channels to multiply with, together with everything before it, and pooling. Maps are channels last. Products
+are taken in half precision and added in float32. No sum is atomic.
 """
 
 from collections.abc import Sequence
@@ -207,7 +207,7 @@ def _first_gradient_kernel(
 def first_gradient(gradient: Tensor, out: Tensor, images: Tensor, factor: Tensor, layer: First) -> Tensor:
     """Return the gradient of the images (N, 3, H, W), from that of what `first` made of them, `out`.
 
-    Pixel (cy S + py - P, cx S + px - P) of the cell (cy, cx), with the stride S and the padding P, gets from the windows
+    With the stride S and the padding P, pixel (cy S + py - P, cx S + px - P) of the cell (cy, cx) gets from the windows
     (cy - ty, cx - tx), for each t up to `windows`, what they multiply it with: weight (ty S + py, tx S + px).
     """
     n, channels, *size = out.shape

@@ -1,0 +1,419 @@
+"""Everything that takes a GPU, in one command of seven minutes at most: tests, kernels, speed, roofline, profiles.
+
+    python -m benchmarks.gpu OUT [--parts NAME ...] [--wheels FOLDER] [--device cpu]
+    python -m benchmarks.gpu OUT --tables
+
+Needs torch, torchvision, torchmetrics, Triton, pytest and hypothesis, no installation and no network: PYTHONPATH=src
+finds the package, and wheels in FOLDER, such as that of `lpips`, are unpacked. Each part runs in a process of its own
+with its own time limit and writes OUT/PART.txt, line by line; the bench also OUT/bench.jsonl, from which `--tables`
+makes Markdown. A part that fails or takes too long takes nothing from the others. `--device cpu` rehearses: it runs the
+same lines with tiny images, and Triton's kernels interpreted.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+# Seconds that each part may take, seven minutes together.
+LIMITS = {"device": 15, "tests": 130, "scores": 25, "kernels": 55, "bench": 140, "roofline": 35, "profiles": 20}
+BACKBONES = ("alex", "vgg", "squeeze", "nano")
+# What lpips and torchmetrics are given by autocast; "tf32" is float32 with TF32 in convolutions, PyTorch's default.
+PRECISIONS = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# Pairs and their side.
+SIZES = {"cuda": ((64, 256), (8, 512)), "cpu": ((1, 64),)}
+# Seconds of timed calls of each contender in a cell.
+BUDGET = {"cuda": 0.12, "cpu": 0.0}
+TESTS = (
+    *("tests/ops/test_triton_kernels.py", "tests/ops/test_triton_images.py", "tests/nets/test_half.py"),
+    *("tests/models/test_cuda.py", "tests/models/test_deterministic.py", "tests/models/test_references.py"),
+    *("tests/models/test_pairwise.py", "tests/models/test_tiling.py", "tests/scoring/test_scorer.py"),
+    *("tests/distributed/test_ranks.py", "tests/benchmarks/test_bench.py", "tests/evaluation/test_named.py"),
+    "tests/adapters/torchmetrics/test_metrics.py",
+)
+
+say = partial(print, flush=True)
+
+
+# --- the parts ------------------------------------------------------------------------------------------------------
+
+
+def device_part(device: torch.device, _out: Path) -> None:
+    """Say what the machine is."""
+    say("python", platform.python_version(), "cores", os.cpu_count())
+    for name in ("torch", "torchvision", "torchmetrics", "triton", "lpips", "timm"):
+        try:
+            found = __import__(name)
+        except ImportError:
+            say(name, "is not installed")
+        else:
+            say(name, getattr(found, "__version__", "of unknown version"))
+    if device.type == "cuda":
+        say("CUDA", torch.version.cuda, "cuDNN", torch.backends.cudnn.version())
+        say(torch.cuda.get_device_properties(device))
+        subprocess.run(["nvidia-smi"], check=False, timeout=10)
+
+
+def tests_part(device: torch.device, _out: Path) -> None:
+    """Run the tests that need a GPU; rehearsed, collect them and run those of the kernels in Triton's interpreter."""
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=--import-mode=importlib", "-q", "-p", "no:cacheprovider"]
+    if device.type == "cuda":
+        # compiling a kernel keeps a core busy
+        rest = ["-m", "cuda", "-n", str(min(10, os.cpu_count() or 1)), "--tb=long", "-rfE", "--durations=15", *TESTS]
+    else:
+        rest = ["-n0", "-k", "interpreter or needs_a_gpu", *TESTS]
+    say("rc", subprocess.run([*command, *rest], cwd=ROOT, check=False).returncode)
+
+
+@torch.no_grad()
+def scores_part(device: torch.device, _out: Path) -> None:
+    """Compare scores of the demo's pictures, with AlexNet's own weights where there are, with those of the CPU."""
+    from damlpips import DAMLPIPS, LPIPS
+    from damlpips.scoring.images import read_image
+
+    folder = ROOT / "docs" / "demo"
+    pairs = [
+        (reference, distorted)
+        for reference in sorted(folder.glob("*.png"))
+        for distorted in sorted((folder / reference.stem).iterdir())
+    ]
+    x, y = (torch.stack([read_image(file) for file in files]) for files in zip(*pairs, strict=True))
+    kinds: dict[str, Callable[..., nn.Module]] = {
+        "DAMLPIPS nano": DAMLPIPS,
+        "DAMLPIPS 2 nano": partial(DAMLPIPS, version=2),
+        "LPIPS nano, uniform heads": partial(LPIPS, "nano", heads="uniform"),
+    }
+    weights = Path(os.environ.get("DAMLPIPS_WEIGHTS_DIR", ".")) / "alexnet_features.safetensors"
+    if weights.exists():
+        kinds["LPIPS alex"] = partial(LPIPS, "alex", weights=weights)
+        kinds["DAMLPIPS alex"] = partial(DAMLPIPS, "alex", weights=weights)
+    else:
+        say("without alex: no weights at", weights)
+    say("largest and median relative difference to float32 on the CPU, of", len(x), "pairs")
+    for name, build in kinds.items():
+        expected = build()(x, y).double()
+        for precision, dtype in PRECISIONS.items():
+            half = None if dtype == torch.float32 else dtype
+            with tf32(precision == "tf32"):
+                found = build(dtype=half).to(device)(x.to(device), y.to(device)).cpu().double()
+            apart = (found - expected).abs() / expected
+            say(f"{name:28s} {precision:9s} {apart.max().item():.1e} {apart.median().item():.1e}")
+
+
+def kernels_part(device: torch.device, _out: Path) -> None:
+    """Time whole scores with kernels and without them."""
+    from damlpips.ops.fused import SWITCH
+
+    pairs, size = SIZES[device.type][0]
+    say(f"{pairs} pairs of {size} x {size}: ms with kernels, without, and how many times as long")
+    for backbone, precision in product(BACKBONES, ("tf32", "bfloat16")):
+        for model, task in product(models(backbone, precision, device), ("forward", "training")):
+            name, call = model
+            if "recorded" in name:
+                continue
+            calls = {}
+            for switch in ("on", "off"):
+                calls[switch] = with_switch(SWITCH, switch, step(task, call, device, pairs, size))
+            with guarded(name), tf32(precision == "tf32"):
+                seconds = timed(calls, device)
+                on, off = (1e3 * median(seconds[switch]) for switch in ("on", "off"))
+                say(f"{backbone:8s} {precision:9s} {name:10s} {task:9s} {on:9.3f} {off:9.3f} {off / on:6.2f}")
+
+
+def bench_part(device: torch.device, out: Path) -> None:
+    """Time every metric on every network, in every precision, beside other packages."""
+    from benchmarks.bench.contenders import Place
+    from benchmarks.bench.peers import peers
+
+    file = (out / "bench.jsonl").open("w", encoding="utf-8")
+    for backbone, precision in product(BACKBONES, PRECISIONS):
+        place = Place(device, PRECISIONS[precision])
+        with guarded(f"{backbone} {precision}"):
+            net = "alex" if backbone == "nano" else backbone
+            others = ["lpips"] if backbone == "nano" else ["lpips", "torchmetrics"]
+            calls = {c.name: c.call for c in peers(net, place, others)[0]} | dict(models(backbone, precision, device))
+            for (pairs, size), task in product(SIZES[device.type], ("forward", "training")):
+                with guarded(f"{backbone} {precision} {task}"), tf32(precision == "tf32"):
+                    for row in cell(calls, task, device, pairs, size):
+                        row = {"backbone": backbone, "precision": precision, **row}
+                        file.write(json.dumps(row) + "\n")
+                        file.flush()
+                        say(
+                            " ".join(
+                                f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()
+                            )
+                        )
+
+
+def roofline_part(device: torch.device, _out: Path) -> None:
+    """Print the share of the roofline in each precision."""
+    from benchmarks.bench import roofline
+
+    if device.type == "cpu":
+        small = {"cpu": 128}
+        tables = {"SIDE": small, "COPIED": {"cpu": 1 << 20}, "WIDE_IMAGES": {"cpu": 1}}
+        for name, table in tables.items():
+            setattr(roofline, name, table)
+    pairs, size = SIZES[device.type][0]
+    for precision in ("bfloat16", "float32"):
+        with guarded(precision):
+            roofline.main(
+                [
+                    *("--device", device.type, "--dtype", precision, "--size", str(size), "--batch", str(pairs)),
+                    *("--budget", str(4 * BUDGET[device.type])),
+                ]
+            )
+
+
+def profiles_part(device: torch.device, _out: Path) -> None:
+    """Print where the time of the two slowest goes: LPIPS on vgg, and a training step of DAMLPIPS."""
+    pairs, size = SIZES[device.type][0]
+    for backbone, kind, task in (
+        ("vgg", "LPIPS", "forward"),
+        ("nano", "DAMLPIPS", "forward"),
+        ("nano", "DAMLPIPS", "training"),
+    ):
+        call = dict(models(backbone, "bfloat16", device))[kind]
+        profile(f"{kind} {backbone}, {task}", step(task, call, device, pairs, size), device)
+
+
+PARTS = {
+    "device": device_part,
+    "tests": tests_part,
+    "scores": scores_part,
+    "kernels": kernels_part,
+    "bench": bench_part,
+    "roofline": roofline_part,
+    "profiles": profiles_part,
+}
+
+
+# --- what they measure ----------------------------------------------------------------------------------------------
+
+
+def models(backbone: str, precision: str, device: torch.device) -> Iterator[tuple[str, Callable[..., Tensor]]]:
+    """Yield this package's metrics by name, with and without recorded graphs."""
+    from benchmarks.bench.networks import HEADS, TORCHVISION, random_weights
+    from damlpips import DAMLPIPS, LPIPS
+
+    published = backbone in TORCHVISION
+    folder = Path(tempfile.gettempdir())
+    options: dict[str, Any] = {"weights": random_weights(backbone, folder) if published else None}
+    if PRECISIONS[precision] != torch.float32:
+        options["dtype"] = PRECISIONS[precision]
+    for kind, own in ((LPIPS, {"heads": HEADS if published else "uniform"}), (DAMLPIPS, {})):
+        for recorded in (False, True):
+            metric = kind(backbone, **own, **options, cuda_graphs=recorded).to(device)
+            yield f"{kind.__name__}{', recorded' if recorded else ''}", metric
+
+
+def step(task: str, call: Callable[..., Tensor], device: torch.device, pairs: int, size: int) -> Callable[[], None]:
+    """Return a function that scores some pairs, or takes the gradient of their scores."""
+    from benchmarks.bench import harness
+
+    x, y = harness.images(pairs, size, device)
+    return lambda: harness.run(task, call, x, y)
+
+
+def cell(
+    calls: Mapping[str, Callable[..., Tensor]], task: str, device: torch.device, pairs: int, size: int
+) -> Iterator[dict[str, Any]]:
+    """Yield what each contender takes: milliseconds of the device and of the host, and the peak in MiB."""
+    from benchmarks.bench import harness
+
+    for name, call in calls.items():
+        with guarded(name):
+            run = step(task, call, device, pairs, size)
+            seconds = timed({name: run}, device)[name]
+            begin = time.perf_counter()
+            run()
+            host = time.perf_counter() - begin
+            peak = harness.peak_bytes(run, device)
+            spread = harness.Spread.of(1e3 * s for s in seconds)
+            yield {
+                "task": task,
+                "pairs": pairs,
+                "size": size,
+                "name": name,
+                "ms": spread.median,
+                "low": spread.low,
+                "high": spread.high,
+                "host": 1e3 * host,
+                "MiB": peak / 2**20,
+            }
+        if isinstance(call, nn.Module):
+            call._graphed = None  # a recording keeps its feature maps
+        gc.collect()
+
+
+def timed(calls: Mapping[str, Callable[[], None]], device: torch.device) -> dict[str, list[float]]:
+    """Return the seconds of interleaved calls, after warming up."""
+    from benchmarks.bench import harness
+
+    for _ in range(harness.WARM_UPS[device.type]):
+        for call in calls.values():
+            call()
+    budget = BUDGET[device.type] * len(calls)
+    return harness.interleaved(calls, harness.clock_of(device), budget=budget, most=40)
+
+
+def median(values: Iterable[float]) -> float:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2]
+
+
+def profile(name: str, run: Callable[[], None], device: torch.device) -> None:
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    cuda = device.type == "cuda"
+    for _ in range(3):
+        run()
+    with profiler(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as found:
+        run()
+        if cuda:
+            torch.cuda.synchronize()
+    say(f"\n{name}")
+    key = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    say(found.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=80))
+
+
+def with_switch(name: str, value: str, call: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        with mock.patch.dict(os.environ, {name: value}):
+            call()
+
+    return run
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Let convolutions in float32 round to TF32, or not."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@contextmanager
+def guarded(what: str) -> Iterator[None]:
+    """Print an error with its traceback, and go on."""
+    try:
+        yield
+    except Exception:
+        say(f"{what} FAILED")
+        traceback.print_exc()
+        sys.stderr.flush()
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def tables(file: Path) -> Iterator[str]:
+    """Yield lines of Markdown: times and memory of each contender in times of the fastest lpips of any precision."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for backbone in BACKBONES:
+        mine = [row for row in rows if row["backbone"] == backbone]
+        if not mine:
+            continue
+        yield f"\n### {backbone}\n"
+        for key in dict.fromkeys((row["pairs"], row["size"], row["task"]) for row in mine):
+            here = [row for row in mine if (row["pairs"], row["size"], row["task"]) == key]
+            best = min((row for row in here if row["name"] == "lpips"), key=lambda row: row["ms"])
+            names = list(dict.fromkeys(row["name"] for row in here))
+            yield (
+                f"{key[0]} pairs of {key[1]} x {key[1]}, {key[2]}; lpips at its best: {best['ms']:.2f} ms in"
+                f" {best['precision']}, {best['MiB']:.0f} MiB\n"
+            )
+            yield f"| precision | {' | '.join(names)} |"
+            yield f"|---{'|---' * len(names)}|"
+            for precision in PRECISIONS:
+                found = {row["name"]: row for row in here if row["precision"] == precision}
+                cells = [compared(found[name], best) if name in found else "-" for name in names]
+                yield f"| {precision} | {' | '.join(cells)} |"
+            yield ""
+
+
+def compared(row: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+    """Return milliseconds, how many times as fast as `best` that is, and peak memory in units of that of `best`."""
+    return f"{row['ms']:.2f} ms ({best['ms'] / row['ms']:.1f} x), {row['MiB'] / best['MiB']:.2f}"
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="where results go")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--wheels", type=Path, help="a folder of wheels to unpack")
+    parser.add_argument("--device", choices=SIZES, default="cuda")
+    parser.add_argument("--tables", action="store_true", help="measure nothing, print tables of what was")
+    parser.add_argument("--inside", choices=PARTS, help=argparse.SUPPRESS)
+    options = parser.parse_args(given)
+    if options.inside:
+        PARTS[options.inside](torch.device(options.device), options.out)
+    elif options.tables:
+        print("\n".join(tables(options.out / "bench.jsonl")))
+    else:
+        sys.exit(run_all(options))
+
+
+def run_all(options: argparse.Namespace) -> int:
+    """Run the parts, and return how many failed."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("--device: no CUDA device is available here; --device cpu rehearses")
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    with tempfile.TemporaryDirectory() as site:
+        for wheel in sorted(options.wheels.glob("*.whl")) if options.wheels else []:
+            zipfile.ZipFile(wheel).extractall(site)
+        paths = [str(ROOT / "src"), str(ROOT), site, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+        for part in options.parts:
+            log, begin = options.out / f"{part}.txt", time.perf_counter()
+            command = [sys.executable, "-m", "benchmarks.gpu", str(options.out), "--inside", part]
+            with log.open("w", encoding="utf-8") as file:
+                try:
+                    done = subprocess.run(
+                        [*command, "--device", options.device],
+                        cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False,
+                        timeout=LIMITS[part] if options.device == "cuda" else None,
+                    )  # fmt: skip
+                    outcome = f"rc {done.returncode}"
+                except subprocess.TimeoutExpired:
+                    outcome = f"stopped after {LIMITS[part]} s"
+            text = log.read_text(encoding="utf-8")
+            bad = outcome != "rc 0" or "FAILED" in text or "Traceback" in text
+            failed += bad
+            say(f"{part}: {outcome}, {time.perf_counter() - begin:.0f} s{', with failures' if bad else ''}: {log}")
+    return failed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""Functions of images as Triton kernels, for float32 results on a CUDA device: each reads its images once.
+
+Imported only there, as `damlpips.ops.triton_kernels`. In PyTorch the colours alone are sixty operations on the whole
+images.
+"""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from damlpips.checks import is_optimised
+from damlpips.ops import colour, distance
+
+# Values, or places of an image with three colours, that a program works on.
+VALUES, PLACES = 1024, 512
+MOST = 2**31 - VALUES
+
+_LINEAR, _ROOT = colour.LINEAR, colour.ROOT
+LINEAR_KNEE, LINEAR_SHIFT, LINEAR_EXPONENT, LINEAR_SLOPE = map(tl.constexpr, _LINEAR)
+ROOT_KNEE, ROOT_SHIFT, ROOT_EXPONENT, ROOT_SLOPE = map(tl.constexpr, _ROOT)
+(CONE_00, CONE_01, CONE_02), (CONE_10, CONE_11, CONE_12), (CONE_20, CONE_21, CONE_22) = (
+    tuple(map(tl.constexpr, row)) for row in colour.TO_CONES
+)
+(
+    (OPPONENT_00, OPPONENT_01, OPPONENT_02),
+    (OPPONENT_10, OPPONENT_11, OPPONENT_12),
+    (
+        OPPONENT_20,
+        OPPONENT_21,
+        OPPONENT_22,
+    ),
+) = (tuple(map(tl.constexpr, row)) for row in colour.OPPONENTS)
+ADAPTATION = tl.constexpr(colour.ADAPTATION)
+
+
+def _launched(kernel: Any, grid: tuple[int, ...], device: torch.device, *arguments: Any, **constants: Any) -> None:
+    # Triton launches on the current device
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        # with fused multiply-add, x - y need not be zero where x and y are the same sum of products
+        kernel[grid](*arguments, **constants, enable_fp_fusion=False)
+
+
+def fit(*images: Tensor) -> bool:
+    """Return whether the kernels can number the values of images."""
+    return all(0 < x.numel() < MOST and len(x) < 2**16 for x in images)
+
+
+# --- values ---------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _clamped_kernel(images, out, M, low, high, near, VALUES: tl.constexpr):
+    m = tl.program_id(0) * VALUES + tl.arange(0, VALUES)
+    value = tl.load(images + m, mask=m < M, other=0.0).to(tl.float32)
+    clamped = tl.minimum(tl.maximum(value, low), high)
+    tl.store(out + m, tl.where(tl.abs(clamped - value) <= near, clamped, value).to(out.dtype.element_ty), mask=m < M)
+
+
+def clamped(images: Tensor, low: float, high: float, near: float) -> Tensor:
+    """Return images with values that leave the range by `near` at most set to its end, others as they are."""
+    out = torch.empty_like(images)
+    if out.stride() != images.stride():  # one that is not dense in memory
+        images = images.contiguous()
+        out = torch.empty_like(images)
+    count = images.numel()
+    _launched(
+        *(_clamped_kernel, (triton.cdiv(count, VALUES),), images.device),
+        *(images, out, count, low, high, near),
+        VALUES=VALUES,
+    )
+    return out
+
+
+# --- colours --------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _curve(x, KNEE: tl.constexpr, SHIFT: tl.constexpr, EXPONENT: tl.constexpr, SLOPE: tl.constexpr):
+    """Return the value of a curve of `damlpips.ops.colour`, and its slope."""
+    base = tl.maximum(x, KNEE, propagate_nan=tl.PropagateNan.ALL) + SHIFT
+    power = tl.exp2(tl.log2(base) * EXPONENT)
+    value = power + (tl.minimum(x, KNEE, propagate_nan=tl.PropagateNan.ALL) - KNEE) * SLOPE
+    return value, tl.where(x > KNEE, power / base * EXPONENT, SLOPE)
+
+
+@triton.jit
+def _linear(x):
+    value, slope = _curve(x, LINEAR_KNEE, LINEAR_SHIFT, LINEAR_EXPONENT, LINEAR_SLOPE)
+    return value, slope
+
+
+@triton.jit
+def _root(x):
+    value, slope = _curve(x, ROOT_KNEE, ROOT_SHIFT, ROOT_EXPONENT, ROOT_SLOPE)
+    return value, slope
+
+
+@triton.jit
+def _oklab(r, g, b):
+    r, _ = _linear(r)
+    g, _ = _linear(g)
+    b, _ = _linear(b)
+    long, _ = _root(r * CONE_00 + g * CONE_01 + b * CONE_02)
+    middle, _ = _root(r * CONE_10 + g * CONE_11 + b * CONE_12)
+    short, _ = _root(r * CONE_20 + g * CONE_21 + b * CONE_22)
+    return (
+        long * OPPONENT_00 + middle * OPPONENT_01 + short * OPPONENT_02,
+        long * OPPONENT_10 + middle * OPPONENT_11 + short * OPPONENT_12,
+        long * OPPONENT_20 + middle * OPPONENT_21 + short * OPPONENT_22,
+    )
+
+
+@triton.jit
+def _pixels(images, s_c, s_h, s_w, W, p, there, low, factor):
+    """Return the colours of some places of one image, scaled to [0, 1]."""
+    place = images + p // W * s_h + p % W * s_w
+    r = (tl.load(place, mask=there, other=0).to(tl.float32) - low) * factor
+    g = (tl.load(place + s_c, mask=there, other=0).to(tl.float32) - low) * factor
+    b = (tl.load(place + 2 * s_c, mask=there, other=0).to(tl.float32) - low) * factor
+    return r, g, b
+
+
+@triton.jit
+def _oklab_kernel(images, s_n, s_c, s_h, s_w, W, P, out, PLACES: tl.constexpr):
+    n = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    there = p < P
+    r, g, b = _pixels(images + n * s_n, s_c, s_h, s_w, W, p, there, 0.0, 1.0)
+    first, second, third = _oklab(r, g, b)
+    out += n * 3 * P
+    tl.store(out + p, first, mask=there)
+    tl.store(out + P + p, second, mask=there)
+    tl.store(out + 2 * P + p, third, mask=there)
+
+
+@triton.jit
+def _oklab_gradient_kernel(images, s_n, s_c, s_h, s_w, gradient, g_n, g_c, g_h, g_w, W, P, out, PLACES: tl.constexpr):
+    n = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    there = p < P
+    r, g, b = _pixels(images + n * s_n, s_c, s_h, s_w, W, p, there, 0.0, 1.0)
+    by_0, by_1, by_2 = _pixels(gradient + n * g_n, g_c, g_h, g_w, W, p, there, 0.0, 1.0)
+    r, by_r = _linear(r)
+    g, by_g = _linear(g)
+    b, by_b = _linear(b)
+    _, long = _root(r * CONE_00 + g * CONE_01 + b * CONE_02)
+    _, middle = _root(r * CONE_10 + g * CONE_11 + b * CONE_12)
+    _, short = _root(r * CONE_20 + g * CONE_21 + b * CONE_22)
+    long *= by_0 * OPPONENT_00 + by_1 * OPPONENT_10 + by_2 * OPPONENT_20
+    middle *= by_0 * OPPONENT_01 + by_1 * OPPONENT_11 + by_2 * OPPONENT_21
+    short *= by_0 * OPPONENT_02 + by_1 * OPPONENT_12 + by_2 * OPPONENT_22
+    out += n * 3 * P
+    tl.store(out + p, by_r * (long * CONE_00 + middle * CONE_10 + short * CONE_20), mask=there)
+    tl.store(out + P + p, by_g * (long * CONE_01 + middle * CONE_11 + short * CONE_21), mask=there)
+    tl.store(out + 2 * P + p, by_b * (long * CONE_02 + middle * CONE_12 + short * CONE_22), mask=there)
+
+
+def _grid(images: Tensor) -> tuple[int, int]:
+    return triton.cdiv(images[0, 0].numel(), PLACES), len(images)
+
+
+def oklab(images: Tensor) -> Tensor:
+    """Return `colour.oklab` of images (N, 3, H, W) in [0, 1]."""
+    out = torch.empty(images.shape, device=images.device, dtype=torch.float32)
+    _launched(
+        *(_oklab_kernel, _grid(images), images.device),
+        *(images, *images.stride(), images.shape[3], images[0, 0].numel(), out),
+        PLACES=PLACES,
+    )
+    return out
+
+
+def oklab_gradient(images: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient of images, from that of `oklab`."""
+    out = torch.empty(images.shape, device=images.device, dtype=torch.float32)
+    _launched(
+        *(_oklab_gradient_kernel, _grid(images), images.device),
+        *(images, *images.stride(), gradient, *gradient.stride(), images.shape[3], images[0, 0].numel(), out),
+        PLACES=PLACES,
+    )
+    return out
+
+
+def colours(images: Tensor) -> Tensor:
+    """Return `colour.oklab` of images (N, 3, H, W) in [0, 1]; a graph keeps the images."""
+    found: Tensor = _Oklab.apply(images) if is_optimised(images) else oklab(images)
+    return found
+
+
+class _Oklab(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        ctx.save_for_backward(images)
+        return oklab(images)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (images,) = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return oklab_gradient(images, gradient)
+        # for second derivatives
+        images = images.view_as(images)
+        return torch.autograd.grad(colour.oklab(images), images, gradient, create_graph=True)[0]
+
+
+# --- the image as a layer -------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _image_sums_kernel(x, x_n, x_c, x_h, x_w, y, y_n, y_c, y_h, y_w, W, P, low, factor, sums, PLACES: tl.constexpr):
+    """Write the sums of a, b, a^2 and b^2 over the places of a block, for each of three colours: (N, blocks, 4, 3)."""
+    n = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    there = p < P
+    r, g, b = _pixels(x + n * x_n, x_c, x_h, x_w, W, p, there, low, factor)
+    a_0, a_1, a_2 = _oklab(r, g, b)
+    r, g, b = _pixels(y + n * y_n, y_c, y_h, y_w, W, p, there, low, factor)
+    b_0, b_1, b_2 = _oklab(r, g, b)
+    sums += (n * tl.num_programs(0) + tl.program_id(0)) * 12
+    tl.store(sums, tl.sum(tl.where(there, a_0, 0.0), 0))
+    tl.store(sums + 1, tl.sum(tl.where(there, a_1, 0.0), 0))
+    tl.store(sums + 2, tl.sum(tl.where(there, a_2, 0.0), 0))
+    tl.store(sums + 3, tl.sum(tl.where(there, b_0, 0.0), 0))
+    tl.store(sums + 4, tl.sum(tl.where(there, b_1, 0.0), 0))
+    tl.store(sums + 5, tl.sum(tl.where(there, b_2, 0.0), 0))
+    tl.store(sums + 6, tl.sum(tl.where(there, a_0 * a_0, 0.0), 0))
+    tl.store(sums + 7, tl.sum(tl.where(there, a_1 * a_1, 0.0), 0))
+    tl.store(sums + 8, tl.sum(tl.where(there, a_2 * a_2, 0.0), 0))
+    tl.store(sums + 9, tl.sum(tl.where(there, b_0 * b_0, 0.0), 0))
+    tl.store(sums + 10, tl.sum(tl.where(there, b_1 * b_1, 0.0), 0))
+    tl.store(sums + 11, tl.sum(tl.where(there, b_2 * b_2, 0.0), 0))
+
+
+@triton.jit
+def _image_difference_kernel(
+    x, x_n, x_c, x_h, x_w, y, y_n, y_c, y_h, y_w, W, P, low, factor, means, weight, to, PLACES: tl.constexpr
+):
+    """Write sum_p d_p^2 over the places of a block, d_p = weight sum_c (a_c - b_c)^2 of adapted colours."""
+    n = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    there = p < P
+    r, g, b = _pixels(x + n * x_n, x_c, x_h, x_w, W, p, there, low, factor)
+    a_0, a_1, a_2 = _oklab(r, g, b)
+    r, g, b = _pixels(y + n * y_n, y_c, y_h, y_w, W, p, there, low, factor)
+    b_0, b_1, b_2 = _oklab(r, g, b)
+    means += n * 12
+    c_0 = a_0 - b_0 - ADAPTATION * (tl.load(means) - tl.load(means + 3))
+    c_1 = a_1 - b_1 - ADAPTATION * (tl.load(means + 1) - tl.load(means + 4))
+    c_2 = a_2 - b_2 - ADAPTATION * (tl.load(means + 2) - tl.load(means + 5))
+    d = tl.where(there, weight * (c_0 * c_0 + c_1 * c_1 + c_2 * c_2), 0.0)
+    tl.store(to + n * tl.num_programs(0) + tl.program_id(0), tl.sum(d * d, 0))
+
+
+def image_distances(x: Tensor, y: Tensor, low: float, high: float, energy: float) -> tuple[Tensor, Tensor]:
+    """Return the distances in structure and in texture, (N,) each, of images in adapted colours, and no gradients.
+
+    Equal to `damlpips_distances` of `colour.adapted_colours` with `distance.Fixed(energy)`; the colours of a pair exist
+    in registers only.
+
+    Args:
+        x, y: (N, 3, H, W), of any type, in [low, high].
+    """
+    factor, places = 1 / (high - low), x[0, 0].numel()
+    blocks, n = _grid(x)
+    sums, squares = torch.empty(n, blocks, 12, device=x.device), torch.empty(n, blocks, device=x.device)
+    pair = (x, *x.stride(), y, *y.stride(), x.shape[3], places, low, factor)
+
+    def run(kernel: Any, *arguments: Any) -> None:
+        _launched(kernel, (blocks, n), x.device, *pair, *arguments, PLACES=PLACES)
+
+    run(_image_sums_kernel, sums)
+    means = sums.sum(1).div_(places)
+    run(_image_difference_kernel, means, 1 / energy, squares)
+    structure = squares.sum(1).div_(places).sqrt_()
+    mean, power = means.view(n, 2, 2, 3).unbind(1)
+    # of colours less ADAPTATION of their mean
+    seen = mean * (1 - colour.ADAPTATION)
+    spread = distance.spread(seen, power - mean.square() * (1 - (1 - colour.ADAPTATION) ** 2))
+    apart = torch.stack([seen, spread]).diff(dim=2)
+    return structure, apart.square_().sum((0, 2, 3)).div_(energy)

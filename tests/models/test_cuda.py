@@ -1,0 +1,194 @@
+"""The modules and metrics on a CUDA device: recorded graphs, autocast, the compiler, half precision, processes."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric, LPIPSMetric
+from tests.support import reference
+from tests.support.processes import run
+
+KINDS = {
+    "damlpips": lambda **options: DAMLPIPS(**options),
+    "damlpips 2": lambda **options: DAMLPIPS(version=2, **options),
+    "lpips": lambda **options: LPIPS("nano", heads="uniform", **options),
+}
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def images(n: int, side: int = 96, seed: int = 0) -> tuple[Tensor, Tensor]:
+    x, y = reference.noise(n, side, side, seed=seed)
+    return x.cuda(), y.cuda()
+
+
+def test_recording_needs_a_gpu_and_nothing_else_is_recorded() -> None:
+    x, y = reference.noise(2, 32, 32)
+    assert torch.equal(DAMLPIPS(cuda_graphs=True)(x, y), DAMLPIPS()(x, y))
+    with pytest.raises(ValueError, match="cuda_graphs: what compile=True makes is not recorded"):
+        DAMLPIPS(cuda_graphs=True, compile=True)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+class TestRecorded:
+    def test_scores_are_those_without(self, kind: str, dtype: str) -> None:
+        plain, recorded = (KINDS[kind](dtype=DTYPES[dtype], **o).cuda() for o in ({}, {"cuda_graphs": True}))
+        kept = []
+        for n, seed in ((2, 0), (2, 1), (3, 2), (2, 3)):
+            x, y = images(n, seed=seed)
+            kept.append((recorded(x, y), plain(x, y)))
+            with torch.inference_mode():
+                kept.append((recorded(x, y), plain(x, y)))
+        for found, expected in kept:  # a later replay does not change an earlier result
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+    def test_gradients_are_those_without(self, kind: str, dtype: str) -> None:
+        plain, recorded = (KINDS[kind](dtype=DTYPES[dtype], **o).cuda() for o in ({}, {"cuda_graphs": True}))
+        kept = []
+        for seed in range(3):
+            x, y = images(2, seed=seed)
+            mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+            recorded(mine, y).sum().backward()
+            plain(theirs, y).sum().backward()
+            kept.append((mine.grad, theirs.grad))
+        for found, expected in kept:
+            assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.cuda
+def test_a_pair_between_its_passes_is_not_overwritten() -> None:
+    recorded, plain = DAMLPIPS(cuda_graphs=True).cuda(), DAMLPIPS().cuda()
+    pairs = [images(2, seed=seed) for seed in range(3)]
+    gradients = []
+    for metric in (recorded, plain):
+        for _ in range(2):
+            xs = [x.clone().requires_grad_() for x, _ in pairs]
+            sum(metric(x, y).sum() for x, (_, y) in zip(xs, pairs, strict=True)).backward()
+        gradients.append([x.grad for x in xs])
+    for found, expected in zip(*gradients, strict=True):
+        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.cuda
+def test_few_recordings_are_kept() -> None:
+    from damlpips.models import graphs
+
+    recorded, plain = LPIPS("nano", heads="uniform", cuda_graphs=True).cuda(), LPIPS("nano", heads="uniform").cuda()
+    for side in [*range(64, 64 + 8 * (graphs.MOST + 2), 8), 64]:
+        x, y = images(1, side)
+        torch.testing.assert_close(recorded(x, y), plain(x, y), rtol=1e-5, atol=1e-7)
+    assert len(recorded._graphed._recorded) == graphs.MOST
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_is_close_and_has_gradients(kind: str, dtype: str) -> None:
+    exact, half = KINDS[kind]().cuda(), KINDS[kind](dtype=DTYPES[dtype]).cuda()
+    x, y = images(3)
+    found, expected = half(x, y), exact(x, y)
+    assert found.dtype == torch.float32
+    # features are rounded to a 256th or a 2048th; noise beside noise
+    torch.testing.assert_close(found, expected, rtol={"bfloat16": 0.03, "float16": 0.005}[dtype], atol=0)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(half(x, y).sum(), x)
+    assert torch.isfinite(gradient).all()
+    assert gradient.abs().max() > 0
+    (gradient,) = torch.autograd.grad(half(y, x).sum(), x)
+    assert torch.isfinite(gradient).all()
+    assert torch.equal(half(x.detach(), x.detach()), torch.zeros(3, device="cuda"))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("backbone", ["alex", "vgg", "squeeze"])
+def test_not_a_number_reaches_the_score(backbone: str, dtype: str, random_weights: Any) -> None:
+    model = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}[backbone]
+    metric = LPIPS(backbone, weights=random_weights(model), dtype=DTYPES[dtype], check_values=False).cuda()
+    x, y = images(2)
+    x[1, 0, 50, 50] = torch.nan
+    scores = metric(x, y)
+    assert scores[0].isfinite()
+    assert scores[1].isnan()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("backbone", ["alex", "vgg", "squeeze"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_networks_in_half_precision_are_close(backbone: str, dtype: str, random_weights: Any, monkeypatch) -> None:
+    model = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}[backbone]
+    metric = LPIPS(backbone, weights=random_weights(model), dtype=DTYPES[dtype]).cuda()
+    x, y = images(2, 128)
+    x.requires_grad_()
+    found = metric(x, y)
+    (mine,) = torch.autograd.grad(found.sum(), x)
+    monkeypatch.setenv("DAMLPIPS_KERNELS", "off")
+    expected = metric(x, y)
+    (theirs,) = torch.autograd.grad(expected.sum(), x)
+    torch.testing.assert_close(found, expected, rtol={"bfloat16": 0.02, "float16": 0.003}[dtype], atol=0)
+    assert (mine - theirs).norm() <= {"bfloat16": 0.3, "float16": 0.06}[dtype] * theirs.norm()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast(kind: str) -> None:
+    metric = KINDS[kind]().cuda()
+    x, y = images(2)
+    expected = metric(x, y)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cuda", dtype):
+            found = metric(x, y)
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found, expected, rtol=0.03, atol=0)
+            given = x.clone().requires_grad_()
+            metric(given, y).sum().backward()
+        assert torch.isfinite(given.grad).all()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", ["damlpips", "lpips"])
+def test_compiled(kind: str) -> None:
+    plain, compiled = KINDS[kind]().cuda(), KINDS[kind](compile=True).cuda()
+    x, y = images(2, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x, y), plain(x, y), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("options", [{}, {"dtype": torch.bfloat16}, {"cuda_graphs": True}, {"version": 2}], ids=str)
+def test_update_does_not_wait(options: dict[str, Any]) -> None:
+    metric = DAMLPIPSMetric(**options).cuda()
+    x, y = images(2)
+    metric.update(x, y)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            metric.update(x, y)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert metric.compute().isfinite()
+
+
+def _scores(rank: int, world: int) -> dict[str, Tensor]:
+    x, y = images(5)
+    found = {}
+    for name, metric in (("damlpips", DAMLPIPSMetric()), ("lpips", LPIPSMetric("nano", heads="uniform"))):
+        metric = metric.cuda()
+        for k in range(rank, 5, world):
+            metric.update(x[k : k + 1], y[k : k + 1])
+        found[name] = metric.compute().cpu()
+    return found
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("world", "backend"), [(2, "gloo"), (1, "nccl")])
+def test_processes_on_one_gpu(world: int, backend: str) -> None:
+    alone = _scores(0, 1)
+    for results in run(world, _scores, backend=backend):
+        for name, found in results.items():
+            # the exact sum of the same scores; each pair is a batch of its own in either case
+            assert torch.equal(found, alone[name])

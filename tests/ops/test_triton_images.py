@@ -1,0 +1,134 @@
+"""Functions of images by Triton's kernels: on a CUDA device, and interpreted on a CPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from damlpips import checks
+from damlpips.ops import colour, distance, fused
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def marked(test):
+    """Mark what runs on the CPU in the interpreter and else needs a CUDA device."""
+    return test if INTERPRETED else pytest.mark.cuda(test)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is that process")
+def test_in_the_interpreter() -> None:
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-k", "kernel", __file__]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert "skipped" not in done.stdout
+    assert done.stdout.count(".") >= 10
+
+
+def drawn(*shape: int, low: float = -0.2, high: float = 1.2) -> Tensor:
+    """Return values of every part of the curves, and around their knees."""
+    values = low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    values.flatten()[:4] = torch.tensor([0.0, 1.0, colour.DARK + 1e-4, colour.DARK - 1e-4])
+    return values.to(DEVICE)
+
+
+@marked
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "cut out"])
+def test_kernel_clamps_what_rounding_left(dtype: torch.dtype, layout: str) -> None:
+    from damlpips.ops import triton_images
+
+    bounds = (0.0, 1.0)
+    near = checks.rounding(dtype, bounds)
+    x = drawn(2, 3, 5, 7)
+    x.flatten()[4:9] = torch.tensor([-near / 2, 1 + near / 2, torch.nan, torch.inf, 1 + 3 * near])
+    x = x.to(dtype)
+    if layout == "channels last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    elif layout == "cut out":
+        x = torch.cat([x, x], 3)[..., 1:8]
+    found = triton_images.clamped(x, *bounds, near)
+    torch.testing.assert_close(found, checks.clamped(x, bounds), rtol=0, atol=0, equal_nan=True)
+
+
+@marked
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+def test_kernel_gives_oklab_and_its_gradient(layout: str) -> None:
+    from damlpips.ops import triton_images
+
+    x = drawn(2, 3, 9, 23)
+    x = x.contiguous(memory_format=torch.channels_last) if layout == "channels last" else x
+    exact, x = x.double().requires_grad_(), x.requires_grad_()
+    found, expected = triton_images.colours(x), colour.oklab(exact)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    (mine,), (theirs,) = (
+        torch.autograd.grad((c * upstream.to(c)).sum(), image) for c, image in ((found, x), (expected, exact))
+    )
+    # float32's own relative error in the slope of a curve, times the largest of some terms of either sign
+    torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=1e-4)
+
+
+@marked
+def test_kernel_of_colours_has_second_derivatives() -> None:
+    from damlpips.ops import triton_images
+
+    x = drawn(1, 3, 2, 2, low=0.1, high=0.9).requires_grad_()
+    slopes = []
+    for function in (triton_images.colours, colour.oklab):
+        (slope,) = torch.autograd.grad(function(x).square().sum(), x, create_graph=True)
+        slopes.append(torch.autograd.grad(slope.square().sum(), x)[0])
+    torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-4)
+
+
+@marked
+@pytest.mark.parametrize("kind", ["floats", "symmetric", "bytes", "half", "channels last"])
+def test_kernel_compares_images(kind: str) -> None:
+    from damlpips.ops import triton_images
+
+    x, y = drawn(2, 3, 31, 41, low=0, high=1), drawn(2, 3, 31, 41, low=0.1, high=0.8).flip(0)
+    bounds = (-1.0, 1.0) if kind == "symmetric" else (0.0, 1.0)
+    given = [bounds[0] + (bounds[1] - bounds[0]) * t for t in (x, y)]
+    if kind == "bytes":
+        given, bounds = [(255 * t).round().to(torch.uint8) for t in given], (0.0, 255.0)
+        x, y = (t.float() / 255 for t in given)
+    elif kind == "half":
+        given = [t.half() for t in given]
+        x, y = (t.float() for t in given)
+    elif kind == "channels last":
+        given = [t.contiguous(memory_format=torch.channels_last) for t in given]
+    found = triton_images.image_distances(*given, *bounds, colour.PHOTOGRAPH_ENERGY)
+    a, b = (colour.adapted_colours(t.double()) for t in (x, y))
+    expected = distance.compare(a, b, distance.Fixed(colour.PHOTOGRAPH_ENERGY))
+    for one, other in zip(found, (expected.structure, expected.texture), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-6)
+    assert all((d == 0).all() for d in triton_images.image_distances(given[0], given[0], *bounds, 0.04))
+
+
+@marked
+@pytest.mark.parametrize("channels", [3, 40, 112])
+def test_kernels_compare_features_without_gradients(channels: int) -> None:
+    from damlpips.ops import triton_kernels
+
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(2, channels, 7, 9, generator=generator).relu().to(DEVICE) for _ in range(2))
+    a[0, 1], b[0, 1] = 0, 0
+    weighing = distance.Adaptive(0.25, 0.5)
+    found = triton_kernels.distances(a, b, weighing)
+    expected = distance.compare(a.double(), b.double(), weighing)
+    for one, other in zip(found, (expected.structure, expected.texture), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-6)
+    assert all((d == 0).all() for d in triton_kernels.distances(a, a, weighing))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="kernels are chosen as where there are none")
+def test_no_kernels_on_a_cpu() -> None:
+    assert fused.image_kernels(torch.rand(1, 3, 4, 4)) is None
