@@ -118,18 +118,26 @@ def test_not_a_number_reaches_the_score(backbone: str, dtype: str, random_weight
 @pytest.mark.cuda
 @pytest.mark.parametrize("backbone", ["alex", "vgg", "squeeze"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_networks_in_half_precision_are_close(backbone: str, dtype: str, random_weights: Any, monkeypatch) -> None:
+def test_networks_in_half_precision_are_as_close_as_pytorch_s(
+    backbone: str, dtype: str, random_weights: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside float32, scores and gradients err no more than those of PyTorch's own modules in the same precision."""
     model = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}[backbone]
-    metric = LPIPS(backbone, weights=random_weights(model), dtype=DTYPES[dtype]).cuda()
     x, y = images(2, 128)
     x.requires_grad_()
-    found = metric(x, y)
-    (mine,) = torch.autograd.grad(found.sum(), x)
+
+    def measured(dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+        found = LPIPS(backbone, weights=random_weights(model), dtype=dtype).cuda()(x, y)
+        return found.detach(), torch.autograd.grad(found.sum(), x)[0]
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    mine = measured(DTYPES[dtype])
     monkeypatch.setenv("DAMLPIPS_KERNELS", "off")
-    expected = metric(x, y)
-    (theirs,) = torch.autograd.grad(expected.sum(), x)
-    torch.testing.assert_close(found, expected, rtol={"bfloat16": 0.02, "float16": 0.003}[dtype], atol=0)
-    assert (mine - theirs).norm() <= {"bfloat16": 0.3, "float16": 0.06}[dtype] * theirs.norm()
+    theirs, exact = measured(DTYPES[dtype]), measured(None)
+    step = torch.finfo(DTYPES[dtype]).eps
+    # random errors of two ways to round may differ by as much
+    assert (mine[0] - exact[0]).abs().max() <= (theirs[0] - exact[0]).abs().max() + step * exact[0].max()
+    assert (mine[1] - exact[1]).norm() <= 1.2 * (theirs[1] - exact[1]).norm() + step * exact[1].norm()
 
 
 @pytest.mark.cuda

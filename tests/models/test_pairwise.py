@@ -130,7 +130,8 @@ def test_the_same_images_twice_are_compared_once(make, compared) -> None:
 
 
 @pytest.mark.cuda
-def test_on_cuda(make) -> None:
+def test_on_cuda(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     x, y = images(5).cuda(), images(3, seed=1).cuda()
     module = make("nano").to("cuda")
     torch.cuda.set_sync_debug_mode("error")

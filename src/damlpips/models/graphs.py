@@ -1,5 +1,6 @@
 """Comparisons recorded as CUDA graphs: the kernels of a shape are launched at once, without Python between them."""
 
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from damlpips.checks import is_optimised
-from damlpips.models.inputs import Pair
+from damlpips.models.inputs import Pair, clamped
 from damlpips.ops.execution import is_followed
 
 # Shapes that are kept; that which was not used for longest goes first. Each keeps its images and feature maps.
@@ -25,7 +26,8 @@ def can_be_recorded(pair: Pair) -> bool:
 
     Under autocast the copies of weights in half precision would be part of the recording.
     """
-    if not pair.is_images or pair.images[0].device.type != "cuda" or is_followed(*pair.images):
+    x, y = pair.given_x, pair.given_y
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or x.device.type != "cuda" or is_followed(x, y):
         return False
     return not torch.is_autocast_enabled("cuda") and not torch.cuda.is_current_stream_capturing()
 
@@ -43,7 +45,7 @@ class Graphed:
         self._recorded: OrderedDict[Hashable, _Forward | _Training] = OrderedDict()
 
     def __call__(self, pair: Pair) -> Tensor:
-        x, y = pair.images
+        x, y = _given(pair)
         needed = is_optimised(x), is_optimised(y)
         cudnn = torch.backends.cudnn
         key = (
@@ -59,6 +61,14 @@ class Graphed:
         return self._recorded[key](pair)
 
 
+def _given(pair: Pair) -> tuple[Tensor, Tensor]:
+    """Return the images of a pair as they came, perhaps not yet clamped."""
+    x, y = pair.given_x, pair.given_y
+    assert isinstance(x, Tensor)
+    assert isinstance(y, Tensor)
+    return x, y
+
+
 def _copy(x: Tensor) -> Tensor:
     """Return a copy with the same strides where these leave no holes."""
     return torch.empty_like(x.detach()).copy_(x.detach())
@@ -70,8 +80,9 @@ class _Forward:
     def __init__(self, run: Runner, pair: Pair, _needed: tuple[bool, bool]) -> None:
         # tensors made in inference mode could not be written to outside of it
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(pair.images[0].device):
-            self._x, self._y = map(_copy, pair.images)
-            own = Pair(self._x, self._y, pair.size, in_range=pair.in_range)
+            x, y = (_copy(images) for images in pair.images)
+            self._own = x, y
+            own = Pair(*self._own, pair.size, in_range=pair.in_range)
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
@@ -83,8 +94,11 @@ class _Forward:
                 self._found = run(own)
 
     def __call__(self, pair: Pair) -> Tensor:
-        for own, given in zip((self._x, self._y), pair.images, strict=True):
-            own.copy_(given)
+        for own, given in zip(self._own, _given(pair), strict=True):
+            if pair.bounds is None:
+                own.copy_(given)
+            else:
+                clamped(given, pair.bounds, own)
         self._graph.replay()
         return self._found.clone()
 
@@ -134,7 +148,10 @@ class _Training:
 
         with torch.cuda.device(pair.images[0].device):
             own = [_copy(x).requires_grad_(want) for x, want in zip(pair.images, needed, strict=True)]
-            self._graphed = torch.cuda.make_graphed_callables(compare, tuple(own), num_warmup_iters=WARM_UPS)
+            with warnings.catch_warnings():
+                # it warms up on one stream and records on another, and waits in between
+                warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
+                self._graphed = torch.cuda.make_graphed_callables(compare, tuple(own), num_warmup_iters=WARM_UPS)
 
     def __call__(self, pair: Pair) -> Tensor:
         if self.taken_by() is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,20 +23,37 @@ class Pair:
     """Two batches that can be compared: N images each, with three channels, or their feature maps.
 
     Attributes:
-        x, y: the first and the second images.
+        given_x, given_y: the first and the second images, as they were checked.
         size: height and width at which they are compared; images of another are resampled on their way to the network.
         names: what the second images are recognised by, where they have keys.
         in_range: whether all values are known to be finite and in `value_range`.
+        bounds: where what rounding left outside has not been clamped yet, the range.
     """
 
-    x: Images
-    y: Images
+    given_x: Images
+    given_y: Images
     size: Size
     names: Sequence[Named] = ()
     in_range: bool = False
+    bounds: checks.ValueRange | None = None
+
+    @cached_property
+    def x(self) -> Images:
+        """The first images."""
+        return self._in_bounds(self.given_x)
+
+    @cached_property
+    def y(self) -> Images:
+        """The second images."""
+        return self._in_bounds(self.given_y)
+
+    def _in_bounds(self, images: Images) -> Images:
+        if self.bounds is None or isinstance(images, Encoded):
+            return images
+        return clamped(images, self.bounds)
 
     def __len__(self) -> int:
-        return count(self.x)
+        return count(self.given_x)
 
     def __getitem__(self, part: slice) -> "Pair":
         return Pair(self.x[part], self.y[part], self.size, self.names[part])
@@ -43,7 +61,7 @@ class Pair:
     @property
     def is_images(self) -> bool:
         """Whether both are images, not feature maps."""
-        return isinstance(self.x, Tensor) and isinstance(self.y, Tensor)
+        return isinstance(self.given_x, Tensor) and isinstance(self.given_y, Tensor)
 
     @property
     def images(self) -> tuple[Tensor, Tensor]:
@@ -55,7 +73,7 @@ class Pair:
     @property
     def is_optimised(self) -> bool:
         """Whether gradients are taken for one of them."""
-        return checks.is_optimised(self.x) or checks.is_optimised(self.y)
+        return checks.is_optimised(self.given_x) or checks.is_optimised(self.given_y)
 
     def compared(self, compare: "Callable[[Pair, Any], Tensor]", keys: Any = None, *, mean: bool = False) -> Tensor:
         """Return what `compare` makes of the pair; the counterpart of `video.VideoPair.compared`."""
@@ -94,8 +112,9 @@ def _single(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> tuple
 def _pair(x: Any, y: Any, settings: Settings, encoder: Encoder) -> Pair:
     if isinstance(x, Tensor) and isinstance(y, Tensor):
         checks.matching_pair(x, y)
-    x, x_in_range = _checked(x, settings, encoder, what="first image")
-    y, y_in_range = _checked(y, settings, encoder, what="second image")
+    later = _is_clamped_later(x, y, settings)
+    x, x_in_range = _checked(x, settings, encoder, what="first image", later=later)
+    y, y_in_range = _checked(y, settings, encoder, what="second image", later=later)
     size = _size_of(y, settings)
     size_x = size if settings.resize == "reference" and isinstance(x, Tensor) else _size_of(x, settings)
     for what, found in (("first image", size_x), ("second image", size)):
@@ -105,7 +124,16 @@ def _pair(x: Any, y: Any, settings: Settings, encoder: Encoder) -> Pair:
         x, y = x.to(dtype), y.to(dtype)
     x, y = _standing_in(x, count(y)), _standing_in(y, count(x))
     checks.matching_batch(count(x), count(y), size_x, size)
-    return Pair(x, y, size, in_range=x_in_range and y_in_range)
+    bounds = settings.value_range if later else None
+    return Pair(x, y, size, in_range=x_in_range and y_in_range, bounds=bounds)
+
+
+def _is_clamped_later(x: Any, y: Any, settings: Settings) -> bool:
+    """Return whether images are clamped when they are copied to where a recorded graph reads them, in one pass."""
+    if not settings.cuda_graphs or not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        return False
+    on_device = x.device.type == "cuda" and x.dtype == y.dtype and x.is_floating_point()
+    return on_device and not checks.is_optimised(x) and not checks.is_optimised(y)
 
 
 def count(x: Images) -> int:
@@ -114,20 +142,24 @@ def count(x: Images) -> int:
     return (x.features[0] if isinstance(x, Encoded) else x).shape[0]
 
 
-def _checked(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> tuple[Images, bool]:
+def _checked(x: Any, settings: Settings, encoder: Encoder, *, what: str, later: bool) -> tuple[Images, bool]:
     """Return a batch with as many channels as the network takes, and whether all values are known to be in range."""
     if not isinstance(x, Encoded):
-        return _checked_images(x, settings, encoder, what=what)
+        return _checked_images(x, settings, encoder, what=what, later=later)
     _check_encoded(x, encoder, what=what)
     return x, True
 
 
-def _checked_images(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> tuple[Tensor, bool]:
+def _checked_images(
+    x: Any, settings: Settings, encoder: Encoder, *, what: str, later: bool = False
+) -> tuple[Tensor, bool]:
     checks.image_batch(x, what=what, channels=encoder.channels, grey=settings.grey)
     images: Tensor = x
     checks.same_device(images, encoder.device, what=what, owner="the module")
     in_range = True
-    if images.is_floating_point():
+    if later:
+        in_range = False
+    elif images.is_floating_point():
         images, in_range = _in_range(images, settings, encoder, what=what)
     return images.expand(-1, encoder.channels, -1, -1), in_range
 
@@ -139,7 +171,7 @@ def _in_range(images: Tensor, settings: Settings, encoder: Encoder, *, what: str
     """
     bounds = settings.value_range
     if not on_cpu(images):  # reading values would make an accelerator wait
-        return _clamped(images, bounds), False
+        return clamped(images, bounds), False
     extremes = checks.extremes(images)
     if bounds[0] <= extremes[0] and extremes[1] <= bounds[1]:
         return images, True
@@ -151,14 +183,20 @@ def _in_range(images: Tensor, settings: Settings, encoder: Encoder, *, what: str
     return checks.clamped(images, bounds), fault is None
 
 
-def _clamped(images: Tensor, bounds: checks.ValueRange) -> Tensor:
-    """Return `checks.clamped` of images on an accelerator."""
+def clamped(images: Tensor, bounds: checks.ValueRange, out: Tensor | None = None) -> Tensor:
+    """Return `checks.clamped` of images on an accelerator.
+
+    Args:
+        out: where it is written, with the strides of `images`.
+    """
     kernels = image_kernels(images)
     if kernels is None or images.dtype == torch.float64:
-        return checks.clamped(images, bounds)
-    run = _Clamped.apply if checks.is_optimised(images) else kernels.clamped
-    found: Tensor = run(images, *bounds, checks.rounding(images.dtype, bounds))
-    return found
+        found = checks.clamped(images, bounds)
+        return found if out is None else out.copy_(found)
+    if checks.is_optimised(images):
+        found = _Clamped.apply(images, *bounds, checks.rounding(images.dtype, bounds))
+        return found
+    return kernels.clamped(images, *bounds, checks.rounding(images.dtype, bounds), out)
 
 
 class _Clamped(torch.autograd.Function):

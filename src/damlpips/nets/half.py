@@ -199,8 +199,10 @@ class HalfNetwork:
 
     def fits(self, batches: Sequence[Tensor]) -> bool:
         """Return whether the kernels can number all places of the first map, and of the images."""
-        from damlpips.ops.triton_network import MOST
+        from damlpips.ops.triton_network import MOST, MOST_ROWS
 
+        if any(max(len(x), x.shape[2]) > MOST_ROWS for x in batches):
+            return False
         return sum(len(x) * x.shape[2] * x.shape[3] for x in batches) < MOST
 
 

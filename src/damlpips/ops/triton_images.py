@@ -60,19 +60,33 @@ def _clamped_kernel(images, out, M, low, high, near, VALUES: tl.constexpr):
     tl.store(out + m, tl.where(tl.abs(clamped - value) <= near, clamped, value).to(out.dtype.element_ty), mask=m < M)
 
 
-def clamped(images: Tensor, low: float, high: float, near: float) -> Tensor:
-    """Return images with values that leave the range by `near` at most set to its end, others as they are."""
-    out = torch.empty_like(images)
-    if out.stride() != images.stride():  # one that is not dense in memory
+def clamped(images: Tensor, low: float, high: float, near: float, out: Tensor | None = None) -> Tensor:
+    """Return images with values that leave the range by `near` at most set to its end, others as they are.
+
+    Args:
+        out: where it is written; with the strides of `images`, or else the images are copied first.
+    """
+    found = torch.empty_like(images) if out is None else out
+    if not (images.stride() == found.stride() and _is_dense(images)):
+        found = torch.empty_like(images, memory_format=torch.contiguous_format)
         images = images.contiguous()
-        out = torch.empty_like(images)
     count = images.numel()
     _launched(
         *(_clamped_kernel, (triton.cdiv(count, VALUES),), images.device),
-        *(images, out, count, low, high, near),
+        *(images, found, count, low, high, near),
         VALUES=VALUES,
     )
-    return out
+    return found if out is None or found is out else out.copy_(found)
+
+
+def _is_dense(images: Tensor) -> bool:
+    """Return whether values lie side by side in memory, in some order, each once."""
+    expected = 1
+    for stride, size in sorted((st, sz) for sz, st in zip(images.shape, images.stride(), strict=True) if sz > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 # --- colours --------------------------------------------------------------------------------------------------------

@@ -19,18 +19,20 @@ from torch.nn import functional as F
 COLOURS = 3
 # Places of an output map, and products, that a program works on at a time.
 ROWS, PRODUCTS = 128, 32
-# `tl.dot` takes no fewer columns.
-LEAST_COLUMNS = 16
+# `tl.dot` takes no fewer rows and columns.
+LEAST_ROWS, LEAST_COLUMNS = 16, 16
+# CUDA's limit for the second and the third dimension of a grid
+MOST_ROWS = 2**16 - 1
 # Values of a map that a program pools.
 POOLED = 2048
 # Places have 32 bits.
 MOST = 2**31 - ROWS
 
 
-def _launched(kernel: Any, programs: int, device: torch.device, *arguments: Any, **constants: Any) -> None:
+def _launched(kernel: Any, grid: tuple[int, ...], device: torch.device, *arguments: Any, **constants: Any) -> None:
     # Triton launches on the current device
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[(programs,)](*arguments, **constants)
+        kernel[grid](*arguments, **constants)
 
 
 def empty_map(shape: Sequence[int], like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -105,26 +107,29 @@ def _columns(count: int) -> int:
 
 @triton.jit
 def _first_kernel(
-    images, x_n, x_c, x_h, x_w, H, W, factor, shift, weight, bias, out, OH, OW, M,
+    images, x_n, x_c, x_h, x_w, H, W, factor, shift, weight, bias, out, OH, OW,
     SIZE: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, ALL: tl.constexpr, CHANNELS: tl.constexpr,
     ROWS: tl.constexpr, PRODUCTS: tl.constexpr,
 ):  # fmt: skip
-    """Write max(0, W (factor image + shift) + bias) at some places of the output."""
-    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    n = (m // (OH * OW)).to(tl.int64)
-    top = (m // OW) % OH * STRIDE - PADDING
-    left = m % OW * STRIDE - PADDING
+    """Write max(0, W (factor image + shift) + bias) at some neighbouring places of a row of the output."""
+    n = tl.program_id(2).to(tl.int64)
+    row = tl.program_id(1)
+    column = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    images += n * x_n
+    top = row * STRIDE - PADDING
+    left = column * STRIDE - PADDING
     channel = tl.arange(0, CHANNELS)
     found = tl.zeros((ROWS, CHANNELS), tl.float32)
-    for start in range(0, ALL, PRODUCTS):
+    for start in tl.static_range(0, ALL, PRODUCTS):
         k = start + tl.arange(0, PRODUCTS)
         c = k // (SIZE * SIZE)
-        y = top[:, None] + (k // SIZE % SIZE)[None, :]
-        x = left[:, None] + (k % SIZE)[None, :]
+        y = top + k // SIZE % SIZE
         real = k < 3 * SIZE * SIZE
-        there = (m < M)[:, None] & real[None, :] & (y >= 0) & (y < H) & (x >= 0) & (x < W)
-        place = images + n[:, None] * x_n + c[None, :] * x_c + y * x_h + x * x_w
-        values = tl.load(place, mask=there, other=0).to(tl.float32)
+        # as unsigned numbers, places before the first are beyond the last
+        inside = real & (y.to(tl.uint32) < H.to(tl.uint32))
+        x = left[:, None] + (k % SIZE)[None, :]
+        there = inside[None, :] & (x.to(tl.uint32) < W.to(tl.uint32))
+        values = tl.load(images + (c * x_c + y * x_h)[None, :] + x * x_w, mask=there, other=0).to(tl.float32)
         scaled = values * tl.load(factor + c, mask=real, other=0.0)[None, :]
         scaled += tl.load(shift + c, mask=real, other=0.0)[None, :]
         # outside of the image there are zeros, not pixels
@@ -133,8 +138,9 @@ def _first_kernel(
         found = tl.dot(scaled.to(weight.dtype.element_ty), part, found)
     found += tl.load(bias + channel)[None, :]
     found = tl.maximum(found, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    place = out + m.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
-    tl.store(place, found.to(out.dtype.element_ty), mask=(m < M)[:, None])
+    out += (n * OH + row) * OW * CHANNELS
+    place = out + column[:, None] * CHANNELS + channel[None, :]
+    tl.store(place, found.to(out.dtype.element_ty), mask=(column < OW)[:, None])
 
 
 def first(batches: Sequence[Tensor], factor: Tensor, shift: Tensor, layer: First) -> Tensor:
@@ -148,23 +154,22 @@ def first(batches: Sequence[Tensor], factor: Tensor, shift: Tensor, layer: First
     count = sum(len(images) for images in batches)
     channels = layer.forward.shape[1]
     out = empty_map((count, channels, *size), batches[0], layer.forward.dtype)
+    rows = max(LEAST_ROWS, min(ROWS, triton.next_power_of_2(size[1])))
     begin = 0
     for images in batches:
         part = out[begin : begin + len(images)]
         begin += len(images)
-        places = len(images) * size[0] * size[1]
         _launched(
             _first_kernel,
-            triton.cdiv(places, ROWS),
+            (triton.cdiv(size[1], rows), size[0], len(images)),
             out.device,
-            *(images, *images.stride(), *images.shape[2:], factor, shift, layer.forward, layer.bias, part),
-            *(*size, places),
+            *(images, *images.stride(), *images.shape[2:], factor, shift, layer.forward, layer.bias, part, *size),
             SIZE=layer.size,
             STRIDE=layer.stride,
             PADDING=layer.padding[0],
             ALL=len(layer.forward),
             CHANNELS=channels,
-            ROWS=ROWS,
+            ROWS=rows,
             PRODUCTS=PRODUCTS,
         )
     return out
@@ -217,7 +222,7 @@ def first_gradient(gradient: Tensor, out: Tensor, images: Tensor, factor: Tensor
     count = n * cells[0] * cells[1]
     _launched(
         _first_gradient_kernel,
-        triton.cdiv(count, ROWS),
+        (triton.cdiv(count, ROWS),),
         out.device,
         *(gradient, out, layer.backward, factor, target, *target.stride(), *images.shape[2:], *size, *cells, count),
         STRIDE=layer.stride,
@@ -280,7 +285,7 @@ def max_pool(maps: Tensor, size: int, stride: int, out_size: tuple[int, int], in
     places, tile = n * out_size[0] * out_size[1], _tile(c)
     _launched(
         _pool_kernel,
-        triton.cdiv(places, tile["PLACES"]),
+        (triton.cdiv(places, tile["PLACES"]),),
         maps.device,
         *(maps, out, at, c, h, w, *out_size, places),
         SIZE=size,
@@ -325,7 +330,7 @@ def max_pool_gradient(gradient: Tensor, index: Tensor, size: int, stride: int, i
     places, tile = n * in_size[0] * in_size[1], _tile(c)
     _launched(
         _pool_gradient_kernel,
-        triton.cdiv(places, tile["PLACES"]),
+        (triton.cdiv(places, tile["PLACES"]),),
         gradient.device,
         *(gradient, index, target, c, *in_size, h, w, places),
         SIZE=size,
