@@ -46,8 +46,8 @@ def plain_score(metric: DAMLPIPS, x: Tensor, y: Tensor, motion: tuple[float, flo
     `motion` is (share, distance, strain, unexplained).
     """
 
-    def u(d: float, gain: float = 20) -> float:
-        return math.log1p(gain * d) / math.log1p(gain)
+    def u(d: float) -> float:
+        return math.log1p(5 * d) / math.log1p(5)
 
     a, b = (images[0].double() for images in (metric.layers(x)[0], metric.layers(y)[0]))
     _, h, w = a.shape
@@ -70,16 +70,21 @@ def plain_score(metric: DAMLPIPS, x: Tensor, y: Tensor, motion: tuple[float, flo
             found[row, column] = mean(square, row, column)
         return found
 
-    d = (a - b).square().sum(0) / ((deviation(a) + deviation(b)) / 2 + 0.001)
-    score = 0.4 * u(d.square().mean().sqrt().item(), 5)
+    square, masked = (a - b).square().sum(0), ((deviation(a) + 0.001) * (deviation(b) + 0.001)).sqrt()
+    d = square / (masked + square / 20)
+    means, spreads = (
+        [f(m.flatten(1)) for m in (a, b)] for f in (lambda m: m.mean(1), lambda m: m.std(1, correction=0))
+    )
+    texture = sum((p - q).square().sum().item() for p, q in (means, spreads)) / 0.04
+    score = 0.45 * (0.65 * u(d.square().mean().sqrt().item()) + 0.35 * u(texture))
     network = list(zip(metric.layers(x)[1:], metric.layers(y)[1:], strict=True))
     for f, g in network:
         compared = distance.compare(f, g, distance.Adaptive(0.25, 0.5))
-        score += 0.6 / len(network) * (0.8 * u(compared.structure.item()) + 0.2 * u(compared.texture.item()))
+        score += 0.55 / len(network) * (0.9 * u(compared.structure.item()) + 0.1 * u(compared.texture.item()))
     share, far, strain, left = motion
     extent = share * (far + strain / 2)
     seams = 2 * extent
-    return score * ((1 + seams) * left / (left + seams) if extent else 1) + 4 * extent
+    return score * ((1 + seams) * left / (left + seams) if extent else 1) + 0.8 * math.tanh(5 * extent) * (1 - left)
 
 
 def motions(metric: DAMLPIPS, x: Tensor, y: Tensor) -> list[tuple[float, float, float, float]]:

@@ -27,7 +27,13 @@ def explained(x: Tensor, y: Tensor) -> float:
     """Return what the coarse field explains, by which it is decided whether anything has moved."""
     levels = [displacement.pyramid(image) for image in (x, y)]
     a, b = (pyramid[displacement.GRID_LEVEL] for pyramid in levels)
-    return 1 - float(displacement.unexplained(a, b, displacement.coarse_field(*levels).by))
+    return float(displacement.explained(a, b, displacement.coarse_field(*levels).by))
+
+
+def moved_share(x: Tensor, y: Tensor) -> float:
+    levels = [displacement.pyramid(image) for image in (x, y)]
+    field = displacement.coarse_field(*levels)
+    return float(displacement.moved_share(torch.tensor([explained(x, y)]), displacement.extent(field).size))
 
 
 @pytest.mark.parametrize(("right", "down"), [(1, 0), (0, -1), (3, -2), (-7, 5), (11, 12)])
@@ -84,6 +90,25 @@ def test_what_moved_explains_much_and_what_did_not_little() -> None:
     assert min(shares.values()) > displacement.MOVED_TO, shares
 
 
+def test_a_flat_image_explains_nothing() -> None:
+    x = luma()
+    flat = torch.full_like(x, 0.8)
+    # not even where the field moves all that differs out of sight
+    away = torch.tensor([0.9, 0.9])[None, :, None, None].expand(1, 2, 32, 32)
+    assert displacement.explained(x, flat, away) == pytest.approx(0, abs=1e-3)
+    assert moved_share(x, flat) == 0
+
+
+def test_a_far_motion_has_to_explain_more() -> None:
+    share = displacement.moved_share(torch.full((3,), 0.62), torch.tensor([0.0, 0.05, 0.3]))
+    assert share[0] == 1
+    assert share[2] == 0
+    assert share[0] > share[1] > share[2]
+    far = luma(shift=(20, -15)), luma(degrees=12), luma(zoom=1.12)
+    assert min(moved_share(luma(), y) for y in far) == 1
+    assert max(moved_share(luma(), y) for y in (luma().flip(3), luma().flip(2), 1 - luma())) < 0.1
+
+
 def test_the_field_of_the_swapped_pair_is_the_negative() -> None:
     x, y = luma(), luma(shift=(4, -2), degrees=2)
     there, back = found(x, y), found(y, x)
@@ -96,7 +121,8 @@ def test_nothing_moves_between_equal_images() -> None:
     assert found(x, x).by.abs().max() < 1e-7
     flat = torch.full_like(x, 0.5)
     assert found(flat, flat).by.abs().max() == 0
-    assert displacement.unexplained(flat, flat, torch.zeros(1, 2, 4, 4)) == 1
+    for image in (x, flat):
+        assert displacement.explained(image, image, torch.zeros(1, 2, 4, 4)) == 0
 
 
 def test_a_pair_does_not_depend_on_its_batch() -> None:

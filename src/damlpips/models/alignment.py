@@ -40,7 +40,7 @@ class Motion(NamedTuple):
     @property
     def extent(self) -> Tensor:
         """How far the pair moved and how far its deformation moves the edges of the image, (N,); 0 without motion."""
-        return self.share * (self.distance + self.strain / 2)
+        return self.share * displacement.Extent(self.distance, self.strain).size
 
 
 class Middle(NamedTuple):
@@ -98,7 +98,7 @@ def _middle(x: Tensor, y: Tensor, levels: Levels) -> Middle | None:
     with torch.no_grad():
         field = displacement.coarse_field(*levels)
         a, b = (pyramid[displacement.GRID_LEVEL] for pyramid in levels)
-        share = displacement.moved_share(displacement.unexplained(a, b, field.by))
+        share = displacement.moved_share(displacement.explained(a, b, field.by), displacement.extent(field).size)
     if not on_cpu(share):  # reading values would make an accelerator wait, and stop what follows the operations
         return _refined(x, y, levels, field, share)
     moved = share.nonzero()[:, 0]

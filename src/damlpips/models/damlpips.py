@@ -43,10 +43,11 @@ class DAMLPIPS(PerceptualDistance):
     Version 2 finds how far each place has moved from x to y, u_p, and compares a_p = x(p - u_p / 2) with
     b_p = y(p + u_p / 2); what is displaced, and how much that deforms the image, is added::
 
-        d_0p = |a_0p - b_0p|^2 / (v_p + 0.001),  v_p the variance of both images in 5 x 5 pixels around p
-        S    = 0.4 log(1 + 5 S_0) / log 6 + sum_l 0.6 / L [ 0.8 u(S_l) + 0.2 u(T_l) ]
+        D_0p = |a_0p - b_0p|^2,  v_ap, v_bp the variances of the images in 5 x 5 pixels around p
+        d_0p = D_0p / (((v_ap + 0.001) (v_bp + 0.001))^(1/2) + D_0p / 20),  u(d) = log(1 + 5 d) / log 6
+        S    = 0.45 [ 0.65 u(S_0) + 0.35 u(T_0) ] + sum_l 0.55 / L [ 0.9 u(S_l) + 0.1 u(T_l) ]
         e    = share [ (mean_p |u_p|^2)^(1/2) + strain / 2 ],  r = what alignment leaves of the difference in place
-        D    = S (1 + 2 e) r / (r + 2 e) + 4 e
+        D    = S (1 + 2 e) r / (r + 2 e) + 0.8 tanh(5 e) (1 - r)
 
     with u and e in shares of the shorter side, the strain that of the affine field nearest to u, and a share that is 0
     where u explains little of the difference: noise, blur and compression move nothing, and then D = S. Gradients of D
@@ -58,7 +59,7 @@ class DAMLPIPS(PerceptualDistance):
 
     Shapes:
         x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`), about 1
-        for unrelated photographs, in version 2 about 1.8. Of videos as for `LPIPS`. `per_layer` has the image, the
+        for unrelated photographs, in version 2 about 1.2. Of videos as for `LPIPS`. `per_layer` has the image, the
         network's layers, and in version 2 what motion adds: (N, 1 + L) or (N, 2 + L).
 
     Raises:

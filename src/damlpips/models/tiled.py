@@ -181,8 +181,8 @@ class TiledDamlpips:
     once for the statistics, which this object is made of, and once for the distances.
 
     Args:
-        images: how images are compared by their colours and the last map of each tile, which is not a network's;
-            their texture is then not compared. None: in place, by the energy of photographs.
+        images: how images are compared by their colours and the last map of each tile, which is not a network's.
+            None: in place, by the energy of photographs.
     """
 
     def __init__(
@@ -244,7 +244,6 @@ class TiledDamlpips:
             # the mean of 1 / weight is that of a place with the mean energy
             distance.texture_distance(a.statistics, b.statistics, *self._weights(number))
             for number, (a, b) in enumerate(zip(self.x, self.y, strict=True))
-            if number or self.images is None
         ]
         return self.fuse(torch.stack(structure, 1), torch.stack(texture, 1))
 

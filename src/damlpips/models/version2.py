@@ -16,38 +16,50 @@ from damlpips.nets.encoded import Encoded
 from damlpips.ops import colour, distance
 from damlpips.ops.execution import batches, images_of, on_cpu
 from damlpips.ops.fused import Distances, damlpips_distances
-from damlpips.ops.masking import MASKING_FLOOR, MASKING_WINDOW, contrast, masked_map
+from damlpips.ops.masking import MASKING_WINDOW, compared, contrast, masked_map
 
 # The weight of the image; the rest is the network's.
-IMAGE_SHARE = 0.4
-# The image's distance is large on plain ground: its fusion turns from linear to logarithmic near d = 1/5.
-IMAGE_GAIN = 5.0
+IMAGE_SHARE = 0.45
+# The weight of a layer's statistics; the rest is that of its places. The network's features tolerate small motions
+# themselves, the image's colours do not.
+IMAGE_TEXTURE, NETWORK_TEXTURE = 0.35, 0.1
+# Fusion turns from linear to logarithmic near d = 1/5.
+GAIN = 5.0
 # How many pixels on either side the contrast of a pixel depends on: two windows, one on the other.
 IMAGE_REACH = 2 * (MASKING_WINDOW // 2)
-# What the extent of a motion adds to the score: a displacement by a tenth of the shorter side adds 0.4.
-MOTION_WEIGHT = 4.0
+# What a small motion adds to the score, for its extent, and what no motion exceeds: content that moved is still there.
+MOTION_WEIGHT, MOST_OF_MOTION = 4.0, 0.8
 # The share of the differences that a motion leaves along seams, where it uncovers and hides things, for its extent.
 SEAMS = 2.0
 
 
-def _compared_by_contrast(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> Tensor:
-    """Do what `masked_map` does, with contrasts that are known."""
-    return (a - b).square().sum(1, keepdim=True) / ((of_a + of_b) / 2 + MASKING_FLOOR)
-
-
-def fuse(structure: Float[Tensor, "n l"], texture: Float[Tensor, "n k"]) -> Float[Tensor, "n l"]:
-    """Return what each layer adds, the image first, whose texture is not compared.
+def fuse(structure: Float[Tensor, "n l"], texture: Float[Tensor, "n l"]) -> Float[Tensor, "n l"]:
+    """Return what each layer adds, the image first.
 
     ::
 
-        w_0 u_5(S_0),   w_l [ (1 - kappa) u_20(S_l) + kappa u_20(T_l) ],   w_0 = lambda, w_l = (1 - lambda) / L
+        w_l [ (1 - kappa_l) u(S_l) + kappa_l u(T_l) ],   u(d) = log(1 + 5 d) / log 6
 
-    with u_k(d) = log(1 + k d) / log(1 + k).
+    with w_0 = 0.45, kappa_0 = 0.35, and w_l = 0.55 / L, kappa_l = 0.1 of the L layers of the network.
     """
-    image, network = structure.split([1, texture.shape[1]], 1)
-    image = distance.share(image, IMAGE_GAIN)
-    mixed = (1 - distance.TEXTURE_SHARE) * distance.share(network) + distance.TEXTURE_SHARE * distance.share(texture)
-    return torch.cat([IMAGE_SHARE * image, (1 - IMAGE_SHARE) / texture.shape[1] * mixed], 1)
+    count = structure.shape[1] - 1
+    of_structure, of_texture = (distance.share(d, GAIN).split([1, count], 1) for d in (structure, texture))
+    shares = IMAGE_TEXTURE, NETWORK_TEXTURE
+    image, network = (torch.lerp(s, t, kappa) for s, t, kappa in zip(of_structure, of_texture, shares, strict=True))
+    return torch.cat([IMAGE_SHARE * image, (1 - IMAGE_SHARE) / count * network], 1)
+
+
+def motion_distance(motion: Motion) -> Float[Tensor, " n"]:
+    """Return what a motion adds to the score, as far as it explains the differences.
+
+    ::
+
+        0.8 tanh(5 e) (1 - r)
+
+    with e and r as in `seen_share`.
+    """
+    size = MOST_OF_MOTION * torch.tanh(MOTION_WEIGHT / MOST_OF_MOTION * motion.extent)
+    return size * (1 - motion.unexplained.clamp(max=1))
 
 
 def seen_share(motion: Motion) -> Float[Tensor, " n"]:
@@ -77,37 +89,31 @@ class Version2:
     aligns: bool = True
 
     def layers(self, x: Encoded, y: Encoded, motion: Motion | None = None) -> Float[Tensor, "n l"]:
-        network = [damlpips_distances(a, b, self.weighing) for a, b in zip(x.features, y.features, strict=True)]
-        return _with_motion(self._fused(_image_structure(x, y), network), motion)
+        network = zip(x.features, y.features, strict=True)
+        return _with_motion(
+            _fused([_image_distances(x, y), *(damlpips_distances(a, b, self.weighing) for a, b in network)]), motion
+        )
 
     def spatial_map(self, x: Encoded, y: Encoded, size: Size, motion: Motion | None = None) -> Float[Tensor, "n 1 h w"]:
-        image, _, network = self._compared(x, y)
-        added = _with_motion(self._fused(distance.peak_pool(image), network), motion)
-        return _with_displacement([image, *(c.map for c in network)], added, size, motion)
+        compared = self._compared(x, y)
+        return _with_displacement([c.map for c in compared], _with_motion(_fused(compared), motion), size, motion)
 
     def weights(self, x: Encoded, y: Encoded, motion: Motion | None = None) -> AdaptiveWeights:
         """Return the weights that the score of each pair was made with."""
-        image, image_place, network = self._compared(x, y)
-        structure = torch.stack([distance.peak_pool(image), *(c.structure for c in network)], 1)
-        added = _with_motion(self._fused(structure[:, 0], network), motion)
-        maps, places = [image, *(c.map for c in network)], [image_place, *(c.place for c in network)]
-        alike = torch.ones_like(layers_of(x)[0][:, :, 0, 0])
-        slope = distance.fusion_weight(structure, added[:, :-1], lambda s, _: fuse(s, torch.zeros_like(s[:, 1:])))
+        compared = self._compared(x, y)
+        structure = torch.stack([c.structure for c in compared], 1)
+        added = _with_motion(_fused(compared), motion)
         return AdaptiveWeights(
-            [p * distance.peak_weight(d, s) for p, d, s in zip(places, maps, structure.unbind(1), strict=True)],
-            [alike, *(c.channel for c in network)],
-            slope,
+            [c.place * distance.peak_weight(c.map, c.structure) for c in compared],
+            [c.channel for c in compared],
+            distance.fusion_weight(structure, added[:, :-1], fuse),
             added[:, -1],
         )
 
-    def _compared(self, x: Encoded, y: Encoded) -> tuple[Tensor, Tensor, list[distance.Comparison]]:
-        """Return the map of the image and its weights of places, and how the network's layers compare."""
+    def _compared(self, x: Encoded, y: Encoded) -> list[distance.Comparison]:
+        """Return how each layer compares, the image first."""
         image, *network = zip(layers_of(x), layers_of(y), strict=True)
-        return *masked_map(*image), [distance.compare(a, b, self.weighing) for a, b in network]
-
-    def _fused(self, image: Tensor, network: Sequence[distance.Comparison | Distances]) -> Float[Tensor, "n l"]:
-        structure = torch.stack([image, *(c.structure for c in network)], 1)
-        return fuse(structure, torch.stack([c.texture for c in network], 1))
+        return [_compared_image(*image), *(distance.compare(a, b, self.weighing) for a, b in network)]
 
     def of_tile(self, encoded: Encoded) -> Encoded:
         """Return the feature maps of a tile, and last the contrast of each of its pixels."""
@@ -122,7 +128,7 @@ class Version2:
         return _with_displacement(maps, _with_motion(added, pair.motion), size, pair.motion)
 
     def _tiled(self, pair: TiledPair) -> TiledDamlpips:
-        return TiledDamlpips(pair, self.weighing, fuse, _compared_by_contrast)
+        return TiledDamlpips(pair, self.weighing, fuse, lambda *known: compared(*known)[0])
 
     def to_keep(self, encoded: Encoded) -> Encoded:
         return encoded
@@ -146,12 +152,35 @@ def _with_motion(added: Float[Tensor, "n l"], motion: Motion | None) -> Float[Te
     if motion is None:
         return torch.cat([added, torch.zeros_like(added[:, :1])], 1)
     seen = seen_share(motion).to(added.dtype)
-    return torch.cat([added * seen[:, None], MOTION_WEIGHT * motion.extent.to(added.dtype)[:, None]], 1)
+    return torch.cat([added * seen[:, None], motion_distance(motion).to(added.dtype)[:, None]], 1)
 
 
-def _image_structure(x: Encoded, y: Encoded) -> Float[Tensor, " n"]:
-    """Compare two batches of images in adapted colours; on a CPU, without a graph, few at a time."""
+def _fused(compared: Sequence[distance.Comparison | Distances]) -> Float[Tensor, "n l"]:
+    """Return what each layer adds to the score, from how it compares."""
+    return fuse(torch.stack([c.structure for c in compared], 1), torch.stack([c.texture for c in compared], 1))
+
+
+def _compared_image(a: Tensor, b: Tensor) -> distance.Comparison:
+    """Compare two batches of images in adapted colours."""
+    d, place = masked_map(a, b)
+    alike = torch.ones_like(a[:, :, 0, 0])
+    return distance.Comparison(place, alike, d, distance.peak_pool(d), _image_texture(a, b))
+
+
+def _image_texture(a: Tensor, b: Tensor) -> Float[Tensor, " n"]:
+    """Compare the mean and the spread of each colour, in proportion to the energy of photographs."""
+    differences = distance.texture_differences(distance.statistics(a), distance.statistics(b))
+    return differences.sum(1) / colour.PHOTOGRAPH_ENERGY
+
+
+def _image_distances(x: Encoded, y: Encoded) -> Distances:
+    """Compare two batches of images; on a CPU, without a graph, few at a time."""
+
+    def distances(part: slice = slice(None)) -> Distances:
+        compared = _compared_image(colours(x, part), colours(y, part))
+        return Distances(compared.structure, compared.texture)
+
     if not on_cpu(x.seen) or checks.is_optimised(x.seen) or checks.is_optimised(y.seen):
-        return distance.peak_pool(masked_map(colours(x), colours(y))[0])
-    parts = batches(x.seen, max(1, images_of(x.seen) // 2))
-    return torch.cat([distance.peak_pool(masked_map(colours(x, part), colours(y, part))[0]) for part in parts])
+        return distances()
+    parts = map(distances, batches(x.seen, max(1, images_of(x.seen) // 2)))
+    return Distances(*map(torch.cat, zip(*parts, strict=True)))

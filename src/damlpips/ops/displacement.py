@@ -46,8 +46,11 @@ OUTLIER, FINAL_OUTLIER = 0.05, 0.02
 # Deviations from the affine field that cannot be told from none, in shares of the shorter side: half of one is kept.
 DOUBT = 2e-3
 # A pair counts as moved from where the field explains this share of the difference to where it counts in full.
-# Distortions in place seldom explain more than .4, motions .6 and more, from 1 pixel of 256 and half a degree on.
-MOVED_FROM, MOVED_TO = 0.45, 0.65
+# Distortions in place seldom explain more than .35, motions .6 and more, from 1 pixel of 256 and half a degree on.
+MOVED_FROM, MOVED_TO = 0.4, 0.6
+# A far motion has to explain more, by its extent, up to a bound: true ones explain .85 and more, but the farther places
+# are looked for, the more of them look alike by chance.
+FAR, FARTHEST = 1.5, 0.35
 
 
 class Field(NamedTuple):
@@ -74,6 +77,11 @@ class Extent(NamedTuple):
 
     distance: Tensor
     strain: Tensor
+
+    @property
+    def size(self) -> Tensor:
+        """How far the field moves and its deformation moves the edges of the image, (N,), in shares of the side."""
+        return self.distance + self.strain / 2
 
 
 # --- sampling --------------------------------------------------------------------------------------------------------
@@ -302,21 +310,41 @@ def refined(x: Sequence[Tensor], y: Sequence[Tensor], field: Field) -> Field:
 # --- what it says ----------------------------------------------------------------------------------------------------
 
 
-def unexplained(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"]) -> Float[Tensor, " n"]:
-    """Return what is left of the local differences in luma when both images are aligned, as a share of their energy."""
-    return left_of(x, y, *aligned(x, y, u))
+def explained(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"]) -> Float[Tensor, " n"]:
+    """Return how much of the local differences in luma a field explains: 1 if all, 0 if none.
+
+    ::
+
+        1 - m(a, b) / m(x, y),   m(a, b) = mean_p w_p (a_p - b_p)^2 / mean_p w_p (a_p^2 + b_p^2)
+
+    with a and b the local deviations of x and y when they are aligned, and w_p how far both are seen there. In
+    proportion to what is seen: a field that moves out of sight what it cannot match explains nothing.
+    """
+    at = halfway(in_places(u, x), x)
+    a, b = (sampled(m, p) for m, p in zip((x, y), at, strict=True))
+    both = torch.minimum(*(_inside(p, x) for p in at))
+    before, after = _mismatch(x, y, torch.ones_like(both)), _mismatch(a, b, both)
+    return 1 - after / before
+
+
+def _mismatch(a: Tensor, b: Tensor, weight: Tensor) -> Float[Tensor, " n"]:
+    """Return the energy of the local differences for that of the local deviations of both: 1 if they are unrelated."""
+    a, b = (m - nearby(m) for m in (a, b))
+    d, e = ((weight * m).mean((1, 2, 3)) + 1e-9 for m in ((a - b).square(), a.square() + b.square()))
+    return d / e
 
 
 def left_of(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Float[Tensor, " n"]:
-    """Return what is left of the local differences of x and y when they are aligned, a and b; see `unexplained`."""
+    """Return what is left of the local differences in luma of x and y when they are aligned, a and b: 1 if all."""
     d = torch.cat([x - y, a - b])
     before, after = ((d - nearby(d)).square().mean((1, 2, 3)) + 1e-9).chunk(2)
     return after / before
 
 
-def moved_share(unexplained: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Return how far pairs count as moved, smoothly from 0 to 1, by what the coarse field leaves unexplained."""
-    t = ((1 - unexplained - MOVED_FROM) / (MOVED_TO - MOVED_FROM)).clamp(0, 1)
+def moved_share(explained: Float[Tensor, " n"], extent: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Return how far pairs count as moved, smoothly from 0 to 1, by what a field of some extent explains."""
+    least = MOVED_FROM + (FAR * extent).clamp(max=FARTHEST)
+    t = ((explained - least) / (MOVED_TO - MOVED_FROM)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
 

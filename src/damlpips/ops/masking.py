@@ -3,7 +3,7 @@
 As in `fused`, the gradients are derived by hand, and the plain function is used where each operation must be seen.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from damlpips.ops.windows import box
 # The contrast of a place, in squared units of Oklab over a window of so many places, hides differences from where it
 # exceeds the floor.
 MASKING_WINDOW, MASKING_FLOOR = 5, 1e-3
+# The distance of a place is below this: beyond it, one difference is as much of another picture as any.
+MOST = 20.0
 
 WINDOW_PLACES = MASKING_WINDOW**2
 
@@ -26,9 +28,10 @@ def masked_map(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> tupl
 
     ::
 
-        place_p = 1 / (v_p + 0.001),   d_p = place_p sum_c (a_cp - b_cp)^2
+        D_p = sum_c (a_cp - b_cp)^2,  g_p = sqrt((v_ap + 0.001) (v_bp + 0.001))
+        place_p = 1 / (g_p + D_p / 20),   d_p = place_p D_p
 
-    with v_p the variance of both images in a window of 5 x 5 around p, summed over colours.
+    with v_ap, v_bp the variances of the images in a window of 5 x 5 around p, summed over colours.
 
     Returns:
         d and place, (N, 1, H, W) each.
@@ -44,8 +47,14 @@ def masked_map(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> tupl
 
 def plain_masked_map(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return `masked_map`, in operations that can be followed."""
-    place = 1 / ((contrast(a) + contrast(b)) / 2 + MASKING_FLOOR)
-    return place * (a - b).square().sum(1, keepdim=True), place
+    return compared(a, b, contrast(a), contrast(b))
+
+
+def compared(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Do what `masked_map` does, with contrasts that are known."""
+    square = (a - b).square().sum(1, keepdim=True)
+    place = 1 / (((of_a + MASKING_FLOOR) * (of_b + MASKING_FLOOR)).sqrt() + square / MOST)
+    return place * square, place
 
 
 def contrast(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
@@ -60,11 +69,11 @@ class _Masked(torch.autograd.Function):
         windows = _Windows(a)
         for x, y, difference, weight in zip(a, b, d[:, 0], place[:, 0], strict=True):
             # one colour at a time: a core's cache holds it with all that is made of it
-            deviations = [windows.deviation(image) for image in (x, y)]
-            windows.box_sum(torch.add(*deviations, out=windows.scratch), out=weight)
-            weight.mul_(0.5 / WINDOW_PLACES).add_(MASKING_FLOOR).reciprocal_()
+            of_x, of_y = (windows.raised_contrast(map(windows.apart, image)) for image in (x, y))
+            torch.mul(of_x, of_y, out=weight).sqrt_()
             for k, (one, other) in enumerate(zip(x, y, strict=True)):
                 _add_square(difference, torch.sub(one, other, out=windows.scratch), first=k == 0)
+            weight.add_(difference, alpha=1 / MOST).reciprocal_()
             difference.mul_(weight)
         return d, place
 
@@ -77,8 +86,8 @@ class _Masked(torch.autograd.Function):
     def backward(ctx: Any, by_d: Tensor | None, by_place: Tensor | None) -> Any:
         """Return the gradients of a loss L.
 
-        With q = dL / dv through the mean of the window, that of a is q (a - mean a) less the same through the mean,
-        and 2 place (a - b) dL / dd.
+        With q = 2 dL / dv_a through the mean of the window, that of a is q (a - mean a) less the same through the mean,
+        and 2 (a - b) dL / dD.
         """
         a, b, d, place = ctx.saved_tensors
         outputs, needed = (by_d, by_place), ctx.needs_input_grad
@@ -92,19 +101,22 @@ class _Masked(torch.autograd.Function):
             for x, wanted in zip((a, b), needed, strict=True)
         ]
         by_d = torch.zeros_like(d) if by_d is None else by_d
-        # place = 1 / (v + floor)
-        by_variance = -place * (d * by_d if by_place is None else torch.addcmul(d * by_d, place, by_place))
-        by_difference = 2 * place * by_d
+        # of the divisor, g + D / MOST
+        by_divisor = -place * (d * by_d if by_place is None else torch.addcmul(d * by_d, place, by_place))
+        by_difference = 2 * torch.addcmul(by_divisor / MOST, place, by_d)
+        # of g, times g: divided by a variance and the floor, it is twice that of the variance
+        by_either = by_divisor.mul_((1 - d / MOST).div_(place))
         windows = _Windows(a)
         by_deviation = torch.empty_like(place[0, 0])
         for k, (x, y) in enumerate(zip(a, b, strict=True)):
-            windows.box_adjoint(by_variance[k, 0], out=by_deviation)
             for image, other, part in ((x, y, found[0]), (y, x, found[1])):
                 if part is not None:
-                    for one, another, own in zip(image, other, part[k], strict=True):
-                        windows.apart(one).mul_(by_deviation)
-                        windows.box_adjoint(windows.scratch, out=own)
-                        torch.sub(windows.scratch, own, out=own)
+                    deviations = [windows.apart(colour).clone() for colour in image]
+                    torch.div(by_either[k, 0], windows.raised_contrast(deviations), out=by_deviation)
+                    windows.box_adjoint(by_deviation, out=by_deviation)
+                    for one, another, deviation, own in zip(image, other, deviations, part[k], strict=True):
+                        windows.box_adjoint(deviation.mul_(by_deviation), out=own)
+                        torch.sub(deviation, own, out=own)
                         own.addcmul_(torch.sub(one, another, out=windows.scratch), by_difference[k, 0])
         return tuple(found)
 
@@ -134,12 +146,12 @@ class _Windows:
         self._zeros_beside = like.new_zeros(h, w + 4 * m)
         self._summed = like.new_empty(h + 2 * m, w), like.new_empty(h, w + 2 * m)
 
-    def deviation(self, image: Tensor) -> Tensor:
-        """Return the sum over colours (C, H, W) of the squared deviation from the mean of the window."""
+    def raised_contrast(self, deviations: Iterable[Tensor]) -> Tensor:
+        """Return `contrast` of an image, and the floor, from what `apart` returns for each colour."""
         total = torch.empty_like(self.scratch)
-        for k, colour in enumerate(image):
-            _add_square(total, self.apart(colour), first=k == 0)
-        return total
+        for k, deviation in enumerate(deviations):
+            _add_square(total, deviation, first=k == 0)
+        return self.box_sum(total, out=total).mul_(1 / WINDOW_PLACES).add_(MASKING_FLOOR)
 
     def apart(self, colour: Tensor) -> Tensor:
         """Write the deviation from the mean of the window to `scratch`."""
