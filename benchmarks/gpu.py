@@ -23,7 +23,7 @@ import traceback
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,16 @@ from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds that each part may take, seven minutes together.
-LIMITS = {"device": 30, "tests": 130, "scores": 40, "kernels": 50, "bench": 115, "roofline": 35, "profiles": 20}
+LIMITS = {
+    "device": 30,
+    "tests": 120,
+    "compile": 60,
+    "bench": 85,
+    "roofline": 30,
+    "kernels": 40,
+    "scores": 40,
+    "profiles": 15,
+}
 BACKBONES = ("alex", "vgg", "squeeze", "nano")
 # What lpips and torchmetrics are given by autocast; "tf32" is float32 with TF32 in convolutions, PyTorch's default.
 PRECISIONS = {
@@ -45,8 +54,13 @@ PRECISIONS = {
 }
 # Pairs and their side.
 SIZES = {"cuda": ((64, 256), (8, 512)), "cpu": ((1, 64),)}
-# Seconds of timed calls of each contender in a cell.
-BUDGET = {"cuda": 0.12, "cpu": 0.0}
+# The larger images in two precisions: what half a batch of the smaller ones tells need not be told twice.
+OF_LARGE = ("tf32", "bfloat16")
+# Seconds of timed calls of each contender in a cell, and calls that are timed together, one after another.
+BUDGET = {"cuda": 0.06, "cpu": 0.0}
+TOGETHER = {"cuda": 4, "cpu": 1}
+# A call of so many seconds is timed alone.
+LONG = 0.03
 TESTS = (
     *("tests/ops/test_triton_kernels.py", "tests/ops/test_triton_images.py", "tests/nets/test_half.py"),
     *("tests/models/test_cuda.py", "tests/models/test_deterministic.py", "tests/models/test_references.py"),
@@ -123,6 +137,26 @@ def scores_part(device: torch.device, _out: Path) -> None:
             say(f"{name:28s} {precision:9s} {apart.max().item():.1e} {apart.median().item():.1e}")
 
 
+def compile_part(device: torch.device, _out: Path) -> None:
+    """Compile all kernels that the bench will take, in several processes: one would spend its time on it."""
+    code = "from benchmarks.gpu import warm_up; import sys; warm_up(*sys.argv[1:])"
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, backbone, precision, device.type], cwd=ROOT)
+        for backbone, precision in product(BACKBONES, ("tf32", "bfloat16", "float16"))
+    ]
+    say("rc", *(process.wait() for process in running))
+
+
+def warm_up(backbone: str, precision: str, kind: str) -> None:
+    """Run every metric once."""
+    device = torch.device(kind)
+    for (pairs, size), task in product(SIZES[kind], ("forward", "training")):
+        for name, call in models(backbone, precision, device):
+            if "recorded" not in name:
+                with guarded(f"{backbone} {precision} {name} {task}"):
+                    step(task, call, device, pairs, size)()
+
+
 def kernels_part(device: torch.device, _out: Path) -> None:
     """Time whole scores with kernels and without them."""
     from damlpips.ops.fused import SWITCH
@@ -153,9 +187,17 @@ def bench_part(device: torch.device, out: Path) -> None:
         place = Place(device, PRECISIONS[precision])
         with guarded(f"{backbone} {precision}"):
             net = "alex" if backbone == "nano" else backbone
-            others = ["lpips"] if backbone == "nano" else ["lpips", "torchmetrics"]
-            calls = {c.name: c.call for c in peers(net, place, others)[0]} | dict(models(backbone, precision, device))
+            others = {c.name: c.call for c in peers(net, place, ["lpips", "torchmetrics"])[0]}
+            mine = dict(models(backbone, precision, device))
             for (pairs, size), task in product(SIZES[device.type], ("forward", "training")):
+                first = (pairs, size) == SIZES[device.type][0]
+                if not first and precision not in OF_LARGE:
+                    continue
+                calls = {**others, **mine}
+                if backbone == "nano" or task == "training" or not first:
+                    del calls["torchmetrics"]
+                if precision == "float32":
+                    calls = {name: call for name, call in calls.items() if "recorded" not in name}
                 with guarded(f"{backbone} {precision} {task}"), tf32(precision == "tf32"):
                     for row in cell(calls, task, device, pairs, size):
                         row = {"backbone": backbone, "precision": precision, **row}
@@ -203,10 +245,11 @@ def profiles_part(device: torch.device, _out: Path) -> None:
 PARTS = {
     "device": device_part,
     "tests": tests_part,
-    "scores": scores_part,
-    "kernels": kernels_part,
+    "compile": compile_part,
     "bench": bench_part,
     "roofline": roofline_part,
+    "kernels": kernels_part,
+    "scores": scores_part,
     "profiles": profiles_part,
 }
 
@@ -230,11 +273,19 @@ def models(backbone: str, precision: str, device: torch.device) -> Iterator[tupl
             yield f"{kind.__name__}{', recorded' if recorded else ''}", metric
 
 
+@cache
+def images(pairs: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return images, made once: on a CPU they take longer than what is measured with them."""
+    from benchmarks.bench import harness
+
+    return harness.images(pairs, size, device)
+
+
 def step(task: str, call: Callable[..., Tensor], device: torch.device, pairs: int, size: int) -> Callable[[], None]:
     """Return a function that scores some pairs, or takes the gradient of their scores."""
     from benchmarks.bench import harness
 
-    x, y = harness.images(pairs, size, device)
+    x, y = images(pairs, size, device)
     return lambda: harness.run(task, call, x, y)
 
 
@@ -277,14 +328,25 @@ def cell(
 
 
 def timed(calls: Mapping[str, Callable[[], None]], device: torch.device) -> dict[str, list[float]]:
-    """Return the seconds of interleaved calls, after warming up."""
+    """Return the seconds of a call, from interleaved runs of several one after another, after warming up.
+
+    So the host prepares a call while the device works on the one before, as in a loop over batches.
+    """
     from benchmarks.bench import harness
 
-    for _ in range(harness.WARM_UPS[device.type]):
-        for call in calls.values():
+    clock, times = harness.clock_of(device), {}
+    for name, call in calls.items():
+        for _ in range(harness.WARM_UPS[device.type]):
             call()
-    budget = BUDGET[device.type] * len(calls)
-    return harness.interleaved(calls, harness.clock_of(device), budget=budget, most=40)
+        times[name] = 1 if clock(call) > LONG else TOGETHER[device.type]
+    together = {name: partial(repeated, call, times[name]) for name, call in calls.items()}
+    found = harness.interleaved(together, clock, budget=BUDGET[device.type] * len(calls), most=12)
+    return {name: [s / times[name] for s in seconds] for name, seconds in found.items()}
+
+
+def repeated(call: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        call()
 
 
 def median(values: Iterable[float]) -> float:

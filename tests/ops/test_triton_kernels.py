@@ -1,7 +1,6 @@
 """The distances of a layer by Triton's kernels: on a CUDA device, compiled for one, and interpreted on a CPU."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -120,47 +119,6 @@ def test_values_do_not_depend_on_the_rest_of_the_batch_but_for_their_layout(layo
         assert one.stride() == a.stride()
 
 
-# --- compiled -------------------------------------------------------------------------------------------------------
-
-KERNELS = ("lpips", "lpips_gradients", "statistics", "differences", "channel_differences", "gradients")
-
-
-@pytest.mark.skipif(INTERPRETED, reason="interpreted, not compiled")
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize(("dtype", "stride_one"), [("bf16", "c"), ("fp32", "p")])
-def test_kernels_compile_and_add_in_one_order(kernel: str, dtype: str, stride_one: str, monkeypatch, tmp_path) -> None:
-    """For a device that need not exist here: machine code without atomic additions and without spilled registers."""
-    pytest.importorskip("triton")
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    from triton import compile as compiled
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from damlpips.ops import triton_kernels
-
-    function = getattr(triton_kernels, f"_{kernel}_kernel")
-    types, constants, aligned = {}, {}, {}
-    for position, name in enumerate(function.arg_names):
-        if name.endswith(f"_{stride_one}") and not name.endswith("eps"):
-            types[name], constants[name] = "constexpr", 1
-        elif name.isupper() and name not in ("C", "P", "EPS"):
-            types[name] = "constexpr"
-            constants[name] = {"CHANNELS": triton_kernels.CHANNELS, "PLACES": triton_kernels.PLACES}.get(name, True)
-        elif name == "EPS":
-            types[name] = "fp32"
-        else:
-            pointer = {"a": dtype, "b": dtype, "for_a": dtype, "for_b": dtype}.get(name, "fp32")
-            whole = name in ("C", "P") or re.search(r"_[ncp]$", name)
-            types[name] = "i32" if whole else f"*{pointer}"
-            aligned[(position,)] = [["tt.divisibility", 16]]
-    source = ASTSource(function, types, constexprs=constants, attrs=aligned)
-    found = compiled(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": False})
-    assert len(found.asm["cubin"]) > 0
-    assert "ld.global" in found.asm["ptx"]
-    assert not re.search(r"\b(atom|red)\.", found.asm["ptx"])
-    assert ".local" not in found.asm["ptx"]
-
-
 # --- when kernels are used ------------------------------------------------------------------------------------------
 
 CUDA_FEATURES = SimpleNamespace(device=torch.device("cuda"))
@@ -217,6 +175,9 @@ def test_without_triton_nobody_warns(monkeypatch: pytest.MonkeyPatch, recwarn: p
 
 
 # --- in the modules, on a device ------------------------------------------------------------------------------------
+
+# The functions of `blockwise` that the kernels stand for.
+KERNELS = ("lpips", "lpips_gradients", "statistics", "differences", "channel_differences", "gradients")
 
 MODULES = {
     "damlpips": lambda **options: DAMLPIPS(**options),

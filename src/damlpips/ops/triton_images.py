@@ -13,10 +13,15 @@ import triton.language as tl
 from torch import Tensor
 
 from damlpips.checks import is_optimised
-from damlpips.ops import colour, distance
+from damlpips.ops import colour
+from damlpips.ops.distance import ENERGY_EPS as EPS
+from damlpips.ops.distance import SPREAD_FLOOR as SPREAD
+from damlpips.ops.triton_kernels import root_of_mean
 
 # Values, or places of an image with three colours, that a program works on.
 VALUES, PLACES = 1024, 512
+# Blocks of an image whose sums a program adds at a time.
+SUMS = 128
 MOST = 2**31 - VALUES
 
 _LINEAR, _ROOT = colour.LINEAR, colour.ROOT
@@ -129,9 +134,9 @@ def _oklab(r, g, b):
 
 
 @triton.jit
-def _pixels(images, s_c, s_h, s_w, W, p, there, low, factor):
-    """Return the colours of some places of one image, scaled to [0, 1]."""
-    place = images + p // W * s_h + p % W * s_w
+def _pixels(images, s_c, s_h, s_w, W, p, there, low, factor, FLAT: tl.constexpr):
+    """Return the colours of some places of one image, scaled to [0, 1]; `FLAT`: one stride serves all places."""
+    place = images + (p * s_w if FLAT else p // W * s_h + p % W * s_w)
     r = (tl.load(place, mask=there, other=0).to(tl.float32) - low) * factor
     g = (tl.load(place + s_c, mask=there, other=0).to(tl.float32) - low) * factor
     b = (tl.load(place + 2 * s_c, mask=there, other=0).to(tl.float32) - low) * factor
@@ -139,11 +144,11 @@ def _pixels(images, s_c, s_h, s_w, W, p, there, low, factor):
 
 
 @triton.jit
-def _oklab_kernel(images, s_n, s_c, s_h, s_w, W, P, out, PLACES: tl.constexpr):
+def _oklab_kernel(images, s_n, s_c, s_h, s_w, W, P, out, FLAT: tl.constexpr, PLACES: tl.constexpr):
     n = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     there = p < P
-    r, g, b = _pixels(images + n * s_n, s_c, s_h, s_w, W, p, there, 0.0, 1.0)
+    r, g, b = _pixels(images + n * s_n, s_c, s_h, s_w, W, p, there, 0.0, 1.0, FLAT)
     first, second, third = _oklab(r, g, b)
     out += n * 3 * P
     tl.store(out + p, first, mask=there)
@@ -152,12 +157,14 @@ def _oklab_kernel(images, s_n, s_c, s_h, s_w, W, P, out, PLACES: tl.constexpr):
 
 
 @triton.jit
-def _oklab_gradient_kernel(images, s_n, s_c, s_h, s_w, gradient, g_n, g_c, g_h, g_w, W, P, out, PLACES: tl.constexpr):
+def _oklab_gradient_kernel(
+    images, s_n, s_c, s_h, s_w, gradient, g_n, g_c, g_h, g_w, W, P, out, FLAT: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
     n = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     there = p < P
-    r, g, b = _pixels(images + n * s_n, s_c, s_h, s_w, W, p, there, 0.0, 1.0)
-    by_0, by_1, by_2 = _pixels(gradient + n * g_n, g_c, g_h, g_w, W, p, there, 0.0, 1.0)
+    r, g, b = _pixels(images + n * s_n, s_c, s_h, s_w, W, p, there, 0.0, 1.0, FLAT)
+    by_0, by_1, by_2 = _pixels(gradient + n * g_n, g_c, g_h, g_w, W, p, there, 0.0, 1.0, FLAT)
     r, by_r = _linear(r)
     g, by_g = _linear(g)
     b, by_b = _linear(b)
@@ -177,13 +184,18 @@ def _grid(images: Tensor) -> tuple[int, int]:
     return triton.cdiv(images[0, 0].numel(), PLACES), len(images)
 
 
+def _tiles(*images: Tensor) -> dict[str, Any]:
+    """Return how images are read: a division for each place would take longer than its colours."""
+    return {"FLAT": all(x.stride(2) == x.shape[3] * x.stride(3) for x in images), "PLACES": PLACES}
+
+
 def oklab(images: Tensor) -> Tensor:
     """Return `colour.oklab` of images (N, 3, H, W) in [0, 1]."""
     out = torch.empty(images.shape, device=images.device, dtype=torch.float32)
     _launched(
         *(_oklab_kernel, _grid(images), images.device),
         *(images, *images.stride(), images.shape[3], images[0, 0].numel(), out),
-        PLACES=PLACES,
+        **_tiles(images),
     )
     return out
 
@@ -194,7 +206,7 @@ def oklab_gradient(images: Tensor, gradient: Tensor) -> Tensor:
     _launched(
         *(_oklab_gradient_kernel, _grid(images), images.device),
         *(images, *images.stride(), gradient, *gradient.stride(), images.shape[3], images[0, 0].numel(), out),
-        PLACES=PLACES,
+        **_tiles(images, gradient),
     )
     return out
 
@@ -225,14 +237,17 @@ class _Oklab(torch.autograd.Function):
 
 
 @triton.jit
-def _image_sums_kernel(x, x_n, x_c, x_h, x_w, y, y_n, y_c, y_h, y_w, W, P, low, factor, sums, PLACES: tl.constexpr):
+def _image_sums_kernel(
+    x, x_n, x_c, x_h, x_w, y, y_n, y_c, y_h, y_w, W, P, low, factor, sums,
+    FLAT: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
     """Write the sums of a, b, a^2 and b^2 over the places of a block, for each of three colours: (N, blocks, 4, 3)."""
     n = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     there = p < P
-    r, g, b = _pixels(x + n * x_n, x_c, x_h, x_w, W, p, there, low, factor)
+    r, g, b = _pixels(x + n * x_n, x_c, x_h, x_w, W, p, there, low, factor, FLAT)
     a_0, a_1, a_2 = _oklab(r, g, b)
-    r, g, b = _pixels(y + n * y_n, y_c, y_h, y_w, W, p, there, low, factor)
+    r, g, b = _pixels(y + n * y_n, y_c, y_h, y_w, W, p, there, low, factor, FLAT)
     b_0, b_1, b_2 = _oklab(r, g, b)
     sums += (n * tl.num_programs(0) + tl.program_id(0)) * 12
     tl.store(sums, tl.sum(tl.where(there, a_0, 0.0), 0))
@@ -250,16 +265,66 @@ def _image_sums_kernel(x, x_n, x_c, x_h, x_w, y, y_n, y_c, y_h, y_w, W, P, low, 
 
 
 @triton.jit
+def _at(values, places, place):
+    return tl.sum(tl.where(places == place, values, 0.0), 0)
+
+
+@triton.jit
+def _image_texture_kernel(sums, means, to, blocks, P, energy, SPREAD, EPS, SUMS: tl.constexpr):
+    """Write, for one pair, the means of a, b, a^2 and b^2 of each colour, and the distance in texture."""
+    n = tl.program_id(0).to(tl.int64)
+    # of sixteen columns twelve are used: those of a colour in four statistics
+    column = tl.arange(0, 16)
+    found = tl.zeros((SUMS, 16), tl.float32)
+    for start in range(0, blocks, SUMS):
+        k = start + tl.arange(0, SUMS)
+        there = (k < blocks)[:, None] & (column < 12)[None, :]
+        found += tl.load(sums + (n * blocks + k)[:, None] * 12 + column[None, :], mask=there, other=0.0)
+    mean = tl.sum(found, 0) / P
+    tl.store(means + n * 12 + column, mean, mask=column < 12)
+    texture = 0.0
+    for c in tl.static_range(3):
+        a, b = _at(mean, column, c), _at(mean, column, 3 + c)
+        # of colours less ADAPTATION of their mean
+        power_a = _at(mean, column, 6 + c) - a * a * (1 - (1 - ADAPTATION) * (1 - ADAPTATION))
+        power_b = _at(mean, column, 9 + c) - b * b * (1 - (1 - ADAPTATION) * (1 - ADAPTATION))
+        a *= 1 - ADAPTATION
+        b *= 1 - ADAPTATION
+        spread_a = tl.sqrt_rn(tl.maximum(power_a - a * a, 0.0) + SPREAD * power_a + EPS * EPS)
+        spread_b = tl.sqrt_rn(tl.maximum(power_b - b * b, 0.0) + SPREAD * power_b + EPS * EPS)
+        texture += (a - b) * (a - b) + (spread_a - spread_b) * (spread_a - spread_b)
+    tl.store(to + n, texture / energy)
+
+
+@triton.jit
 def _image_difference_kernel(
-    x, x_n, x_c, x_h, x_w, y, y_n, y_c, y_h, y_w, W, P, low, factor, means, weight, to, PLACES: tl.constexpr
+    x,
+    x_n,
+    x_c,
+    x_h,
+    x_w,
+    y,
+    y_n,
+    y_c,
+    y_h,
+    y_w,
+    W,
+    P,
+    low,
+    factor,
+    means,
+    weight,
+    to,
+    FLAT: tl.constexpr,
+    PLACES: tl.constexpr,
 ):
     """Write sum_p d_p^2 over the places of a block, d_p = weight sum_c (a_c - b_c)^2 of adapted colours."""
     n = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     there = p < P
-    r, g, b = _pixels(x + n * x_n, x_c, x_h, x_w, W, p, there, low, factor)
+    r, g, b = _pixels(x + n * x_n, x_c, x_h, x_w, W, p, there, low, factor, FLAT)
     a_0, a_1, a_2 = _oklab(r, g, b)
-    r, g, b = _pixels(y + n * y_n, y_c, y_h, y_w, W, p, there, low, factor)
+    r, g, b = _pixels(y + n * y_n, y_c, y_h, y_w, W, p, there, low, factor, FLAT)
     b_0, b_1, b_2 = _oklab(r, g, b)
     means += n * 12
     c_0 = a_0 - b_0 - ADAPTATION * (tl.load(means) - tl.load(means + 3))
@@ -284,15 +349,12 @@ def image_distances(x: Tensor, y: Tensor, low: float, high: float, energy: float
     pair = (x, *x.stride(), y, *y.stride(), x.shape[3], places, low, factor)
 
     def run(kernel: Any, *arguments: Any) -> None:
-        _launched(kernel, (blocks, n), x.device, *pair, *arguments, PLACES=PLACES)
+        _launched(kernel, (blocks, n), x.device, *pair, *arguments, **_tiles(x, y))
 
     run(_image_sums_kernel, sums)
-    means = sums.sum(1).div_(places)
+    means, texture = torch.empty(n, 12, device=x.device), torch.empty(n, device=x.device)
+    _launched(
+        _image_texture_kernel, (n,), x.device, sums, means, texture, blocks, places, energy, SPREAD, EPS, SUMS=128
+    )
     run(_image_difference_kernel, means, 1 / energy, squares)
-    structure = squares.sum(1).div_(places).sqrt_()
-    mean, power = means.view(n, 2, 2, 3).unbind(1)
-    # of colours less ADAPTATION of their mean
-    seen = mean * (1 - colour.ADAPTATION)
-    spread = distance.spread(seen, power - mean.square() * (1 - (1 - colour.ADAPTATION) ** 2))
-    apart = torch.stack([seen, spread]).diff(dim=2)
-    return structure, apart.square_().sum((0, 2, 3)).div_(energy)
+    return root_of_mean(squares, places), texture

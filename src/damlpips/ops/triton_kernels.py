@@ -26,8 +26,8 @@ from damlpips.ops.distance import CHANNEL_FLOOR, ENERGY_EPS, NORM_EPS, SPREAD_FL
 CHANNELS, PLACES = 32, 64
 LEAST = 16
 # LPIPS's kernels keep all channels of a few places in registers, so many values, and read them once.
-KEPT = 4096
-MOST_KEPT = 512
+KEPT = 2048
+LEAST_KEPT, MOST_KEPT = 8, 512
 # With fewer programs than this, about two for each multiprocessor of a large GPU, tiles are made smaller.
 PROGRAMS = 256
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -74,16 +74,14 @@ class _Launch:
         self.device, self.shape = a.device, (n, c, h, w)
         channels = max(LEAST, triton.next_power_of_2(c))
         once = once and channels <= MOST_KEPT
-        most = KEPT // channels if once else PLACES
-        self.places = max(LEAST, min(most, triton.next_power_of_2(h * w)))
-        while self.places > LEAST and n * triton.cdiv(h * w, self.places) < PROGRAMS:
+        least, most = (LEAST_KEPT, max(LEAST_KEPT, KEPT // channels)) if once else (LEAST, PLACES)
+        self.places = max(least, min(most, triton.next_power_of_2(h * w)))
+        while self.places > least and n * triton.cdiv(h * w, self.places) < PROGRAMS:
             self.places //= 2
         self.blocks = triton.cdiv(h * w, self.places)
         (a, *of_a), (b, *of_b) = _flat(a), _flat(b)
         self.pair = (a, b, c, h * w, *of_a, *of_b)
         self.tile = {"CHANNELS": channels if once else min(CHANNELS, channels), "PLACES": self.places}
-        # of 32 threads each: with more values a thread they would not fit its registers
-        self.warps = 8 if once and channels * self.places > KEPT else 4
 
     @property
     def has_all_channels(self) -> bool:
@@ -105,7 +103,7 @@ class _Launch:
         # blocks first: this dimension of a grid has the highest limit
         grid = (self.blocks, self.shape[0])
         # with fused multiply-add, x y - z w would not be zero where the two products are equal
-        options = {**constants, **self.tile, "enable_fp_fusion": False, "num_warps": self.warps}
+        options = {**constants, **self.tile, "enable_fp_fusion": False}
         # Triton launches on the current device
         with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
             kernel[grid](*self.pair, *arguments, **options)
@@ -125,12 +123,15 @@ def _features(a, stride_c, stride_p, c, p, there):
 
 
 @triton.jit
-def _divisor(energy, EPS):
-    """Return the divisor of the features at a place, and its ratio to their norm: 0 where the norm is 0."""
+def _factor(energy, EPS):
+    """Return what the features at a place are multiplied with, and norm + eps to norm: 0 where the norm is 0.
+
+    A division for each feature would take longer than reading it.
+    """
     norm = tl.sqrt_rn(energy)
     dead = norm == 0.0
     divisor = tl.where(dead, 1.0, norm + EPS)
-    return divisor, tl.where(dead, 0.0, tl.div_rn(divisor, tl.where(dead, 1.0, norm)))
+    return tl.div_rn(1.0, divisor), tl.where(dead, 0.0, tl.div_rn(divisor, tl.where(dead, 1.0, norm)))
 
 
 # --- LPIPS ----------------------------------------------------------------------------------------------------------
@@ -151,9 +152,9 @@ def _energies(a, b, C, P, a_c, a_p, b_c, b_p, CHANNELS: tl.constexpr, PLACES: tl
 
 @triton.jit
 def _unit(x, EPS):
-    """Return the features divided by their norm over channels, the divisor, and its ratio to the norm."""
-    divisor, in_norms = _divisor(tl.sum(x * x, 0)[None, :], EPS)
-    return tl.div_rn(x, divisor), divisor, in_norms
+    """Return the features divided by their norm over channels, and what `_factor` returns."""
+    factor, in_norms = _factor(tl.sum(x * x, 0)[None, :], EPS)
+    return x * factor, factor, in_norms
 
 
 @triton.jit
@@ -176,12 +177,12 @@ def _lpips_kernel(
         found += tl.sum(apart, 0)
     else:
         energy_a, energy_b = _energies(a, b, C, P, a_c, a_p, b_c, b_p, CHANNELS, PLACES)
-        divisor_a, _ = _divisor(energy_a, EPS)
-        divisor_b, _ = _divisor(energy_b, EPS)
+        factor_a, _ = _factor(energy_a, EPS)
+        factor_b, _ = _factor(energy_b, EPS)
         for start in range(0, C, CHANNELS):
             c, p, there = _here(C, P, start, CHANNELS, PLACES)
-            u = tl.div_rn(_features(a, a_c, a_p, c, p, there), divisor_a)
-            v = tl.div_rn(_features(b, b_c, b_p, c, p, there), divisor_b)
+            u = _features(a, a_c, a_p, c, p, there) * factor_a
+            v = _features(b, b_c, b_p, c, p, there) * factor_b
             apart = (u - v) * (u - v)
             if HEAD:
                 apart *= tl.load(head + c, mask=c < C, other=0.0)
@@ -205,27 +206,27 @@ def _lpips_gradients_kernel(
     factor = 2.0 * tl.load(gradient + n) / P
     if ONCE:
         c, p, there = _here(C, P, 0, CHANNELS, PLACES)
-        u, divisor_a, in_norms_a = _unit(_features(a, a_c, a_p, c, p, there), EPS)
-        v, divisor_b, in_norms_b = _unit(_features(b, b_c, b_p, c, p, there), EPS)
+        u, factor_a, in_norms_a = _unit(_features(a, a_c, a_p, c, p, there), EPS)
+        v, factor_b, in_norms_b = _unit(_features(b, b_c, b_p, c, p, there), EPS)
         outer = (u - v) * factor
         if HEAD:
             outer *= tl.load(head + c, mask=c < C, other=0.0)
         if FOR_A:
             share_a = tl.sum(outer * u, 0)[None, :] * in_norms_a
-            _put(for_a, for_a_c, for_a_p, c, p, there, tl.div_rn(outer - u * share_a, divisor_a))
+            _put(for_a, for_a_c, for_a_p, c, p, there, (outer - u * share_a) * factor_a)
         if FOR_B:
             share_b = tl.sum(outer * v, 0)[None, :] * in_norms_b
-            _put(for_b, for_b_c, for_b_p, c, p, there, tl.div_rn(v * share_b - outer, divisor_b))
+            _put(for_b, for_b_c, for_b_p, c, p, there, (v * share_b - outer) * factor_b)
     else:
         energy_a, energy_b = _energies(a, b, C, P, a_c, a_p, b_c, b_p, CHANNELS, PLACES)
-        divisor_a, in_norms_a = _divisor(energy_a, EPS)
-        divisor_b, in_norms_b = _divisor(energy_b, EPS)
+        factor_a, in_norms_a = _factor(energy_a, EPS)
+        factor_b, in_norms_b = _factor(energy_b, EPS)
         along_a = tl.zeros((PLACES,), tl.float32)
         along_b = tl.zeros((PLACES,), tl.float32)
         for start in range(0, C, CHANNELS):
             c, p, there = _here(C, P, start, CHANNELS, PLACES)
-            u = tl.div_rn(_features(a, a_c, a_p, c, p, there), divisor_a)
-            v = tl.div_rn(_features(b, b_c, b_p, c, p, there), divisor_b)
+            u = _features(a, a_c, a_p, c, p, there) * factor_a
+            v = _features(b, b_c, b_p, c, p, there) * factor_b
             outer = (u - v) * factor
             if HEAD:
                 outer *= tl.load(head + c, mask=c < C, other=0.0)
@@ -235,15 +236,15 @@ def _lpips_gradients_kernel(
         share_b = along_b[None, :] * in_norms_b
         for start in range(0, C, CHANNELS):
             c, p, there = _here(C, P, start, CHANNELS, PLACES)
-            u = tl.div_rn(_features(a, a_c, a_p, c, p, there), divisor_a)
-            v = tl.div_rn(_features(b, b_c, b_p, c, p, there), divisor_b)
+            u = _features(a, a_c, a_p, c, p, there) * factor_a
+            v = _features(b, b_c, b_p, c, p, there) * factor_b
             outer = (u - v) * factor
             if HEAD:
                 outer *= tl.load(head + c, mask=c < C, other=0.0)
             if FOR_A:
-                _put(for_a, for_a_c, for_a_p, c, p, there, tl.div_rn(outer - u * share_a, divisor_a))
+                _put(for_a, for_a_c, for_a_p, c, p, there, (outer - u * share_a) * factor_a)
             if FOR_B:
-                _put(for_b, for_b_c, for_b_p, c, p, there, tl.div_rn(v * share_b - outer, divisor_b))
+                _put(for_b, for_b_c, for_b_p, c, p, there, (v * share_b - outer) * factor_b)
 
 
 @triton.jit
@@ -398,6 +399,26 @@ def _squares_kernel(
 
 
 @triton.jit
+def _root_kernel(sums, to, blocks, P, SUMS: tl.constexpr):
+    """Write, for one image, the root of the mean over places, from the sums over blocks of them."""
+    n = tl.program_id(0).to(tl.int64)
+    found = tl.zeros((SUMS,), tl.float32)
+    for start in range(0, blocks, SUMS):
+        k = start + tl.arange(0, SUMS)
+        found += tl.load(sums + n * blocks + k, mask=k < blocks, other=0.0)
+    tl.store(to + n, tl.sqrt_rn(tl.sum(found, 0) / P))
+
+
+def root_of_mean(sums: Tensor, places: int) -> Tensor:
+    """Return sqrt(sum_k sums_nk / places), (N,)."""
+    n, blocks = sums.shape
+    found = torch.empty(n, device=sums.device)
+    with torch.cuda.device(sums.device) if sums.device.type == "cuda" else nullcontext():
+        _root_kernel[(n,)](sums, found, blocks, places, SUMS=min(1024, triton.next_power_of_2(blocks)))
+    return found
+
+
+@triton.jit
 def _channel_differences_kernel(
     a, b, C, P, a_n, a_c, a_p, b_n, b_c, b_p, weight, sums, CHANNELS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
@@ -475,7 +496,7 @@ def distances(a: Tensor, b: Tensor, weighing: Adaptive) -> tuple[Tensor, Tensor]
         CHANNELS=triton.next_power_of_2(c),
     )
     launch(_squares_kernel, *energies, channel, scales, weighing.rho, eps, squares)
-    return squares.sum(1).div_(h * w).sqrt_(), scales[:, 1]
+    return root_of_mean(squares, h * w), scales[:, 1]
 
 
 def differences(a: Tensor, b: Tensor, channel: Tensor | None) -> Tensor:
