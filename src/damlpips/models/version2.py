@@ -169,8 +169,8 @@ def _compared_image(a: Tensor, b: Tensor) -> distance.Comparison:
 
 def _image_texture(a: Tensor, b: Tensor) -> Float[Tensor, " n"]:
     """Compare the mean and the spread of each colour, in proportion to the energy of photographs."""
-    differences = distance.texture_differences(distance.statistics(a), distance.statistics(b))
-    return differences.sum(1) / colour.PHOTOGRAPH_ENERGY
+    mean, power = (torch.stack([m.mean((2, 3)) for m in maps]) for maps in ((a, b), (a.square(), b.square())))
+    return distance.moment_differences(mean, power).sum(1) / colour.PHOTOGRAPH_ENERGY
 
 
 def _image_distances(x: Encoded, y: Encoded) -> Distances:

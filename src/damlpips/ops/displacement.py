@@ -153,7 +153,8 @@ def aligned(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"], rows: Span | None
     a, b = (sampled(m, p, "zeros") for m, p in zip((x, y), at, strict=True))
     # weighted by how far a place is inside of its image, 0 to 1
     of_a, of_b = (_inside(p, x) for p in at)
-    either, both = (of_a + of_b).clamp(min=1e-6), a + b
+    # what is the same in both has no gradient: an image without one needs no graph because of the other
+    either, both = (of_a + of_b).clamp(min=1e-6), (a + b).detach()
     return torch.addcmul(a, (1 - of_a) / either, both), torch.addcmul(b, (1 - of_b) / either, both)
 
 
@@ -175,9 +176,14 @@ def pyramid(luma: Float[Tensor, "n 1 h w"]) -> list[Tensor]:
 
 
 def normalised(luma: Tensor, block: int = 4) -> Tensor:
-    """Return luma without its local mean, divided by its local deviation: the same in light and in shade."""
-    d = luma - nearby(luma, block)
-    return d / (nearby(d.square(), block) + CONTRAST_FLOOR**2).sqrt()
+    """Return luma without its local mean, divided by its local deviation: the same in light and in shade.
+
+    Its gradients hold both fixed.
+    """
+    with torch.no_grad():
+        mean = nearby(luma, block)
+        deviation = (nearby((luma - mean).square(), block) + CONTRAST_FLOOR**2).sqrt()
+    return (luma - mean) / deviation
 
 
 # --- the field -------------------------------------------------------------------------------------------------------
@@ -203,11 +209,13 @@ def step(a: Tensor, b: Tensor, u: Tensor, shrink: int = 1) -> Field:
 
     With r = b(p + u/2) - a(p - u/2) and g the gradient of their mean, it minimises the sum of (r + g . step)^2 over a
     window; a step is one place at most. `shrink` x `shrink` places of a and b make a place of the result.
+
+    Gradients pass through r, with g held fixed: where the field is best, r is near 0, and so is what g changes.
     """
     a, b = (sampled(m, p) for m, p in zip((a, b), halfway(u, a), strict=True))
     # four times the gradient of the mean: its factors are those of the sums below
     s = 2 if shrink > 2 else 1  # of many places, every second row and column says as much
-    r, both = (b - a)[..., ::s, ::s], F.pad(a + b, (1, 1, 1, 1), mode="replicate")
+    r, both = (b - a)[..., ::s, ::s], F.pad((a + b).detach(), (1, 1, 1, 1), mode="replicate")
     gx = both[..., 1:-1:s, 2::s] - both[..., 1:-1:s, :-2:s]
     gy = both[..., 2::s, 1:-1:s] - both[..., :-2:s, 1:-1:s]
     products = [v * w for v, w in ((gx, gx), (gx, gy), (gy, gy), (gx, r), (gy, r))]
@@ -243,12 +251,13 @@ def affine(field: Field, outlier: float, fits: int = 3) -> Affine:
     base = torch.cat([torch.ones_like(x), x, y], 1)
     products = torch.cat([base, x * x, x * y, y * y], 1)
     trust = field.trust + 1e-3 * field.trust.mean((2, 3), keepdim=True) + 1e-9
-    weight = trust
+    weight = trust.detach()
     for left in reversed(range(fits)):
         coefficients = _least_squares(products, weight / weight.sum((2, 3), keepdim=True), field.by)
         by = (coefficients[..., None, None] * base[:, None]).sum(2)
         if left:
-            weight = trust / (1 + ((field.by - by) / outlier).square().sum(1, keepdim=True))
+            apart = field.by.detach() - by.detach()
+            weight = trust / (1 + (apart / outlier).square().sum(1, keepdim=True))
     return Affine(by, coefficients)
 
 
@@ -298,7 +307,7 @@ def refined(x: Sequence[Tensor], y: Sequence[Tensor], field: Field) -> Field:
         before = by
         for left in reversed(range(STEPS[level])):
             with torch.set_grad_enabled(torch.is_grad_enabled() and level == 0 and left == 0):
-                a, b = normalised(torch.cat([x[level], y[level]])).chunk(2)
+                a, b = normalised(x[level]), normalised(y[level])
                 found, trust = step(a, b, in_places(by, a), 2 ** (GRID_LEVEL - level))
                 by = smoothed(by + found / min(a.shape[2:]), trust, before)
     fit = affine(Field(by, trust), FINAL_OUTLIER).by

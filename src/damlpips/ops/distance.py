@@ -233,8 +233,12 @@ def texture_distance(
 
 def texture_differences(a: Statistics, b: Statistics) -> Float[Tensor, "n c"]:
     """Return the bracket of `texture_distance` for each channel."""
-    means = torch.stack([a.mean, b.mean])
-    both = torch.stack([means, spread(means, torch.stack([a.power, b.power]))])
+    return moment_differences(torch.stack([a.mean, b.mean]), torch.stack([a.power, b.power]))
+
+
+def moment_differences(mean: Float[Tensor, "2 n c"], power: Float[Tensor, "2 n c"]) -> Float[Tensor, "n c"]:
+    """Do what `texture_differences` does, with the mean and the power of both."""
+    both = torch.stack([mean, spread(mean, power)])
     return (both[:, 0] - both[:, 1]).square().sum(0)
 
 
