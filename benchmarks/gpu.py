@@ -38,19 +38,19 @@ LIMITS = {
     "device": 30,
     "tests": 120,
     "compile": 60,
-    "bench": 85,
-    "roofline": 30,
-    "kernels": 40,
-    "scores": 40,
+    "bench": 110,
+    "roofline": 25,
+    "kernels": 30,
+    "scores": 30,
     "profiles": 15,
 }
-BACKBONES = ("alex", "vgg", "squeeze", "nano")
+BACKBONES = ("alex", "vgg", "nano", "squeeze")
 # What lpips and torchmetrics are given by autocast; "tf32" is float32 with TF32 in convolutions, PyTorch's default.
 PRECISIONS = {
-    "float32": torch.float32,
-    "tf32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
+    "tf32": torch.float32,
+    "float32": torch.float32,
 }
 # Pairs and their side.
 SIZES = {"cuda": ((64, 256), (8, 512)), "cpu": ((1, 64),)}
@@ -163,7 +163,7 @@ def kernels_part(device: torch.device, _out: Path) -> None:
 
     pairs, size = SIZES[device.type][0]
     say(f"{pairs} pairs of {size} x {size}: ms with kernels, without, and how many times as long")
-    for backbone, precision in product(BACKBONES, ("tf32", "bfloat16")):
+    for precision, backbone in product(("bfloat16", "tf32"), BACKBONES):
         for model, task in product(models(backbone, precision, device), ("forward", "training")):
             name, call = model
             if "recorded" in name:
@@ -220,12 +220,12 @@ def roofline_part(device: torch.device, _out: Path) -> None:
         for name, table in tables.items():
             setattr(roofline, name, table)
     pairs, size = SIZES[device.type][0]
-    for precision in ("bfloat16", "float32"):
-        with guarded(precision):
+    for precision, backbone in product(("bfloat16", "float32"), BACKBONES):
+        with guarded(f"{backbone} {precision}"):
             roofline.main(
                 [
-                    *("--device", device.type, "--dtype", precision, "--size", str(size), "--batch", str(pairs)),
-                    *("--budget", str(4 * BUDGET[device.type])),
+                    *("--device", device.type, "--dtype", precision, "--backbones", backbone),
+                    *("--size", str(size), "--batch", str(pairs), "--budget", str(4 * BUDGET[device.type])),
                 ]
             )
 
@@ -322,7 +322,7 @@ def cell(
             }
         if isinstance(call, nn.Module):
             call._graphed = None  # a recording keeps its feature maps
-        gc.collect()
+            gc.collect()
         if cuda:
             torch.cuda.empty_cache()
 
