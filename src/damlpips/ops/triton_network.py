@@ -50,7 +50,7 @@ class First:
     Attributes:
         weight: (C, 3, size, size).
         bias: (C,), float32.
-        forward: (products, C): a row for each column of the window, colour and row, filled up with zeros.
+        forward: (products, C): a row for each colour and place of the window, filled up with zeros.
         backward: (windows^2 C, stride^2 colours), filled up with zeros: see `first_gradient`.
         size, stride: of the window, in pixels.
         padding: zeros on the left and above, and on the right and below, in pixels.
@@ -77,7 +77,7 @@ class First:
         windows = -(-size // stride)
         rows = COLOURS * size * size
         forward = weight.new_zeros(-(-rows // PRODUCTS) * PRODUCTS, channels)
-        forward[:rows] = weight.permute(3, 1, 2, 0).reshape(rows, channels)
+        forward[:rows] = weight.permute(1, 2, 3, 0).reshape(rows, channels)
         # window (ty, tx) sees pixel (py, px) of a cell at its place (ty stride + py, tx stride + px)
         wide = weight.new_zeros(channels, COLOURS, windows * stride, windows * stride)
         wide[:, :, :size, :size] = weight
@@ -121,23 +121,22 @@ def _first_kernel(
     channel = tl.arange(0, CHANNELS)
     found = tl.zeros((ROWS, CHANNELS), tl.float32)
     for start in tl.static_range(0, ALL, PRODUCTS):
-        # A row of the tile is a product, and the next is of another row of pixels: so the compiler lets a warp read
-        # neighbouring pixels of one product.
+        # a row of the tile is a place: the other way round, storing it for the product takes longer than loading it
         k = start + tl.arange(0, PRODUCTS)
-        c = k // SIZE % 3
-        y = top + k % SIZE
+        c = k // (SIZE * SIZE)
+        y = top + k // SIZE % SIZE
         real = k < 3 * SIZE * SIZE
         # as unsigned numbers, places before the first are beyond the last
         inside = real & (y.to(tl.uint32) < tl.cast(H, tl.uint32))
-        x = left[None, :] + (k // (3 * SIZE))[:, None]
-        there = inside[:, None] & (x.to(tl.uint32) < tl.cast(W, tl.uint32))
-        values = tl.load(images + (c * x_c + y * x_h)[:, None] + x * x_w, mask=there, other=0).to(tl.float32)
-        scaled = values * tl.load(factor + c, mask=real, other=0.0)[:, None]
-        scaled += tl.load(shift + c, mask=real, other=0.0)[:, None]
+        x = left[:, None] + (k % SIZE)[None, :]
+        there = inside[None, :] & (x.to(tl.uint32) < tl.cast(W, tl.uint32))
+        values = tl.load(images + (c * x_c + y * x_h)[None, :] + x * x_w, mask=there, other=0).to(tl.float32)
+        scaled = values * tl.load(factor + c, mask=real, other=0.0)[None, :]
+        scaled += tl.load(shift + c, mask=real, other=0.0)[None, :]
         # outside of the image there are zeros, not pixels
         scaled = tl.where(there, scaled, 0.0)
         part = tl.load(weight + k[:, None] * CHANNELS + channel[None, :])
-        found = tl.dot(tl.trans(scaled.to(weight.dtype.element_ty)), part, found)
+        found = tl.dot(scaled.to(weight.dtype.element_ty), part, found)
     found += tl.load(bias + channel)[None, :]
     found = tl.maximum(found, 0.0, propagate_nan=tl.PropagateNan.ALL)
     out += (n * OH + row) * OW * CHANNELS
