@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SHARED ?= ../shared
 JOBS ?= 2
 
-.PHONY: setup demo test test-oldest fuzz lint docs bench bench-quick agree agree-full agree-256 agree-challenge agree-more judged-sets train-nano train-nano-smoke clean
+.PHONY: setup demo test test-oldest fuzz lint docs bench bench-quick gpu gpu-rehearsal agree agree-full agree-256 agree-challenge agree-more judged-sets train-nano train-nano-smoke clean
 
 setup: $(READY)
 
@@ -76,6 +76,17 @@ bench: $(READY)
 # The default backbone and AlexNet at one size, no file needed: less than three minutes on two idle cores.
 bench-quick: $(READY)
 	$(BIN)/python -m benchmarks.bench --backbones alex nano --sizes 256 --batches 1 8 --budget 5 $(BENCH)
+
+# Everything that takes a GPU: tests, speed, roofline, profiles, in seven minutes at most. It installs nothing; it needs
+# torch, torchvision, torchmetrics, pytest and hypothesis, and lpips or its wheel in a folder: make gpu GPU='--wheels FOLDER'
+GPU ?=
+GPU_PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
+gpu:
+	DAMLPIPS_WEIGHTS_DIR=$(SHARED)/weights $(GPU_PYTHON) -m benchmarks.gpu build/gpu $(GPU)
+
+# The same lines on a CPU, with tiny images: some ten minutes.
+gpu-rehearsal: $(READY)
+	$(BIN)/python -m benchmarks.gpu build/gpu-rehearsal --device cpu
 
 # This package's metrics, and those of others that need no download. pyiqa's psnr, fsim, vsi and gmsd are piq's; its ssim
 # and ms_ssim take ten times as long as piq's, its mad fifteen seconds a pair.
