@@ -222,3 +222,17 @@ def test_the_extent_has_the_gradient_that_undoes_a_shift() -> None:
     assert x.grad.isfinite().all()
     ahead = luma(shift=(0.2, 0)) - luma()  # x follows y
     assert float((x.grad * ahead).sum()) < 0
+
+
+def test_what_seldom_moves_is_told_on_a_coarse_level() -> None:
+    x = luma()
+    noisy = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    for y, expected in ((noisy, 0.0), (box(x, 5), 0.0), (luma(shift=(1, 1)), 1.0), (luma(degrees=1), 1.0)):
+        levels = [displacement.pyramid(image) for image in (x, y)]
+        field = displacement.coarse_field(*levels, displacement.HINT_LEVEL)
+        a, b = (pyramid[displacement.HINT_LEVEL] for pyramid in levels)
+        assert displacement.hinted_share(displacement.explained(a, b, field.by)) == expected
+        # what follows goes on from there
+        whole = displacement.coarse_field(*levels)
+        rest = displacement.coarse_field(*levels, displacement.GRID_LEVEL, field)
+        torch.testing.assert_close(rest, whole, rtol=0, atol=0)

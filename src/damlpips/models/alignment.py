@@ -96,9 +96,15 @@ def _levels(x: Tensor, y: Tensor) -> Levels:
 
 def _middle(x: Tensor, y: Tensor, levels: Levels) -> Middle | None:
     with torch.no_grad():
-        field = displacement.coarse_field(*levels)
-        a, b = (pyramid[displacement.GRID_LEVEL] for pyramid in levels)
-        share = displacement.moved_share(displacement.explained(a, b, field.by), displacement.extent(field).size)
+        hint = displacement.coarse_field(*levels, displacement.HINT_LEVEL)
+        hinted = displacement.hinted_share(_explained(levels, displacement.HINT_LEVEL, hint))
+        if on_cpu(hinted) and not hinted.any():
+            return None
+        field = displacement.coarse_field(*levels, displacement.GRID_LEVEL, hint)
+        share = displacement.moved_share(
+            _explained(levels, displacement.GRID_LEVEL, field), displacement.extent(field).size
+        )
+        share = share * hinted
     if not on_cpu(share):  # reading values would make an accelerator wait, and stop what follows the operations
         return _refined(x, y, levels, field, share)
     moved = share.nonzero()[:, 0]
@@ -114,6 +120,10 @@ def _middle(x: Tensor, y: Tensor, levels: Levels) -> Middle | None:
         return whole.index_copy(0, moved, some)
 
     return Middle(put(x, part.x), put(y, part.y), Motion(*map(put, still, part.motion)))
+
+
+def _explained(levels: Levels, level: int, field: Field) -> Tensor:
+    return displacement.explained(levels.x[level], levels.y[level], field.by)
 
 
 def _refined(x: Tensor, y: Tensor, levels: Levels, field: Field, share: Tensor) -> Middle:

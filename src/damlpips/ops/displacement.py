@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from damlpips.ops.execution import is_dual
+from damlpips.checks import is_optimised
+from damlpips.ops.execution import is_dual, on_cpu
 from damlpips.ops.tiling import Span
 from damlpips.ops.windows import box, enlarged, nearby, shrunk
 
@@ -48,6 +49,8 @@ DOUBT = 2e-3
 # A pair counts as moved from where the field explains this share of the difference to where it counts in full.
 # Distortions in place seldom explain more than .35, motions .6 and more, from 1 pixel of 256 and half a degree on.
 MOVED_FROM, MOVED_TO = 0.4, 0.6
+# On the level above the grid's, distortions explain .25 and less, motions .4 and more: most pairs end there.
+HINT_LEVEL, HINTED_FROM, HINTED_TO = GRID_LEVEL + 1, 0.25, 0.35
 # A far motion has to explain more, by its extent, up to a bound: true ones explain .85 and more, but the farther places
 # are looked for, the more of them look alike by chance.
 FAR, FARTHEST = 1.5, 0.35
@@ -151,11 +154,32 @@ def aligned(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"], rows: Span | None
     """
     at = halfway(in_places(u, x, rows), x, 0 if rows is None else rows.start)
     a, b = (sampled(m, p, "zeros") for m, p in zip((x, y), at, strict=True))
+    if rows is not None or not on_cpu(a) or is_optimised(a) or is_optimised(b):
+        return _filled(a, b, at, x)
+    for part in _frame(x, float(u.abs().amax()) * min(x.shape[2:]) / 2):
+        found = _filled(a[part], b[part], [p[part] for p in at], x)
+        for whole, new in zip((a, b), found, strict=True):
+            whole[part] = new
+    return a, b
+
+
+def _filled(a: Tensor, b: Tensor, at: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Give what only one of two aligned images shows to both; each was sampled at its places of images like x."""
     # weighted by how far a place is inside of its image, 0 to 1
     of_a, of_b = (_inside(p, x) for p in at)
     # what is the same in both has no gradient: an image without one needs no graph because of the other
     either, both = (of_a + of_b).clamp(min=1e-6), (a + b).detach()
     return torch.addcmul(a, (1 - of_a) / either, both), torch.addcmul(b, (1 - of_b) / either, both)
+
+
+def _frame(x: Tensor, reach: float) -> list[tuple[slice, ...]]:
+    """Return the parts of a map from which no more than so many places lead beyond its edges."""
+    every, side = slice(None), min(x.shape[2:])
+    if not 2 * reach + 4 < side:  # nor NaN
+        return [(every,) * 4]
+    width = int(reach) + 2
+    ends, rest = (slice(width), slice(-width, None)), slice(width, -width)
+    return [*((every, every, end, every) for end in ends), *((every, every, rest, end) for end in ends)]
 
 
 def _inside(at: Float[Tensor, "n 2 h w"], x: Tensor) -> Float[Tensor, "n 1 h w"]:
@@ -175,15 +199,16 @@ def pyramid(luma: Float[Tensor, "n 1 h w"]) -> list[Tensor]:
     return levels
 
 
-def normalised(luma: Tensor, block: int = 4) -> Tensor:
-    """Return luma without its local mean, divided by its local deviation: the same in light and in shade.
+def normalised(luma: Tensor, block: int) -> Tensor:
+    """Return luma without its local mean, divided by its local deviation: the same in light and in shade."""
+    mean, scale = _normalisation(luma, block)
+    return (luma - mean) * scale
 
-    Its gradients hold both fixed.
-    """
-    with torch.no_grad():
-        mean = nearby(luma, block)
-        deviation = (nearby((luma - mean).square(), block) + CONTRAST_FLOOR**2).sqrt()
-    return (luma - mean) / deviation
+
+def _normalisation(luma: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Return the local mean, and one divided by the local deviation."""
+    mean = nearby(luma, block)
+    return mean, (nearby((luma - mean).square(), block) + CONTRAST_FLOOR**2).rsqrt()
 
 
 # --- the field -------------------------------------------------------------------------------------------------------
@@ -204,25 +229,50 @@ def searched(a: Tensor, b: Tensor) -> Float[Tensor, "n 2 h w"]:
     return torch.stack([(likely * along).sum(1) for along in steps], 1)
 
 
-def step(a: Tensor, b: Tensor, u: Tensor, shrink: int = 1) -> Field:
-    """Return one step of Lucas and Kanade's method from the field u; step and field are in places of a and b.
+def step(a: Tensor, b: Tensor, u: Tensor) -> Field:
+    """Return one step of Lucas and Kanade's method from the field u between normalised luma; u is in places.
 
     With r = b(p + u/2) - a(p - u/2) and g the gradient of their mean, it minimises the sum of (r + g . step)^2 over a
-    window; a step is one place at most. `shrink` x `shrink` places of a and b make a place of the result.
-
-    Gradients pass through r, with g held fixed: where the field is best, r is near 0, and so is what g changes.
+    window; a step is one place at most.
     """
     a, b = (sampled(m, p) for m, p in zip((a, b), halfway(u, a), strict=True))
-    # four times the gradient of the mean: its factors are those of the sums below
+    return _solved(b - a, *_slopes(a + b, 1))
+
+
+def fine_step(a: Tensor, b: Tensor, u: Tensor, shrink: int) -> Field:
+    """Return a step as `step` does, between luma that is normalised where it is sampled.
+
+    `shrink` x `shrink` places of a and b make a place of the result. Gradients pass through r, with g and what luma is
+    normalised by held fixed: where the field is best, r is near 0, and so is what they change.
+    """
     s = 2 if shrink > 2 else 1  # of many places, every second row and column says as much
-    r, both = (b - a)[..., ::s, ::s], F.pad((a + b).detach(), (1, 1, 1, 1), mode="replicate")
-    gx = both[..., 1:-1:s, 2::s] - both[..., 1:-1:s, :-2:s]
-    gy = both[..., 2::s, 1:-1:s] - both[..., :-2:s, 1:-1:s]
+    (a, *of_a), (b, *of_b) = (_with_slopes(sampled(m, p), s) for m, p in zip((a, b), halfway(u, a), strict=True))
+    gx, gy = (p + q for p, q in zip(of_a, of_b, strict=True))
+    return _solved(b - a, gx, gy, shrink // s)
+
+
+def _with_slopes(luma: Tensor, every: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return normalised luma, and its slopes as `_slopes` does."""
+    own = luma[..., ::every, ::every]
+    with torch.no_grad():
+        mean, scale = _normalisation(own, 4 // every)
+        right, down = (slope * scale for slope in _slopes(luma, every))
+    return (own - mean) * scale, right, down
+
+
+def _slopes(m: Tensor, every: int) -> tuple[Tensor, Tensor]:
+    """Return twice the slopes of maps to the right and down, at every so manieth row and column."""
+    s, m = every, F.pad(m, (1, 1, 1, 1), mode="replicate")
+    return m[..., 1:-1:s, 2::s] - m[..., 1:-1:s, :-2:s], m[..., 2::s, 1:-1:s] - m[..., :-2:s, 1:-1:s]
+
+
+def _solved(r: Tensor, gx: Tensor, gy: Tensor, shrink: int = 1) -> Field:
+    """Return the steps that r and four times the slopes of the mean ask for; that factor is taken off the sums."""
     products = [v * w for v, w in ((gx, gx), (gx, gy), (gy, gy), (gx, r), (gy, r))]
     if shrink > 1:
-        products = [shrunk(m, shrink // s) for m in products]
+        products = [shrunk(m, shrink) for m in products]
     sums = box(torch.cat(products, 1), WINDOW)
-    (xx, xy, yy), (xr, yr) = (m.split(1, 1) for m in (sums[:, :3] / 16, sums[:, 3:] / 4))
+    (xx, xy, yy), (xr, yr) = (m.split(1, 1) for m in (sums[:, :3].detach() / 16, sums[:, 3:] / 4))
     xx, yy = xx + DAMPING, yy + DAMPING
     det = xx * yy - xy * xy
     by = torch.cat([xy * yr - yy * xr, xy * xr - xx * yr], 1) / det
@@ -251,7 +301,7 @@ def affine(field: Field, outlier: float, fits: int = 3) -> Affine:
     base = torch.cat([torch.ones_like(x), x, y], 1)
     products = torch.cat([base, x * x, x * y, y * y], 1)
     trust = field.trust + 1e-3 * field.trust.mean((2, 3), keepdim=True) + 1e-9
-    weight = trust.detach()
+    weight = trust
     for left in reversed(range(fits)):
         coefficients = _least_squares(products, weight / weight.sum((2, 3), keepdim=True), field.by)
         by = (coefficients[..., None, None] * base[:, None]).sum(2)
@@ -274,10 +324,10 @@ def _least_squares(products: Tensor, weight: Tensor, by: Tensor) -> Float[Tensor
     return (targets[..., None] * inverse[:, None]).sum(2) / det[:, None, None]
 
 
-def coarse_field(x: Sequence[Tensor], y: Sequence[Tensor]) -> Field:
-    """Return the field between two pyramids down to the level of the grid."""
-    by = trust = None
-    for level in range(LEVELS - 1, GRID_LEVEL - 1, -1):
+def coarse_field(x: Sequence[Tensor], y: Sequence[Tensor], last: int = GRID_LEVEL, start: Field | None = None) -> Field:
+    """Return the field between two pyramids down to a level, from the coarsest, or from `start` on the level above."""
+    by, trust = (None, None) if start is None else start
+    for level in range(LEVELS - 1 if start is None else last, last - 1, -1):
         is_searched = level >= LEVELS - SEARCHED_LEVELS
         a, b = normalised(torch.cat([x[level], y[level]]), 2 if is_searched else 4).chunk(2)
         side = min(a.shape[2:])
@@ -307,8 +357,8 @@ def refined(x: Sequence[Tensor], y: Sequence[Tensor], field: Field) -> Field:
         before = by
         for left in reversed(range(STEPS[level])):
             with torch.set_grad_enabled(torch.is_grad_enabled() and level == 0 and left == 0):
-                a, b = normalised(x[level]), normalised(y[level])
-                found, trust = step(a, b, in_places(by, a), 2 ** (GRID_LEVEL - level))
+                a, b = x[level], y[level]
+                found, trust = fine_step(a, b, in_places(by, a), 2 ** (GRID_LEVEL - level))
                 by = smoothed(by + found / min(a.shape[2:]), trust, before)
     fit = affine(Field(by, trust), FINAL_OUTLIER).by
     apart = by - fit
@@ -350,10 +400,19 @@ def left_of(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Float[Tensor, " n"]:
     return after / before
 
 
+def hinted_share(explained: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Return how far pairs may have moved, smoothly from 0 to 1, by what the field explains on `HINT_LEVEL`."""
+    return _smooth((explained - HINTED_FROM) / (HINTED_TO - HINTED_FROM))
+
+
 def moved_share(explained: Float[Tensor, " n"], extent: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Return how far pairs count as moved, smoothly from 0 to 1, by what a field of some extent explains."""
     least = MOVED_FROM + (FAR * extent).clamp(max=FARTHEST)
-    t = ((explained - least) / (MOVED_TO - MOVED_FROM)).clamp(0, 1)
+    return _smooth((explained - least) / (MOVED_TO - MOVED_FROM))
+
+
+def _smooth(t: Tensor) -> Tensor:
+    t = t.clamp(0, 1)
     return t * t * (3 - 2 * t)
 
 
