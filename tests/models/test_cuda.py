@@ -73,6 +73,16 @@ def test_a_pair_between_its_passes_is_not_overwritten() -> None:
 
 
 @pytest.mark.cuda
+def test_a_recording_goes_backward_once() -> None:
+    metric = DAMLPIPS(cuda_graphs=True).cuda()
+    x, y = images(1)
+    score = metric(x.requires_grad_(), y).sum()
+    score.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="expected one backward pass, got a second one"):
+        score.backward()
+
+
+@pytest.mark.cuda
 def test_few_recordings_are_kept() -> None:
     from damlpips.models import graphs
 

@@ -119,6 +119,11 @@ class _Leaving(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
+        if ctx.pass_ is None:
+            raise RuntimeError(
+                "cuda_graphs=True: expected one backward pass, got a second one, whose feature maps may be another"
+                " batch's: use cuda_graphs=False"
+            )
         ctx.pass_ = None
         return gradient, None
 
