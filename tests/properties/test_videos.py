@@ -136,7 +136,7 @@ def test_frames_go_through_in_parts() -> None:
     """Of videos of 256 x 256 the network never sees more than its best pass."""
     module = DAMLPIPS(video=True)
     seen = []
-    handle = module.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    handle = module.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(sum(map(len, inputs))))
     x = torch.rand(2, 11, 3, 256, 256)
     try:
         with torch.no_grad():
@@ -245,7 +245,7 @@ def test_metrics_of_images_share_their_pass_beside_one_of_videos() -> None:
     metrics = [DAMLPIPSMetric(), LPIPSMetric("nano", heads="uniform"), DAMLPIPSMetric(video=True)]
     (x,), (y,) = videos(1, 2)
     seen = []
-    handle = metrics[0].model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    handle = metrics[0].model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(sum(map(len, inputs))))
     for m in metrics[:2]:
         m.update(x, y)
     handle.remove()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,12 +36,12 @@ class Pair:
     in_range: bool = False
     bounds: checks.ValueRange | None = None
 
-    @cached_property
+    @property
     def x(self) -> Images:
         """The first images."""
         return self._in_bounds(self.given_x)
 
-    @cached_property
+    @property
     def y(self) -> Images:
         """The second images."""
         return self._in_bounds(self.given_y)
