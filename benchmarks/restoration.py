@@ -1,9 +1,10 @@
-"""A noisy image is led back to its reference by one metric or another as the loss: how close it comes.
+"""An image is led back to its reference by one metric or another as the loss: how close it comes.
 
-    DAMLPIPS_WEIGHTS_DIR=WEIGHTS python benchmarks/restoration.py IMAGE ... [--steps 500] [--picture FILE]
+    DAMLPIPS_WEIGHTS_DIR=WEIGHTS python benchmarks/restoration.py IMAGE ... [--start noise] [--picture FILE]
 
-Adam changes the pixels, at a rate that falls to zero over the steps. Prints a Markdown table: PSNR, LPIPS of AlexNet,
-and `grid`, the mean power of the error at the five highest frequencies along x or y over its mean power at all
+It starts from the reference with noise, or from the reference shifted by 1, 2 or 8 pixels to the right and down. Adam
+changes the pixels, at a rate that falls to zero over the steps. Prints a Markdown table: PSNR, LPIPS of AlexNet, and
+`grid`, the mean power of the error at the five highest frequencies along x or y over its mean power at all
 frequencies, 1 for white noise: a checkerboard or stripes that a network's strides leave would stand out. `--picture`
 draws what came of the last image.
 """
@@ -24,21 +25,27 @@ NOISE = 50
 HIGHEST = 5
 LOSSES = {
     "DAMLPIPS nano": lambda: DAMLPIPS(reduction="mean"),
+    "DAMLPIPS 2 nano": lambda: DAMLPIPS(reduction="mean", version=2),
+    "DAMLPIPS 2 nano, align=False": lambda: DAMLPIPS(reduction="mean", version=2, align=False),
     "DAMLPIPS alex": lambda: DAMLPIPS("alex", reduction="mean"),
     "LPIPS alex": lambda: LPIPS("alex", reduction="mean"),
 }
 
 
-def cut(file: Path, side: int) -> Tensor:
-    """Return a square from the middle of an image, (1, 3, side, side) in [0, 1]."""
+# Pixels, right and down.
+SHIFTS = {"shift1": 1, "shift2": 2, "shift8": 8}
+
+
+def cut(file: Path, side: int, beside: int = 0) -> Tensor:
+    """Return a square from the middle of an image, or so many pixels beside it, (1, 3, side, side) in [0, 1]."""
     image = read_image(file)
-    top, left = ((length - side) // 2 for length in image.shape[1:])
+    top, left = ((length - side) // 2 - beside for length in image.shape[1:])
     return image[None, :, top : top + side, left : left + side].float() / 255
 
 
-def restored(loss: nn.Module, noisy: Tensor, reference: Tensor, steps: int) -> Tensor:
+def restored(loss: nn.Module, start: Tensor, reference: Tensor, steps: int) -> Tensor:
     """Return the image after Adam has changed its pixels to bring the loss down."""
-    image = noisy.clone().requires_grad_()
+    image = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([image], lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     fixed = loss.encode(reference)
@@ -79,6 +86,7 @@ def draw(file: Path, pictures: dict[str, Tensor]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, nargs="+")
+    parser.add_argument("--start", choices=("noise", *SHIFTS), default="noise")
     parser.add_argument("--side", type=int, default=192)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=LOSSES, metavar="LOSS")
@@ -89,10 +97,13 @@ def main() -> None:
     print("| image | loss | PSNR, dB | LPIPS alex | grid |\n|---|---|---|---|---|")
     for file in options.images:
         reference = cut(file, options.side)
-        noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(0))
-        noisy = (reference + NOISE / 255 * noise).clamp(0, 1)
-        pictures = {"reference": reference, "noisy": noisy}
-        pictures |= {name: restored(loss, noisy, reference, options.steps) for name, loss in losses.items()}
+        if options.start == "noise":
+            noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(0))
+            start = (reference + NOISE / 255 * noise).clamp(0, 1)
+        else:
+            start = cut(file, options.side, SHIFTS[options.start])
+        pictures = {"reference": reference, "start": start}
+        pictures |= {name: restored(loss, start, reference, options.steps) for name, loss in losses.items()}
         for name, picture in list(pictures.items())[1:]:
             with torch.inference_mode():
                 score = float(judge(picture, reference))
