@@ -18,10 +18,11 @@ def test_the_parts_take_seven_minutes_at_most() -> None:
 
 
 def test_every_test_that_takes_a_gpu_is_run() -> None:
+    marks = ("pytest.mark.cuda", "tests.support.interpreted")
     needing = {
         file.relative_to(ROOT).as_posix()
         for file in (ROOT / "tests").rglob("test_*.py")
-        if "pytest.mark.cuda" in file.read_text(encoding="utf-8")
+        if any(mark in file.read_text(encoding="utf-8") for mark in marks)
     }
     # pyiqa is not on every machine with a GPU
     assert needing - {"tests/adapters/test_pyiqa.py", "tests/benchmarks/test_gpu.py"} == set(gpu.TESTS)

@@ -32,8 +32,8 @@ def leaves(seed: int) -> Tensor:
     return image.clamp(0, 255).round().to(torch.uint8)
 
 
-# What version 2 misses on these pictures with every network: less than half of a faint distortion is left in an image that
-# has moved by a pixel.
+# What version 2 misses on these pictures with every network: less than half of a faint distortion is left in an image
+# that has moved by a pixel.
 MISSED = both("shift 1 px", "noise 10")
 
 

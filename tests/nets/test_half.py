@@ -1,10 +1,5 @@
 """The networks in few steps: on a CUDA device, and with Triton's kernels interpreted on a CPU."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,29 +7,16 @@ from torch import Tensor, nn
 from damlpips.nets.backbone import Backbone
 from damlpips.nets.table import BACKBONES
 from tests.support import reference
+from tests.support.interpreted import DEVICE, INTERPRETED, interpret, marked
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = "cpu" if INTERPRETED else "cuda"
-ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = ("nano", "alex", "squeeze", "vgg")
 # odd sides, of which some windows reach beyond the border; the least side that each network takes, and more
 SIDES = {"nano": (21, 30), "alex": (47, 71), "squeeze": (33, 42), "vgg": (16, 23)}
 
 
-def marked(test):
-    """Mark what runs on the CPU in the interpreter and else needs a CUDA device."""
-    return test if INTERPRETED else pytest.mark.cuda(test)
-
-
 @pytest.mark.skipif(INTERPRETED, reason="this is that process")
 def test_in_the_interpreter() -> None:
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-k", "steps", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-    assert "skipped" not in done.stdout
-    assert done.stdout.count(".") >= len(NETWORKS)
+    interpret(__file__, "steps", len(NETWORKS))
 
 
 def state(name: str) -> dict[str, Tensor]:

@@ -1,36 +1,17 @@
 """Functions of images by Triton's kernels: on a CUDA device, and interpreted on a CPU."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
 from damlpips import checks
 from damlpips.ops import colour, distance, fused
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = "cpu" if INTERPRETED else "cuda"
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def marked(test):
-    """Mark what runs on the CPU in the interpreter and else needs a CUDA device."""
-    return test if INTERPRETED else pytest.mark.cuda(test)
+from tests.support.interpreted import DEVICE, INTERPRETED, interpret, marked
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is that process")
 def test_in_the_interpreter() -> None:
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-k", "kernel", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-    assert "skipped" not in done.stdout
-    assert done.stdout.count(".") >= 10
+    interpret(__file__, "kernel", 10)
 
 
 def drawn(*shape: int, low: float = -0.2, high: float = 1.2) -> Tensor:

@@ -1,9 +1,6 @@
 """The distances of a layer by Triton's kernels: on a CUDA device, compiled for one, and interpreted on a CPU."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,16 +11,7 @@ from damlpips import DAMLPIPS, LPIPS
 from damlpips.ops import blockwise, distance, fused
 from tests.support import reference
 from tests.support.features import Case, cases, check, direct, laid_out
-
-# Triton looks at it when it is imported: the interpreter needs a process of its own.
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-
-DEVICE = "cpu" if INTERPRETED else "cuda"
-
-
-def marked(test):
-    """Mark what runs on the CPU in the interpreter and else needs a CUDA device."""
-    return test if INTERPRETED else pytest.mark.cuda(test)
+from tests.support.interpreted import DEVICE, INTERPRETED, interpret, marked
 
 
 @pytest.fixture(autouse=True)
@@ -37,19 +25,9 @@ def _by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
 @pytest.mark.skipif(INTERPRETED, reason="this is that process")
 def test_in_the_interpreter() -> None:
-    """Run this file again, in a process in which Triton interprets the kernels."""
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-k", "values", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-    assert "skipped" not in done.stdout
-    assert done.stdout.count(".") >= len(CASES)
+    interpret(__file__, "values", len(CASES))
 
 
 # --- values and gradients -------------------------------------------------------------------------------------------

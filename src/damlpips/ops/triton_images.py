@@ -4,7 +4,6 @@ Imported only there, as `damlpips.ops.triton_kernels`. In PyTorch the colours al
 images.
 """
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from damlpips.checks import is_optimised
 from damlpips.ops import colour
 from damlpips.ops.distance import ENERGY_EPS as EPS
 from damlpips.ops.distance import SPREAD_FLOOR as SPREAD
-from damlpips.ops.triton_kernels import root_of_mean
+from damlpips.ops.triton_kernels import launched, root_of_mean
 
 # Values, or places of an image with three colours, that a program works on.
 VALUES, PLACES = 1024, 512
@@ -43,10 +42,8 @@ ADAPTATION = tl.constexpr(colour.ADAPTATION)
 
 
 def _launched(kernel: Any, grid: tuple[int, ...], device: torch.device, *arguments: Any, **constants: Any) -> None:
-    # Triton launches on the current device
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        # with fused multiply-add, x - y need not be zero where x and y are the same sum of products
-        kernel[grid](*arguments, **constants, enable_fp_fusion=False)
+    # with fused multiply-add, x - y need not be zero where x and y are the same sum of products
+    launched(kernel, grid, device, *arguments, **constants, enable_fp_fusion=False)
 
 
 def fit(*images: Tensor) -> bool:

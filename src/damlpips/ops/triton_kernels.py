@@ -49,6 +49,12 @@ def probe(device: torch.device) -> None:
     lpips(a, a, None)
 
 
+def launched(kernel: Any, grid: tuple[int, ...], device: torch.device, *arguments: Any, **constants: Any) -> None:
+    """Run a kernel on a device: Triton launches on the current one."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[grid](*arguments, **constants)
+
+
 def _reach(a: Tensor) -> int:
     """Return the largest offset in memory within one image, in the features as they are or in a contiguous copy."""
     spread = sum((size - 1) * stride for size, stride in zip(a.shape[1:], a.stride()[1:], strict=True))
@@ -95,18 +101,12 @@ class _Launch:
         n, _, h, w = self.shape
         return self.new(n, 1, h, w)
 
-    def one_an_image(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
-        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-            kernel[(self.shape[0],)](*arguments, **constants, enable_fp_fusion=False)
-
     def __call__(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
         # blocks first: this dimension of a grid has the highest limit
         grid = (self.blocks, self.shape[0])
         # with fused multiply-add, x y - z w would not be zero where the two products are equal
         options = {**constants, **self.tile, "enable_fp_fusion": False}
-        # Triton launches on the current device
-        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-            kernel[grid](*self.pair, *arguments, **options)
+        launched(kernel, grid, self.device, *self.pair, *arguments, **options)
 
 
 @triton.jit
@@ -413,8 +413,8 @@ def root_of_mean(sums: Tensor, places: int) -> Tensor:
     """Return sqrt(sum_k sums_nk / places), (N,)."""
     n, blocks = sums.shape
     found = torch.empty(n, device=sums.device)
-    with torch.cuda.device(sums.device) if sums.device.type == "cuda" else nullcontext():
-        _root_kernel[(n,)](sums, found, blocks, places, SUMS=min(1024, triton.next_power_of_2(blocks)))
+    at_a_time = min(1024, triton.next_power_of_2(blocks))
+    launched(_root_kernel, (n,), sums.device, sums, found, blocks, places, SUMS=at_a_time)
     return found
 
 
@@ -491,9 +491,11 @@ def distances(a: Tensor, b: Tensor, weighing: Adaptive) -> tuple[Tensor, Tensor]
     launch(_statistics_kernel, *energies, sums)
     channel, scales, squares = launch.new(n, c), launch.new(n, 2), launch.new(n, launch.blocks)
     eps = ENERGY_EPS
-    launch.one_an_image(
-        *(_weights_kernel, sums.sum(1), channel, scales, c, h * w, weighing.gamma, CHANNEL_FLOOR, eps, SPREAD_FLOOR),
+    launched(
+        *(_weights_kernel, (n,), a.device),
+        *(sums.sum(1), channel, scales, c, h * w, weighing.gamma, CHANNEL_FLOOR, eps, SPREAD_FLOOR),
         CHANNELS=triton.next_power_of_2(c),
+        enable_fp_fusion=False,
     )
     launch(_squares_kernel, *energies, channel, scales, weighing.rho, eps, squares)
     return root_of_mean(squares, h * w), scales[:, 1]

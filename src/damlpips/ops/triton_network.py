@@ -6,15 +6,15 @@ are taken in half precision and added in float32. No sum is atomic.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from damlpips.ops.triton_kernels import launched
 
 COLOURS = 3
 # Places of an output map, and products, that a program works on at a time.
@@ -27,12 +27,6 @@ MOST_ROWS = 2**16 - 1
 POOLED = 2048
 # Places have 32 bits.
 MOST = 2**31 - ROWS
-
-
-def _launched(kernel: Any, grid: tuple[int, ...], device: torch.device, *arguments: Any, **constants: Any) -> None:
-    # Triton launches on the current device
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[grid](*arguments, **constants)
 
 
 def empty_map(shape: Sequence[int], like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -160,7 +154,7 @@ def first(batches: Sequence[Tensor], factor: Tensor, shift: Tensor, layer: First
     for images in batches:
         part = out[begin : begin + len(images)]
         begin += len(images)
-        _launched(
+        launched(
             _first_kernel,
             (triton.cdiv(size[1], rows), size[0], len(images)),
             out.device,
@@ -221,7 +215,7 @@ def first_gradient(gradient: Tensor, out: Tensor, images: Tensor, factor: Tensor
     target = torch.empty_like(images)
     cells = [-(-(side + layer.padding[0]) // layer.stride) for side in images.shape[2:]]
     count = n * cells[0] * cells[1]
-    _launched(
+    launched(
         _first_gradient_kernel,
         (triton.cdiv(count, ROWS),),
         out.device,
@@ -284,7 +278,7 @@ def max_pool(maps: Tensor, size: int, stride: int, out_size: tuple[int, int], in
     out = empty_map((n, c, *out_size), maps, maps.dtype)
     at = empty_map(out.shape, maps, torch.uint8) if index else out
     places, tile = n * out_size[0] * out_size[1], _tile(c)
-    _launched(
+    launched(
         _pool_kernel,
         (triton.cdiv(places, tile["PLACES"]),),
         maps.device,
@@ -329,7 +323,7 @@ def max_pool_gradient(gradient: Tensor, index: Tensor, size: int, stride: int, i
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     target = empty_map((n, c, *in_size), gradient, gradient.dtype)
     places, tile = n * in_size[0] * in_size[1], _tile(c)
-    _launched(
+    launched(
         _pool_gradient_kernel,
         (triton.cdiv(places, tile["PLACES"]),),
         gradient.device,
