@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric, LPIPSMetric
+from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric, LPIPSMetric
 from tests.support import reference
 from tests.support.processes import run
 
@@ -116,8 +116,9 @@ def test_half_precision_is_close_and_has_gradients(kind: str, dtype: str) -> Non
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("backbone", ["alex", "vgg", "squeeze"])
 def test_not_a_number_reaches_the_score(backbone: str, dtype: str, random_weights: Any) -> None:
-    model = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}[backbone]
-    metric = LPIPS(backbone, weights=random_weights(model), dtype=DTYPES[dtype], check_values=False).cuda()
+    metric = LPIPS(
+        backbone, weights=random_weights(reference.TORCHVISION[backbone]), dtype=DTYPES[dtype], check_values=False
+    ).cuda()
     x, y = images(2)
     x[1, 0, 50, 50] = torch.nan
     scores = metric(x, y)
@@ -132,12 +133,11 @@ def test_networks_in_half_precision_are_as_close_as_pytorch_s(
     backbone: str, dtype: str, random_weights: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside float32, scores and gradients err no more than those of PyTorch's own modules in the same precision."""
-    model = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}[backbone]
     x, y = images(2, 128)
     x.requires_grad_()
 
     def measured(dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
-        found = LPIPS(backbone, weights=random_weights(model), dtype=dtype).cuda()(x, y)
+        found = LPIPS(backbone, weights=random_weights(reference.TORCHVISION[backbone]), dtype=dtype).cuda()(x, y)
         return found.detach(), torch.autograd.grad(found.sum(), x)[0]
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
@@ -148,6 +148,19 @@ def test_networks_in_half_precision_are_as_close_as_pytorch_s(
     # random errors of two ways to round may differ by as much
     assert (mine[0] - exact[0]).abs().max() <= (theirs[0] - exact[0]).abs().max() + step * exact[0].max()
     assert (mine[1] - exact[1]).norm() <= 1.2 * (theirs[1] - exact[1]).norm() + step * exact[1].norm()
+
+
+@pytest.mark.cuda
+def test_a_network_of_ones_own_runs_by_its_modules_in_half_precision() -> None:
+    convolutions = (
+        torch.nn.Conv2d(3, 16, 3, bias=False, dilation=2),
+        torch.nn.Conv2d(16, 16, 3, padding_mode="circular"),
+    )
+    network = torch.nn.Sequential(convolutions[0], torch.nn.ReLU(), convolutions[1], torch.nn.ReLU())
+    backbone = Backbone(network, taps=["1", "3"], preprocess=lambda x: 1 - x, min_size=9)
+    x, y = images(2)
+    exact, half = (DAMLPIPS(backbone, dtype=dtype).cuda()(x, y) for dtype in (None, torch.float16))
+    torch.testing.assert_close(half, exact, rtol=0.005, atol=0)
 
 
 @pytest.mark.cuda

@@ -192,8 +192,9 @@ class Backbone(nn.Module):
             for scaling in {self.scaling, SYMMETRIC}
         }
         self._factors: dict[tuple[Scaling, ValueRange], tuple[Tensor, Tensor]] = {}
-        in_half = self.device.type == "cuda" and self._dtype in (torch.float16, torch.bfloat16)
-        self._half = half_network(self.network) if in_half and kernels_run(self.device) else None
+        # a user's network may have convolutions of any kind, and a `preprocess` of its own
+        of_table, in_half = layout is MEMORY_FORMAT, self._dtype in (torch.float16, torch.bfloat16)
+        self._half = half_network(self.network) if of_table and in_half and kernels_run(self.device) else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
         super()._apply(fn, recurse)
