@@ -15,13 +15,14 @@ import gc
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import product
@@ -177,17 +178,24 @@ def kernels_part(device: torch.device, _out: Path) -> None:
                 calls[switch] = with_switch(SWITCH, switch, step(task, call, device, pairs, size))
             with guarded(name), tf32(precision == "tf32"):
                 seconds = timed(calls, device)
-                on, off = (1e3 * median(seconds[switch]) for switch in ("on", "off"))
+                on, off = (1e3 * statistics.median(seconds[switch]) for switch in ("on", "off"))
                 say(f"{backbone:8s} {precision:9s} {name:10s} {task:9s} {on:9.3f} {off:9.3f} {off / on:6.2f}")
 
 
 def bench_part(device: torch.device, out: Path) -> None:
     """Time every metric on every network, in every precision, beside other packages."""
+    with (out / "bench.jsonl").open("w", encoding="utf-8") as file:
+        for row in bench_rows(device):
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            say(*(f"{value:.3f}" if isinstance(value, float) else value for value in row.values()))
+
+
+def bench_rows(device: torch.device) -> Iterator[dict[str, Any]]:
+    """Yield a row for each contender in each cell; what matters most first: a run that is cut off has that."""
     from benchmarks.bench.contenders import Place
     from benchmarks.bench.peers import peers
 
-    file = (out / "bench.jsonl").open("w", encoding="utf-8")
-    # what matters most first: a run that is cut off has that
     for (pairs, size), precision, backbone in product(SIZES[device.type], PRECISIONS, BACKBONES):
         first = (pairs, size) == SIZES[device.type][0]
         if not first and precision not in OF_LARGE:
@@ -197,17 +205,14 @@ def bench_part(device: torch.device, out: Path) -> None:
             place = Place(device, PRECISIONS[precision])
             calls = {c.name: c.call for c in peers(net, place, ["lpips", "torchmetrics"])[0]}
             calls |= dict(models(backbone, precision, device))
+            if precision == "float32":
+                calls = {name: call for name, call in calls.items() if "recorded" not in name}
             for task in ("forward", "training"):
                 if backbone == "nano" or task == "training" or not first:
                     calls.pop("torchmetrics", None)
-                if precision == "float32":
-                    calls = {name: call for name, call in calls.items() if "recorded" not in name}
                 with guarded(f"{backbone} {precision} {task}"), tf32(precision == "tf32"):
                     for row in cell(calls, task, device, pairs, size):
-                        row = {"backbone": backbone, "precision": precision, **row}
-                        file.write(json.dumps(row) + "\n")
-                        file.flush()
-                        say(*(f"{value:.3f}" if isinstance(value, float) else value for value in row.values()))
+                        yield {"backbone": backbone, "precision": precision, **row}
 
 
 def roofline_part(device: torch.device, _out: Path) -> None:
@@ -259,18 +264,15 @@ PARTS = {
 
 def models(backbone: str, precision: str, device: torch.device) -> Iterator[tuple[str, Callable[..., Tensor]]]:
     """Yield this package's metrics by name, with and without recorded graphs."""
-    from benchmarks.bench.networks import HEADS, TORCHVISION, random_weights
-    from damlpips import DAMLPIPS, LPIPS
+    from benchmarks.bench.contenders import Place
+    from benchmarks.bench.lineup import ours
 
-    published = backbone in TORCHVISION
-    folder = Path(tempfile.gettempdir())
-    options: dict[str, Any] = {"weights": random_weights(backbone, folder) if published else None}
-    if PRECISIONS[precision] != torch.float32:
-        options["dtype"] = PRECISIONS[precision]
-    for kind, own in ((LPIPS, {"heads": HEADS if published else "uniform"}), (DAMLPIPS, {})):
-        for recorded in (False, True):
-            metric = kind(backbone, **own, **options, cuda_graphs=recorded).to(device)
-            yield f"{kind.__name__}{', recorded' if recorded else ''}", metric
+    folder, place = Path(tempfile.gettempdir()), Place(device, PRECISIONS[precision])
+    both = (ours(backbone, folder, place, cuda_graphs=recorded) for recorded in (False, True))
+    for plain, recorded in zip(*both, strict=True):
+        if not plain.above:  # what takes part in cells of any size
+            yield plain.name, plain.call
+            yield f"{plain.name}, recorded", recorded.call
 
 
 @cache
@@ -347,11 +349,6 @@ def timed(calls: Mapping[str, Callable[[], None]], device: torch.device) -> dict
 def repeated(call: Callable[[], None], times: int) -> None:
     for _ in range(times):
         call()
-
-
-def median(values: Iterable[float]) -> float:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2]
 
 
 def profile(name: str, run: Callable[[], None], device: torch.device) -> None:

@@ -25,14 +25,14 @@ def field(net: str, folder: Path, place: Place) -> Field:
     return Field((*others, *ours(net, folder, place), *floors(net, place)), left_out)
 
 
-def ours(net: str, folder: Path, place: Place) -> list[Contender]:
-    """Return this package's metrics."""
+def ours(net: str, folder: Path, place: Place, **also: object) -> list[Contender]:
+    """Return this package's metrics, with options that all of them take."""
     published = net in TORCHVISION
     weights = random_weights(net, folder) if published else None
     heads, claims = (HEADS, "LPIPS") if published else ("uniform", None)
 
     def built(kind: type[nn.Module], **options: object) -> nn.Module:
-        return in_dtype(kind, place.dtype, backbone=net, weights=weights, **options).to(place.device)
+        return in_dtype(kind, place.dtype, backbone=net, weights=weights, **also, **options).to(place.device)
 
     return [
         Contender("LPIPS", built(LPIPS, heads=heads), claims=claims),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from damlpips.nets import backbone
 from damlpips.nets.backbone import Backbone
 from damlpips.nets.table import BACKBONES
 from tests.support import reference
@@ -37,6 +38,16 @@ def backbones(name: str, dtype: torch.dtype) -> tuple[Backbone, Backbone]:
         fast._takes_half = lambda *batches: True
     assert fast._half is not None
     return fast, plain
+
+
+@pytest.mark.skipif(INTERPRETED, reason="nothing of it is run")
+def test_only_the_tables_networks_are_run_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setattr(backbone, "kernels_run", lambda device: True)
+    assert Backbone.from_table("nano", reference.nano_state()).half()._half is not None
+    assert Backbone.from_table("nano", reference.nano_state())._half is None
+    network = nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.ReLU())
+    assert Backbone(network, taps=["1"], preprocess=lambda x: 1 - x).half()._half is None
 
 
 def images(n: int, height: int, width: int) -> Tensor:

@@ -1,14 +1,17 @@
 """What both versions of DAMLPIPS share: the layers that they compare, and the weights that they tell."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from damlpips import checks
 from damlpips.nets.encoded import Encoded
 from damlpips.ops import colour, distance
-from damlpips.ops.fused import image_kernels
+from damlpips.ops.execution import batches, images_of, on_cpu
+from damlpips.ops.fused import Distances, image_kernels
 
 
 class AdaptiveWeights(NamedTuple):
@@ -41,6 +44,17 @@ def colours(x: Encoded, part: slice = slice(None)) -> Tensor:
     pixels = x.pixels(distance.working(x.features[0]).dtype, part)
     kernels = image_kernels(pixels) if pixels.shape[1] == 3 and pixels.dtype == torch.float32 else None
     return colour.adapted_colours(pixels) if kernels is None else colour.adapted(kernels.colours(pixels))
+
+
+def image_distances(x: Encoded, y: Encoded, compare: Callable[[Tensor, Tensor], Distances]) -> Distances:
+    """Compare two batches of images in adapted colours.
+
+    On a CPU, without a graph, few at a time: its cache holds them from the first step to the last.
+    """
+    if not on_cpu(x.seen) or checks.is_optimised(x.seen) or checks.is_optimised(y.seen):
+        return compare(colours(x), colours(y))
+    parts = [compare(colours(x, part), colours(y, part)) for part in batches(x.seen, max(1, images_of(x.seen) // 2))]
+    return Distances(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def scaled(maps: list[Tensor], added: Float[Tensor, "n l"], size: tuple[int, int]) -> Float[Tensor, "n 1 h w"]:

@@ -319,4 +319,4 @@ class PerceptualDistance(nn.Module):
 
 def _is_split(pair: Pair) -> bool:
     """Return whether a batch goes through part by part: on a CPU, where no graph needs the whole's feature maps."""
-    return pair.is_images and on_cpu(pair.images[0]) and not pair.is_optimised
+    return pair.is_images and on_cpu(pair.given[0]) and not pair.is_optimised

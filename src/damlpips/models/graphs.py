@@ -26,8 +26,7 @@ def can_be_recorded(pair: Pair) -> bool:
 
     Under autocast the copies of weights in half precision would be part of the recording.
     """
-    x, y = pair.given_x, pair.given_y
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or x.device.type != "cuda" or is_followed(x, y):
+    if not pair.is_images or pair.given[0].device.type != "cuda" or is_followed(*pair.given):
         return False
     return not torch.is_autocast_enabled("cuda") and not torch.cuda.is_current_stream_capturing()
 
@@ -45,7 +44,7 @@ class Graphed:
         self._recorded: OrderedDict[Hashable, _Forward | _Training] = OrderedDict()
 
     def __call__(self, pair: Pair) -> Tensor:
-        x, y = _given(pair)
+        x, y = pair.given
         needed = is_optimised(x), is_optimised(y)
         cudnn = torch.backends.cudnn
         key = (
@@ -56,32 +55,19 @@ class Graphed:
             if len(self._recorded) == MOST:
                 self._recorded.popitem(last=False)
             kind = _Training if any(needed) else _Forward
-            self._recorded[key] = kind(self._run, pair, needed)
+            self._recorded[key] = kind(self._run, pair)
         self._recorded.move_to_end(key)
         return self._recorded[key](pair)
-
-
-def _given(pair: Pair) -> tuple[Tensor, Tensor]:
-    """Return the images of a pair as they came, perhaps not yet clamped."""
-    x, y = pair.given_x, pair.given_y
-    assert isinstance(x, Tensor)
-    assert isinstance(y, Tensor)
-    return x, y
-
-
-def _copy(x: Tensor) -> Tensor:
-    """Return a copy with the same strides where these leave no holes."""
-    return torch.empty_like(x.detach()).copy_(x.detach())
 
 
 class _Forward:
     """A recording without gradients."""
 
-    def __init__(self, run: Runner, pair: Pair, _needed: tuple[bool, bool]) -> None:
+    def __init__(self, run: Runner, pair: Pair) -> None:
         # tensors made in inference mode could not be written to outside of it
-        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(pair.images[0].device):
-            x, y = (_copy(images) for images in pair.images)
-            self._own = x, y
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(pair.given[0].device):
+            x, y = pair.images
+            self._own = x.clone(), y.clone()
             own = Pair(*self._own, pair.size, in_range=pair.in_range)
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
@@ -94,7 +80,7 @@ class _Forward:
                 self._found = run(own)
 
     def __call__(self, pair: Pair) -> Tensor:
-        for own, given in zip(self._own, _given(pair), strict=True):
+        for own, given in zip(self._own, pair.given, strict=True):
             if pair.bounds is None:
                 own.copy_(given)
             else:
@@ -144,15 +130,15 @@ class _Entering(torch.autograd.Function):
 class _Training:
     """A recording of a forward and a backward pass."""
 
-    def __init__(self, run: Runner, pair: Pair, needed: tuple[bool, bool]) -> None:
+    def __init__(self, run: Runner, pair: Pair) -> None:
         self._run = run
         self.taken_by: Callable[[], _Pass | None] = lambda: None
 
         def compare(x: Tensor, y: Tensor) -> Tensor:
             return run(Pair(x, y, pair.size, in_range=pair.in_range))
 
-        with torch.cuda.device(pair.images[0].device):
-            own = [_copy(x).requires_grad_(want) for x, want in zip(pair.images, needed, strict=True)]
+        with torch.cuda.device(pair.given[0].device):
+            own = [x.detach().clone().requires_grad_(is_optimised(x)) for x in pair.images]
             with warnings.catch_warnings():
                 # it warms up on one stream and records on another, and waits in between
                 warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")

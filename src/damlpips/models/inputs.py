@@ -63,11 +63,17 @@ class Pair:
         return isinstance(self.given_x, Tensor) and isinstance(self.given_y, Tensor)
 
     @property
+    def given(self) -> tuple[Tensor, Tensor]:
+        """Both batches, which are images, perhaps not clamped yet."""
+        if not (isinstance(self.given_x, Tensor) and isinstance(self.given_y, Tensor)):
+            raise TypeError("expected images, got feature maps")
+        return self.given_x, self.given_y
+
+    @property
     def images(self) -> tuple[Tensor, Tensor]:
         """Both batches, which are images."""
-        if not (isinstance(self.x, Tensor) and isinstance(self.y, Tensor)):
-            raise TypeError("expected images, got feature maps")
-        return self.x, self.y
+        x, y = self.given
+        return (x, y) if self.bounds is None else (clamped(x, self.bounds), clamped(y, self.bounds))
 
     @property
     def is_optimised(self) -> bool:
@@ -192,25 +198,23 @@ def clamped(images: Tensor, bounds: checks.ValueRange, out: Tensor | None = None
     if kernels is None or images.dtype == torch.float64:
         found = checks.clamped(images, bounds)
         return found if out is None else out.copy_(found)
+    near = checks.rounding(images.dtype, bounds)
     if checks.is_optimised(images):
-        found = _Clamped.apply(images, *bounds, checks.rounding(images.dtype, bounds))
+        found = _Clamped.apply(images, lambda x: kernels.clamped(x, *bounds, near))
         return found
-    return kernels.clamped(images, *bounds, checks.rounding(images.dtype, bounds), out)
+    return kernels.clamped(images, *bounds, near, out)
 
 
 class _Clamped(torch.autograd.Function):
     """`checks.clamped` by a kernel: gradients pass as if nothing had been changed."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, low: float, high: float, near: float) -> Tensor:
-        kernels = image_kernels(images)
-        assert kernels is not None
-        found: Tensor = kernels.clamped(images, low, high, near)
-        return found
+    def forward(ctx: Any, images: Tensor, clamp: Callable[[Tensor], Tensor]) -> Tensor:
+        return clamp(images)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        return gradient, None, None, None
+        return gradient, None
 
 
 def _check_encoded(x: Encoded, encoder: Encoder, *, what: str) -> None:

@@ -8,13 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from damlpips import checks
-from damlpips.models.adaptive import AdaptiveWeights, colours, layers_of, scaled
+from damlpips.models.adaptive import AdaptiveWeights, colours, image_distances, layers_of, scaled
 from damlpips.models.alignment import Motion
 from damlpips.models.encoder import Size
 from damlpips.models.tiled import TiledDamlpips, TiledPair
 from damlpips.nets.encoded import Encoded
 from damlpips.ops import colour, distance
-from damlpips.ops.execution import batches, images_of, on_cpu
 from damlpips.ops.fused import Distances, damlpips_distances, image_kernels
 
 # the same weight for every place and channel of an image
@@ -82,33 +81,21 @@ class Version1:
 
 
 def _image_distances(x: Encoded, y: Encoded) -> Distances:
-    """Compare two batches of images in adapted colours.
+    """Compare two batches of images in adapted colours."""
+    by_kernels = _by_kernels(x, y)
+    return image_distances(x, y, _compared_image) if by_kernels is None else by_kernels
 
-    On a CPU, without a graph, few at a time: its cache holds them from the first step to the last.
-    """
-    if (distances := _by_kernels(x, y)) is not None:
-        return distances
-    if not on_cpu(x.seen) or checks.is_optimised(x.seen) or checks.is_optimised(y.seen):
-        return damlpips_distances(colours(x), colours(y), IMAGE_WEIGHING)
-    parts = [
-        damlpips_distances(colours(x, part), colours(y, part), IMAGE_WEIGHING)
-        for part in batches(x.seen, max(1, images_of(x.seen) // 2))
-    ]
-    return Distances(*map(torch.cat, zip(*parts, strict=True)))
+
+def _compared_image(a: Tensor, b: Tensor) -> Distances:
+    return damlpips_distances(a, b, IMAGE_WEIGHING)
 
 
 def _by_kernels(x: Encoded, y: Encoded) -> Distances | None:
     """Compare two batches of images by kernels, where there are any for them."""
     a, b = x.seen, y.seen
-    if (
-        a.dtype != b.dtype
-        or a.shape[1] != 3
-        or x.adapted
-        or y.adapted
-        or torch.float64 in (a.dtype, x.features[0].dtype)
-    ):
+    in_colour, exact = a.shape[1] == 3, torch.float64 in (a.dtype, x.features[0].dtype)
+    if exact or not in_colour or a.dtype != b.dtype or x.adapted or y.adapted:
         return None
     if checks.is_optimised(a) or checks.is_optimised(b) or (kernels := image_kernels(a, b)) is None:
         return None
-    bounds = (0.0, 255.0) if a.dtype == torch.uint8 else x.value_range
-    return Distances(*kernels.image_distances(a, b, *bounds, colour.PHOTOGRAPH_ENERGY))
+    return Distances(*kernels.image_distances(a, b, *x.bounds, colour.PHOTOGRAPH_ENERGY))

@@ -7,14 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from damlpips import checks
-from damlpips.models.adaptive import AdaptiveWeights, colours, layers_of, scaled
+from damlpips.models.adaptive import AdaptiveWeights, image_distances, layers_of, scaled
 from damlpips.models.alignment import Motion
 from damlpips.models.encoder import Size
 from damlpips.models.tiled import TiledDamlpips, TiledPair
 from damlpips.nets.encoded import Encoded
 from damlpips.ops import colour, distance
-from damlpips.ops.execution import batches, images_of, on_cpu
 from damlpips.ops.fused import Distances, damlpips_distances
 from damlpips.ops.masking import MASKING_WINDOW, compared, contrast, masked_map
 
@@ -174,13 +172,10 @@ def _image_texture(a: Tensor, b: Tensor) -> Float[Tensor, " n"]:
 
 
 def _image_distances(x: Encoded, y: Encoded) -> Distances:
-    """Compare two batches of images; on a CPU, without a graph, few at a time."""
+    """Compare two batches of images in adapted colours."""
 
-    def distances(part: slice = slice(None)) -> Distances:
-        compared = _compared_image(colours(x, part), colours(y, part))
+    def distances(a: Tensor, b: Tensor) -> Distances:
+        compared = _compared_image(a, b)
         return Distances(compared.structure, compared.texture)
 
-    if not on_cpu(x.seen) or checks.is_optimised(x.seen) or checks.is_optimised(y.seen):
-        return distances()
-    parts = map(distances, batches(x.seen, max(1, images_of(x.seen) // 2)))
-    return Distances(*map(torch.cat, zip(*parts, strict=True)))
+    return image_distances(x, y, distances)

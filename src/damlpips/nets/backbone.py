@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Shaped
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.fx.proxy import TraceError
 
 from damlpips.checks import ValueRange, is_optimised, one_of
-from damlpips.nets.half import HalfNetwork, half_network
 from damlpips.nets.table import BACKBONES, IMAGENET, PASS_VALUES, SYMMETRIC, Scaling
 from damlpips.ops.execution import exact_dtype, is_followed, is_transformed
 from damlpips.ops.fused import kernels_run
+
+if TYPE_CHECKING:
+    from damlpips.nets.half import HalfNetwork  # which needs Triton
 
 # Of the images and maps of the table's networks. On a CPU they take a third to nine tenths of the time that they take
 # with channels first; most of it is saved in pooling.
@@ -116,7 +118,7 @@ class Backbone(nn.Module):
     """
 
     preprocess: Callable[[Tensor], Tensor] | None
-    _half: HalfNetwork | None
+    _half: "HalfNetwork | None"
     pass_values = PASS_VALUES
 
     def __init__(
@@ -194,7 +196,11 @@ class Backbone(nn.Module):
         self._factors: dict[tuple[Scaling, ValueRange], tuple[Tensor, Tensor]] = {}
         # a user's network may have convolutions of any kind, and a `preprocess` of its own
         of_table, in_half = layout is MEMORY_FORMAT, self._dtype in (torch.float16, torch.bfloat16)
-        self._half = half_network(self.network) if of_table and in_half and kernels_run(self.device) else None
+        self._half = None
+        if of_table and in_half and kernels_run(self.device):
+            from damlpips.nets.half import half_network
+
+            self._half = half_network(self.network)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
         super()._apply(fn, recurse)

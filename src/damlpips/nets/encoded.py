@@ -30,9 +30,14 @@ class Encoded:
     value_range: ValueRange
     adapted: bool = False
 
+    @property
+    def bounds(self) -> ValueRange:
+        """The range of `seen`."""
+        return (0.0, 255.0) if self.seen.dtype == torch.uint8 else self.value_range
+
     def pixels(self, dtype: torch.dtype, part: slice = slice(None)) -> Tensor:
         """Return the images that the network saw, or some of them, in [0, 1]."""
-        low, high = (0.0, 255.0) if self.seen.dtype == torch.uint8 else self.value_range
+        low, high = self.bounds
         pixels = self.seen[part].to(dtype)
         return pixels if (low, high) == (0, 1) else (pixels - low) / (high - low)
 

@@ -1,8 +1,9 @@
 """The table's networks of convolutions, rectifiers and pooling, in half precision on a CUDA device, in fewer steps.
 
-A convolution, its bias and its rectifier are one kernel of cuDNN's; what comes before the first convolution, scaling,
-rounding and layout, is part of it (`damlpips.ops.triton_network`). Each step reads its input once and writes its output
-once. PyTorch's own modules take twice the time: of VGG's, a third is spent on bias and rectifier.
+Imported only there: it needs Triton. A convolution, its bias and its rectifier are one kernel of cuDNN's; what comes
+before the first convolution, scaling, rounding and layout, is part of it (`damlpips.ops.triton_network`). Each step
+reads its input once and writes its output once. PyTorch's own modules take twice the time: of VGG's, a third is spent
+on bias and rectifier.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,16 +17,12 @@ from torch.nn import functional as F
 
 from damlpips.checks import is_optimised
 from damlpips.nets.nano import Nano
+from damlpips.ops import triton_network
+from damlpips.ops.execution import gradients_with_graph
+from damlpips.ops.triton_network import MOST, MOST_ROWS, First
 
 Step = Callable[[Tensor], Tensor]
 Size = tuple[int, int]
-
-
-def _plain_gradient(function: Step, x: Tensor, gradient: Tensor) -> Tensor:
-    """Return the gradient of x, which can be differentiated again."""
-    with torch.enable_grad():
-        x = x.view_as(x)
-        return torch.autograd.grad(function(x), x, gradient, create_graph=True)[0]
 
 
 class _ConvRelu(torch.autograd.Function):
@@ -73,8 +70,6 @@ class _MaxPool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, pool: "MaxPool") -> Tensor:
-        from damlpips.ops import triton_network
-
         out, index = triton_network.max_pool(x, pool.size, pool.stride, pool.out_size(x), True)
         # the graph of the step before keeps x, too
         ctx.save_for_backward(x, index)
@@ -83,11 +78,9 @@ class _MaxPool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        from damlpips.ops import triton_network
-
         x, index = ctx.saved_tensors
         if torch.is_grad_enabled():  # for second derivatives
-            return _plain_gradient(ctx.pool.plain, x, gradient), None
+            return *gradients_with_graph(ctx.pool.plain, (x,), (gradient,)), None
         return triton_network.max_pool_gradient(gradient, index, ctx.pool.size, ctx.pool.stride, x.shape[2:]), None
 
 
@@ -100,8 +93,6 @@ class MaxPool:
     ceil: bool
 
     def __call__(self, x: Tensor) -> Tensor:
-        from damlpips.ops import triton_network
-
         if is_optimised(x):
             found: Tensor = _MaxPool.apply(x, self)
             return found
@@ -150,9 +141,7 @@ class _First(torch.autograd.Function):
     """The first convolution; a graph keeps its output."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, factor: Tensor, shift: Tensor, layer: Any) -> Tensor:
-        from damlpips.ops import triton_network
-
+    def forward(ctx: Any, images: Tensor, factor: Tensor, shift: Tensor, layer: First) -> Tensor:
         out = triton_network.first([images], factor, shift, layer)
         ctx.save_for_backward(images, out, factor, shift)
         ctx.layer = layer
@@ -160,11 +149,10 @@ class _First(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        from damlpips.ops import triton_network
-
         images, out, factor, shift = ctx.saved_tensors
         if torch.is_grad_enabled():  # for second derivatives
-            found = _plain_gradient(partial(ctx.layer.plain, factor=factor, shift=shift), images, gradient)
+            plain = partial(ctx.layer.plain, factor=factor, shift=shift)
+            (found,) = gradients_with_graph(plain, (images,), (gradient,))
         else:
             found = triton_network.first_gradient(gradient, out, images, factor, ctx.layer)
         return found, None, None, None
@@ -174,18 +162,16 @@ class HalfNetwork:
     """A network in few steps.
 
     Args:
-        first: its first convolution, as `triton_network.First`.
+        first: its first convolution.
         steps: what follows the first convolution and its rectifier.
         taps: numbers of the steps whose results are the feature maps; 0 is the first convolution.
     """
 
-    def __init__(self, first: Any, steps: Sequence[Step], taps: Sequence[int]) -> None:
+    def __init__(self, first: First, steps: Sequence[Step], taps: Sequence[int]) -> None:
         self.first, self.steps, self.taps = first, tuple(steps), frozenset(taps)
 
     def __call__(self, batches: Sequence[Tensor], factor: Tensor, shift: Tensor) -> list[Tensor]:
         """Return the feature maps of some batches of images of one size, one batch if it has a graph."""
-        from damlpips.ops import triton_network
-
         if is_optimised(batches[0]):
             x = _First.apply(batches[0], factor, shift, self.first)
         else:
@@ -199,8 +185,6 @@ class HalfNetwork:
 
     def fits(self, batches: Sequence[Tensor]) -> bool:
         """Return whether the kernels can number all places of the first map, and of the images."""
-        from damlpips.ops.triton_network import MOST, MOST_ROWS
-
         if any(max(len(x), x.shape[2]) > MOST_ROWS for x in batches):
             return False
         return sum(len(x) * x.shape[2] * x.shape[3] for x in batches) < MOST
@@ -217,8 +201,6 @@ def half_network(network: nn.Module) -> HalfNetwork | None:
 
 
 def _nano(network: Nano) -> HalfNetwork:
-    from damlpips.ops.triton_network import First
-
     left, right, _, _ = network.margin
     low_pass = LowPass(network.low_pass)
     stages = [step for stage in network.stages for step in (low_pass, ConvRelu(stage))]  # type: ignore[arg-type]
@@ -228,8 +210,6 @@ def _nano(network: Nano) -> HalfNetwork:
 
 def _sequence(sequence: nn.Sequential, taps: frozenset[str]) -> HalfNetwork | None:
     from torchvision.models.squeezenet import Fire as TorchvisionFire
-
-    from damlpips.ops.triton_network import First
 
     steps: list[Step] = []
     tapped: list[int] = []

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -87,6 +87,20 @@ def recomputed(run: Callable[..., T], tensors: Sequence[Tensor]) -> T:
         found: T = checkpoint(run, *tensors, use_reentrant=False, preserve_rng_state=False)
         return found
     return run(*tensors)
+
+
+def gradients_with_graph(
+    function: Callable[..., Any],
+    inputs: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    needed: Sequence[bool] = (True,),
+) -> Sequence[Tensor]:
+    """Return gradients of the inputs that need one, which can be differentiated again."""
+    with torch.enable_grad():
+        # views: where one input was computed from another, its gradient must not include the path through that
+        views = [x.view_as(x) for x in inputs]
+        wanted = [x for x, want in zip(views, needed, strict=True) if want]
+        return torch.autograd.grad(function(*views), wanted, gradients, create_graph=True)
 
 
 @contextmanager

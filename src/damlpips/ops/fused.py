@@ -7,7 +7,7 @@ must be seen: by the compiler, which fuses them itself, in forward mode, in `tor
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from damlpips.checks import is_optimised
 from damlpips.ops import blockwise, distance
 from damlpips.ops.blockwise import Gradients
 from damlpips.ops.distance import Adaptive, Fixed
-from damlpips.ops.execution import is_followed, is_transformed
+from damlpips.ops.execution import gradients_with_graph, is_followed, is_transformed
 
 # An environment variable: "off" computes without Triton's kernels, for comparison.
 SWITCH = "DAMLPIPS_KERNELS"
@@ -129,17 +129,6 @@ def _plain_distances(a: Tensor, b: Tensor, weighing: Adaptive | Fixed) -> tuple[
     return compared.structure, compared.texture
 
 
-def _plain_gradients(
-    function: Callable[..., Any], a: Tensor, b: Tensor, gradients: tuple[Tensor, ...], needed: Sequence[bool]
-) -> Sequence[Tensor]:
-    """Return gradients of a plain function that can be differentiated again."""
-    with torch.enable_grad():
-        # views: where b was computed from a, the gradient of a must not include the path through b
-        features = [x.view_as(x) for x in (a, b)]
-        wanted = [x for x, want in zip(features, needed, strict=True) if want]
-        return torch.autograd.grad(function(*features), wanted, gradients, create_graph=True)
-
-
 def _needs_plain_gradients(gradient: Tensor) -> bool:
     """Return whether the gradients will be differentiated again, or are inside a transform of `torch.func`."""
     return torch.is_grad_enabled() or is_transformed(gradient)
@@ -161,7 +150,7 @@ class _Lpips(torch.autograd.Function):
         head = ctx.head
         needed = ctx.needs_input_grad[:2]
         if _needs_plain_gradients(gradient):
-            found = _plain_gradients(partial(_plain_lpips, head=head), a, b, (gradient,), needed)
+            found = gradients_with_graph(partial(_plain_lpips, head=head), (a, b), (gradient,), needed)
         else:
             found = _implementation(a, b).lpips_gradients(a, b, head, gradient, needed)
         return *_in_place_of(found, needed), None
@@ -194,7 +183,7 @@ class _Distances(torch.autograd.Function):
         gradients = (none if by_structure is None else by_structure, none if by_texture is None else by_texture)
         needed, weighing = ctx.needs_input_grad[:2], ctx.weighing
         if any(map(_needs_plain_gradients, gradients)):
-            found = _plain_gradients(partial(_plain_distances, weighing=weighing), a, b, gradients, needed)
+            found = gradients_with_graph(partial(_plain_distances, weighing=weighing), (a, b), gradients, needed)
         else:
             found = _gradients_of_distances(a, b, kept, gradients, weighing, needed)
         return *_in_place_of(found, needed), None

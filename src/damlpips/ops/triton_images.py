@@ -15,7 +15,8 @@ from damlpips.checks import is_optimised
 from damlpips.ops import colour
 from damlpips.ops.distance import ENERGY_EPS as EPS
 from damlpips.ops.distance import SPREAD_FLOOR as SPREAD
-from damlpips.ops.triton_kernels import launched, root_of_mean
+from damlpips.ops.execution import gradients_with_graph
+from damlpips.ops.triton_kernels import launched_unfused, root_of_mean
 
 # Values, or places of an image with three colours, that a program works on.
 VALUES, PLACES = 1024, 512
@@ -23,27 +24,15 @@ VALUES, PLACES = 1024, 512
 SUMS = 128
 MOST = 2**31 - VALUES
 
-_LINEAR, _ROOT = colour.LINEAR, colour.ROOT
-LINEAR_KNEE, LINEAR_SHIFT, LINEAR_EXPONENT, LINEAR_SLOPE = map(tl.constexpr, _LINEAR)
-ROOT_KNEE, ROOT_SHIFT, ROOT_EXPONENT, ROOT_SLOPE = map(tl.constexpr, _ROOT)
-(CONE_00, CONE_01, CONE_02), (CONE_10, CONE_11, CONE_12), (CONE_20, CONE_21, CONE_22) = (
-    tuple(map(tl.constexpr, row)) for row in colour.TO_CONES
-)
-(
-    (OPPONENT_00, OPPONENT_01, OPPONENT_02),
-    (OPPONENT_10, OPPONENT_11, OPPONENT_12),
-    (
-        OPPONENT_20,
-        OPPONENT_21,
-        OPPONENT_22,
-    ),
-) = (tuple(map(tl.constexpr, row)) for row in colour.OPPONENTS)
+LINEAR_KNEE, LINEAR_SHIFT, LINEAR_EXPONENT, LINEAR_SLOPE = map(tl.constexpr, colour.LINEAR)
+ROOT_KNEE, ROOT_SHIFT, ROOT_EXPONENT, ROOT_SLOPE = map(tl.constexpr, colour.ROOT)
+CONE_00, CONE_01, CONE_02 = map(tl.constexpr, colour.TO_CONES[0])
+CONE_10, CONE_11, CONE_12 = map(tl.constexpr, colour.TO_CONES[1])
+CONE_20, CONE_21, CONE_22 = map(tl.constexpr, colour.TO_CONES[2])
+OPPONENT_00, OPPONENT_01, OPPONENT_02 = map(tl.constexpr, colour.OPPONENTS[0])
+OPPONENT_10, OPPONENT_11, OPPONENT_12 = map(tl.constexpr, colour.OPPONENTS[1])
+OPPONENT_20, OPPONENT_21, OPPONENT_22 = map(tl.constexpr, colour.OPPONENTS[2])
 ADAPTATION = tl.constexpr(colour.ADAPTATION)
-
-
-def _launched(kernel: Any, grid: tuple[int, ...], device: torch.device, *arguments: Any, **constants: Any) -> None:
-    # with fused multiply-add, x - y need not be zero where x and y are the same sum of products
-    launched(kernel, grid, device, *arguments, **constants, enable_fp_fusion=False)
 
 
 def fit(*images: Tensor) -> bool:
@@ -73,7 +62,7 @@ def clamped(images: Tensor, low: float, high: float, near: float, out: Tensor | 
         found = torch.empty_like(images, memory_format=torch.contiguous_format)
         images = images.contiguous()
     count = images.numel()
-    _launched(
+    launched_unfused(
         *(_clamped_kernel, (triton.cdiv(count, VALUES),), images.device),
         *(images, found, count, low, high, near),
         VALUES=VALUES,
@@ -105,14 +94,12 @@ def _curve(x, KNEE: tl.constexpr, SHIFT: tl.constexpr, EXPONENT: tl.constexpr, S
 
 @triton.jit
 def _linear(x):
-    value, slope = _curve(x, LINEAR_KNEE, LINEAR_SHIFT, LINEAR_EXPONENT, LINEAR_SLOPE)
-    return value, slope
+    return _curve(x, LINEAR_KNEE, LINEAR_SHIFT, LINEAR_EXPONENT, LINEAR_SLOPE)
 
 
 @triton.jit
 def _root(x):
-    value, slope = _curve(x, ROOT_KNEE, ROOT_SHIFT, ROOT_EXPONENT, ROOT_SLOPE)
-    return value, slope
+    return _curve(x, ROOT_KNEE, ROOT_SHIFT, ROOT_EXPONENT, ROOT_SLOPE)
 
 
 @triton.jit
@@ -141,12 +128,18 @@ def _pixels(images, s_c, s_h, s_w, W, p, there, low, factor, FLAT: tl.constexpr)
 
 
 @triton.jit
+def _colours(images, s_c, s_h, s_w, W, p, there, low, factor, FLAT: tl.constexpr):
+    """Return some places of one image in Oklab."""
+    r, g, b = _pixels(images, s_c, s_h, s_w, W, p, there, low, factor, FLAT)
+    return _oklab(r, g, b)
+
+
+@triton.jit
 def _oklab_kernel(images, s_n, s_c, s_h, s_w, W, P, out, FLAT: tl.constexpr, PLACES: tl.constexpr):
     n = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     there = p < P
-    r, g, b = _pixels(images + n * s_n, s_c, s_h, s_w, W, p, there, 0.0, 1.0, FLAT)
-    first, second, third = _oklab(r, g, b)
+    first, second, third = _colours(images + n * s_n, s_c, s_h, s_w, W, p, there, 0.0, 1.0, FLAT)
     out += n * 3 * P
     tl.store(out + p, first, mask=there)
     tl.store(out + P + p, second, mask=there)
@@ -189,7 +182,7 @@ def _tiles(*images: Tensor) -> dict[str, Any]:
 def oklab(images: Tensor) -> Tensor:
     """Return `colour.oklab` of images (N, 3, H, W) in [0, 1]."""
     out = torch.empty(images.shape, device=images.device, dtype=torch.float32)
-    _launched(
+    launched_unfused(
         *(_oklab_kernel, _grid(images), images.device),
         *(images, *images.stride(), images.shape[3], images[0, 0].numel(), out),
         **_tiles(images),
@@ -200,7 +193,7 @@ def oklab(images: Tensor) -> Tensor:
 def oklab_gradient(images: Tensor, gradient: Tensor) -> Tensor:
     """Return the gradient of images, from that of `oklab`."""
     out = torch.empty(images.shape, device=images.device, dtype=torch.float32)
-    _launched(
+    launched_unfused(
         *(_oklab_gradient_kernel, _grid(images), images.device),
         *(images, *images.stride(), gradient, *gradient.stride(), images.shape[3], images[0, 0].numel(), out),
         **_tiles(images, gradient),
@@ -226,8 +219,7 @@ class _Oklab(torch.autograd.Function):
         if not torch.is_grad_enabled():
             return oklab_gradient(images, gradient)
         # for second derivatives
-        images = images.view_as(images)
-        return torch.autograd.grad(colour.oklab(images), images, gradient, create_graph=True)[0]
+        return gradients_with_graph(colour.oklab, (images,), (gradient,))[0]
 
 
 # --- the image as a layer -------------------------------------------------------------------------------------------
@@ -242,10 +234,8 @@ def _image_sums_kernel(
     n = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     there = p < P
-    r, g, b = _pixels(x + n * x_n, x_c, x_h, x_w, W, p, there, low, factor, FLAT)
-    a_0, a_1, a_2 = _oklab(r, g, b)
-    r, g, b = _pixels(y + n * y_n, y_c, y_h, y_w, W, p, there, low, factor, FLAT)
-    b_0, b_1, b_2 = _oklab(r, g, b)
+    a_0, a_1, a_2 = _colours(x + n * x_n, x_c, x_h, x_w, W, p, there, low, factor, FLAT)
+    b_0, b_1, b_2 = _colours(y + n * y_n, y_c, y_h, y_w, W, p, there, low, factor, FLAT)
     sums += (n * tl.num_programs(0) + tl.program_id(0)) * 12
     tl.store(sums, tl.sum(tl.where(there, a_0, 0.0), 0))
     tl.store(sums + 1, tl.sum(tl.where(there, a_1, 0.0), 0))
@@ -295,34 +285,15 @@ def _image_texture_kernel(sums, means, to, blocks, P, energy, SPREAD, EPS, SUMS:
 
 @triton.jit
 def _image_difference_kernel(
-    x,
-    x_n,
-    x_c,
-    x_h,
-    x_w,
-    y,
-    y_n,
-    y_c,
-    y_h,
-    y_w,
-    W,
-    P,
-    low,
-    factor,
-    means,
-    weight,
-    to,
-    FLAT: tl.constexpr,
-    PLACES: tl.constexpr,
-):
+    x, x_n, x_c, x_h, x_w, y, y_n, y_c, y_h, y_w, W, P, low, factor, means, weight, to,
+    FLAT: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
     """Write sum_p d_p^2 over the places of a block, d_p = weight sum_c (a_c - b_c)^2 of adapted colours."""
     n = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     there = p < P
-    r, g, b = _pixels(x + n * x_n, x_c, x_h, x_w, W, p, there, low, factor, FLAT)
-    a_0, a_1, a_2 = _oklab(r, g, b)
-    r, g, b = _pixels(y + n * y_n, y_c, y_h, y_w, W, p, there, low, factor, FLAT)
-    b_0, b_1, b_2 = _oklab(r, g, b)
+    a_0, a_1, a_2 = _colours(x + n * x_n, x_c, x_h, x_w, W, p, there, low, factor, FLAT)
+    b_0, b_1, b_2 = _colours(y + n * y_n, y_c, y_h, y_w, W, p, there, low, factor, FLAT)
     means += n * 12
     c_0 = a_0 - b_0 - ADAPTATION * (tl.load(means) - tl.load(means + 3))
     c_1 = a_1 - b_1 - ADAPTATION * (tl.load(means + 1) - tl.load(means + 4))
@@ -346,12 +317,11 @@ def image_distances(x: Tensor, y: Tensor, low: float, high: float, energy: float
     pair = (x, *x.stride(), y, *y.stride(), x.shape[3], places, low, factor)
 
     def run(kernel: Any, *arguments: Any) -> None:
-        _launched(kernel, (blocks, n), x.device, *pair, *arguments, **_tiles(x, y))
+        launched_unfused(kernel, (blocks, n), x.device, *pair, *arguments, **_tiles(x, y))
 
     run(_image_sums_kernel, sums)
     means, texture = torch.empty(n, 12, device=x.device), torch.empty(n, device=x.device)
-    _launched(
-        _image_texture_kernel, (n,), x.device, sums, means, texture, blocks, places, energy, SPREAD, EPS, SUMS=128
-    )
+    statistics = (sums, means, texture, blocks, places, energy, SPREAD, EPS)
+    launched_unfused(_image_texture_kernel, (n,), x.device, *statistics, SUMS=SUMS)
     run(_image_difference_kernel, means, 1 / energy, squares)
     return root_of_mean(squares, places), texture

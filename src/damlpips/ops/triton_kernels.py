@@ -55,6 +55,13 @@ def launched(kernel: Any, grid: tuple[int, ...], device: torch.device, *argument
         kernel[grid](*arguments, **constants)
 
 
+def launched_unfused(
+    kernel: Any, grid: tuple[int, ...], device: torch.device, *arguments: Any, **constants: Any
+) -> None:
+    """Do what `launched` does, without fused multiply-add: x y - z w is zero where the two products are equal."""
+    launched(kernel, grid, device, *arguments, **constants, enable_fp_fusion=False)
+
+
 def _reach(a: Tensor) -> int:
     """Return the largest offset in memory within one image, in the features as they are or in a contiguous copy."""
     spread = sum((size - 1) * stride for size, stride in zip(a.shape[1:], a.stride()[1:], strict=True))
@@ -104,9 +111,7 @@ class _Launch:
     def __call__(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
         # blocks first: this dimension of a grid has the highest limit
         grid = (self.blocks, self.shape[0])
-        # with fused multiply-add, x y - z w would not be zero where the two products are equal
-        options = {**constants, **self.tile, "enable_fp_fusion": False}
-        launched(kernel, grid, self.device, *self.pair, *arguments, **options)
+        launched_unfused(kernel, grid, self.device, *self.pair, *arguments, **constants, **self.tile)
 
 
 @triton.jit
@@ -120,6 +125,14 @@ def _here(C, P, start, CHANNELS: tl.constexpr, PLACES: tl.constexpr):
 @triton.jit
 def _features(a, stride_c, stride_p, c, p, there):
     return tl.load(a + c * stride_c + p * stride_p, mask=there, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _weighted(values, weight, c, C, WEIGHTED: tl.constexpr):
+    """Return values times the weights of their channels, where there are any."""
+    if WEIGHTED:
+        values *= tl.load(weight + c, mask=c < C, other=0.0)
+    return values
 
 
 @triton.jit
@@ -151,6 +164,15 @@ def _energies(a, b, C, P, a_c, a_p, b_c, b_p, CHANNELS: tl.constexpr, PLACES: tl
 
 
 @triton.jit
+def _units(a, b, C, P, a_c, a_p, b_c, b_p, start, factor_a, factor_b, CHANNELS: tl.constexpr, PLACES: tl.constexpr):
+    """Return some channels of both features times their factors, and which they are and where."""
+    c, p, there = _here(C, P, start, CHANNELS, PLACES)
+    u = _features(a, a_c, a_p, c, p, there) * factor_a
+    v = _features(b, b_c, b_p, c, p, there) * factor_b
+    return u, v, c, p, there
+
+
+@triton.jit
 def _unit(x, EPS):
     """Return the features divided by their norm over channels, and what `_factor` returns."""
     factor, in_norms = _factor(tl.sum(x * x, 0)[None, :], EPS)
@@ -172,20 +194,16 @@ def _lpips_kernel(
         u, _, _ = _unit(_features(a, a_c, a_p, c, p, there), EPS)
         v, _, _ = _unit(_features(b, b_c, b_p, c, p, there), EPS)
         apart = (u - v) * (u - v)
-        if HEAD:
-            apart *= tl.load(head + c, mask=c < C, other=0.0)
+        apart = _weighted(apart, head, c, C, HEAD)
         found += tl.sum(apart, 0)
     else:
         energy_a, energy_b = _energies(a, b, C, P, a_c, a_p, b_c, b_p, CHANNELS, PLACES)
         factor_a, _ = _factor(energy_a, EPS)
         factor_b, _ = _factor(energy_b, EPS)
         for start in range(0, C, CHANNELS):
-            c, p, there = _here(C, P, start, CHANNELS, PLACES)
-            u = _features(a, a_c, a_p, c, p, there) * factor_a
-            v = _features(b, b_c, b_p, c, p, there) * factor_b
+            u, v, c, p, there = _units(a, b, C, P, a_c, a_p, b_c, b_p, start, factor_a, factor_b, CHANNELS, PLACES)
             apart = (u - v) * (u - v)
-            if HEAD:
-                apart *= tl.load(head + c, mask=c < C, other=0.0)
+            apart = _weighted(apart, head, c, C, HEAD)
             found += tl.sum(apart, 0)
     tl.store(sums + n * tl.num_programs(0) + tl.program_id(0), tl.sum(found, 0))
 
@@ -209,8 +227,7 @@ def _lpips_gradients_kernel(
         u, factor_a, in_norms_a = _unit(_features(a, a_c, a_p, c, p, there), EPS)
         v, factor_b, in_norms_b = _unit(_features(b, b_c, b_p, c, p, there), EPS)
         outer = (u - v) * factor
-        if HEAD:
-            outer *= tl.load(head + c, mask=c < C, other=0.0)
+        outer = _weighted(outer, head, c, C, HEAD)
         if FOR_A:
             share_a = tl.sum(outer * u, 0)[None, :] * in_norms_a
             _put(for_a, for_a_c, for_a_p, c, p, there, (outer - u * share_a) * factor_a)
@@ -224,23 +241,17 @@ def _lpips_gradients_kernel(
         along_a = tl.zeros((PLACES,), tl.float32)
         along_b = tl.zeros((PLACES,), tl.float32)
         for start in range(0, C, CHANNELS):
-            c, p, there = _here(C, P, start, CHANNELS, PLACES)
-            u = _features(a, a_c, a_p, c, p, there) * factor_a
-            v = _features(b, b_c, b_p, c, p, there) * factor_b
+            u, v, c, p, there = _units(a, b, C, P, a_c, a_p, b_c, b_p, start, factor_a, factor_b, CHANNELS, PLACES)
             outer = (u - v) * factor
-            if HEAD:
-                outer *= tl.load(head + c, mask=c < C, other=0.0)
+            outer = _weighted(outer, head, c, C, HEAD)
             along_a += tl.sum(outer * u, 0)
             along_b += tl.sum(outer * v, 0)
         share_a = along_a[None, :] * in_norms_a
         share_b = along_b[None, :] * in_norms_b
         for start in range(0, C, CHANNELS):
-            c, p, there = _here(C, P, start, CHANNELS, PLACES)
-            u = _features(a, a_c, a_p, c, p, there) * factor_a
-            v = _features(b, b_c, b_p, c, p, there) * factor_b
+            u, v, c, p, there = _units(a, b, C, P, a_c, a_p, b_c, b_p, start, factor_a, factor_b, CHANNELS, PLACES)
             outer = (u - v) * factor
-            if HEAD:
-                outer *= tl.load(head + c, mask=c < C, other=0.0)
+            outer = _weighted(outer, head, c, C, HEAD)
             if FOR_A:
                 _put(for_a, for_a_c, for_a_p, c, p, there, (outer - u * share_a) * factor_a)
             if FOR_B:
@@ -342,8 +353,7 @@ def _differences_kernel(
         c, p, there = _here(C, P, start, CHANNELS, PLACES)
         apart = _features(a, a_c, a_p, c, p, there) - _features(b, b_c, b_p, c, p, there)
         apart *= apart
-        if CHANNEL:
-            apart *= tl.load(channel + n * C + c, mask=c < C, other=0.0)
+        apart = _weighted(apart, channel + n * C, c, C, CHANNEL)
         found += tl.sum(apart, 0)
     place = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     tl.store(to + n * P + place, found, mask=place < P)
@@ -460,8 +470,7 @@ def _gradients_kernel(
         x = _features(a, a_c, a_p, c, p, there)
         y = _features(b, b_c, b_p, c, p, there)
         apart = (x - y) * difference
-        if CHANNEL:
-            apart *= tl.load(channel + n * C + c, mask=c < C, other=0.0)
+        apart = _weighted(apart, channel + n * C, c, C, CHANNEL)
         if FOR_A:
             by_sum = tl.load(by_sums + c, mask=c < C, other=0.0)
             square = tl.load(by_sums + 2 * C + c, mask=c < C, other=0.0)
@@ -472,30 +481,32 @@ def _gradients_kernel(
             _put(for_b, for_b_c, for_b_p, c, p, there, by_sum + y * (energy + square) - apart)
 
 
-def statistics(a: Tensor, b: Tensor) -> tuple[Statistics, Statistics]:
-    """Return `distance.statistics` of both."""
+def _summed(a: Tensor, b: Tensor) -> tuple[_Launch, tuple[Tensor, Tensor], Tensor]:
+    """Return the sums of squares at each place, (N, 1, H, W) for each, and the sums of each channel, (N, 4, C)."""
     launch = _Launch(a, b)
     energies = launch.map(), launch.map()
     sums = launch.new(len(a), launch.blocks, 4, a.shape[1])
     launch(_statistics_kernel, *energies, sums)
-    mean_a, mean_b, power_a, power_b = (sums.sum(1) / a[0, 0].numel()).unbind(1)
+    return launch, energies, sums.sum(1)
+
+
+def statistics(a: Tensor, b: Tensor) -> tuple[Statistics, Statistics]:
+    """Return `distance.statistics` of both."""
+    _, energies, sums = _summed(a, b)
+    mean_a, mean_b, power_a, power_b = (sums / a[0, 0].numel()).unbind(1)
     return Statistics(energies[0], mean_a, power_a), Statistics(energies[1], mean_b, power_b)
 
 
 def distances(a: Tensor, b: Tensor, weighing: Adaptive) -> tuple[Tensor, Tensor]:
     """Return the distances in structure and in texture, (N,) each, and no gradients: see `distance.compare`."""
     n, c, h, w = a.shape
-    launch = _Launch(a, b)
-    energies = launch.map(), launch.map()
-    sums = launch.new(n, launch.blocks, 4, c)
-    launch(_statistics_kernel, *energies, sums)
+    launch, energies, sums = _summed(a, b)
     channel, scales, squares = launch.new(n, c), launch.new(n, 2), launch.new(n, launch.blocks)
     eps = ENERGY_EPS
-    launched(
+    launched_unfused(
         *(_weights_kernel, (n,), a.device),
-        *(sums.sum(1), channel, scales, c, h * w, weighing.gamma, CHANNEL_FLOOR, eps, SPREAD_FLOOR),
+        *(sums, channel, scales, c, h * w, weighing.gamma, CHANNEL_FLOOR, eps, SPREAD_FLOOR),
         CHANNELS=triton.next_power_of_2(c),
-        enable_fp_fusion=False,
     )
     launch(_squares_kernel, *energies, channel, scales, weighing.rho, eps, squares)
     return root_of_mean(squares, h * w), scales[:, 1]

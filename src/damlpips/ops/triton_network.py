@@ -7,6 +7,7 @@ are taken in half precision and added in float32. No sum is atomic.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -261,9 +262,13 @@ def _pool_kernel(
         tl.store(index + place, at, mask=there)
 
 
-def _tile(channels: int) -> dict[str, int]:
-    wide = triton.next_power_of_2(channels)
-    return {"CHANNELS": wide, "PLACES": max(1, POOLED // wide)}
+def _for_each_value(kernel: Any, of: Tensor, *arguments: Any, **constants: Any) -> None:
+    """Run a kernel that writes a map, some places with all their channels at a time."""
+    n, c, h, w = of.shape
+    wide = triton.next_power_of_2(c)
+    places = max(1, POOLED // wide)
+    grid = (triton.cdiv(n * h * w, places),)
+    launched(kernel, grid, of.device, *arguments, n * h * w, CHANNELS=wide, PLACES=places, **constants)
 
 
 def max_pool(maps: Tensor, size: int, stride: int, out_size: tuple[int, int], index: bool) -> tuple[Tensor, Tensor]:
@@ -277,17 +282,7 @@ def max_pool(maps: Tensor, size: int, stride: int, out_size: tuple[int, int], in
     maps = maps.contiguous(memory_format=torch.channels_last)
     out = empty_map((n, c, *out_size), maps, maps.dtype)
     at = empty_map(out.shape, maps, torch.uint8) if index else out
-    places, tile = n * out_size[0] * out_size[1], _tile(c)
-    launched(
-        _pool_kernel,
-        (triton.cdiv(places, tile["PLACES"]),),
-        maps.device,
-        *(maps, out, at, c, h, w, *out_size, places),
-        SIZE=size,
-        STRIDE=stride,
-        INDEX=index,
-        **tile,
-    )
+    _for_each_value(_pool_kernel, out, maps, out, at, c, h, w, *out_size, SIZE=size, STRIDE=stride, INDEX=index)
     return out, at
 
 
@@ -322,15 +317,7 @@ def max_pool_gradient(gradient: Tensor, index: Tensor, size: int, stride: int, i
     n, c, h, w = gradient.shape
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     target = empty_map((n, c, *in_size), gradient, gradient.dtype)
-    places, tile = n * in_size[0] * in_size[1], _tile(c)
-    launched(
-        _pool_gradient_kernel,
-        (triton.cdiv(places, tile["PLACES"]),),
-        gradient.device,
-        *(gradient, index, target, c, *in_size, h, w, places),
-        SIZE=size,
-        STRIDE=stride,
-        WINDOWS=-(-size // stride),
-        **tile,
-    )
+    arguments = (gradient, index, target, c, *in_size, h, w)
+    windows = -(-size // stride)
+    _for_each_value(_pool_gradient_kernel, target, *arguments, SIZE=size, STRIDE=stride, WINDOWS=windows)
     return target
