@@ -5,7 +5,7 @@ The strength runs from 0, hardly visible, to 1, gross; within one draw of random
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image, ImageFilter
@@ -17,6 +17,8 @@ from damlpips.evaluation.ladders import LADDERS
 # (image (3, H, W) in [0, 1], strength 0..1, generator) to the distorted image, which may leave the range
 Distortion = Callable[[Tensor, float, torch.Generator], Tensor]
 DISTORTIONS: dict[str, Distortion] = {}
+# Those that move the image and leave it as it is.
+MOTIONS = ("elastic_warp", "shift", "whole_shift", "rotation", "zoom")
 # How often a kind is drawn; all others once. Only neighbouring whole shifts show the aliasing that a stride leaves.
 WEIGHTS = {"whole_shift": 6}
 LUMA = torch.tensor([0.299, 0.587, 0.114])
@@ -28,10 +30,10 @@ def distort(name: str, image: Tensor, strength: float, seed: int) -> Tensor:
     return (changed.clamp(0, 1) * 255).round() / 255
 
 
-def draw_kinds(count: int, g: torch.Generator) -> list[str]:
-    """Return the names of that many different distortions."""
-    weights = torch.tensor([float(WEIGHTS.get(name, 1)) for name in DISTORTIONS])
-    names = list(DISTORTIONS)
+def draw_kinds(count: int, g: torch.Generator, kinds: Sequence[str] = ()) -> list[str]:
+    """Return the names of that many different distortions, of `kinds` or of all."""
+    names = list(kinds or DISTORTIONS)
+    weights = torch.tensor([1.0 if kinds else float(WEIGHTS.get(name, 1)) for name in names])
     return [names[kind] for kind in torch.multinomial(weights, count, generator=g).tolist()]
 
 

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from damlpips.models.version2 import NETWORK_TEXTURE
 from damlpips.nets.nano import STEM_CHANNELS, Nano
 from damlpips.nets.table import IMAGENET
-from damlpips.ops.distance import TEXTURE_SHARE
 from training import pairs
 
-# Errors are relative, below this distance absolute. Two pictures at 0.05 can hardly be told apart.
-VISIBLE = 0.05
+# Errors are relative, below this distance absolute: two pictures so close can hardly be told apart.
+VISIBLE = 0.025
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,12 @@ def student(seed: int) -> Nano:
 
 def errors(network: nn.Module, batch: dict[str, Tensor], settings: Settings) -> dict[str, Tensor]:
     """Return the parts of the loss: relative errors of distances and of their maps, and rungs in the wrong order."""
-    images = batch["images"]
-    count = images.shape[1]
-    x = images.flatten(0, 1).float() / 255
+    x = batch["images"].flatten(0, 1).float() / 255
     x = (x - x.new_tensor(IMAGENET.mean)[:, None, None]) / x.new_tensor(IMAGENET.std)[:, None, None]
     # on a CPU the backward pass of so small a network takes longer in bfloat16
     with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
         features = network(x.contiguous(memory_format=torch.channels_last))
-    found = pairs.network_terms(features, count)
+    found = pairs.network_terms(features)
     parts = {key: _relative(found[key], batch[key]) for key in ("structure", "texture", "places")}
     parts["places"] = settings.places_weight * parts["places"]
     parts["order"] = settings.order_weight * _disorder(_mixed(found), _mixed(batch))
@@ -92,15 +90,12 @@ def _relative(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _mixed(terms: dict[str, Tensor]) -> Tensor:
-    return (1 - TEXTURE_SHARE) * terms["structure"] + TEXTURE_SHARE * terms["texture"]
+    return (1 - NETWORK_TEXTURE) * terms["structure"] + NETWORK_TEXTURE * terms["texture"]
 
 
 def _disorder(found: Tensor, wanted: Tensor) -> Tensor:
     """Return how far the steps of the ladders fall short of half of the teachers' steps, in logarithms."""
-    log_found, log_wanted = (
-        (d[:, : pairs.LADDERS * pairs.RUNGS] + VISIBLE).log().unflatten(1, (pairs.LADDERS, pairs.RUNGS))
-        for d in (found, wanted)
-    )
+    log_found, log_wanted = ((d[:, pairs.RUNGS_OF] + VISIBLE).log() for d in (found, wanted))
     return (log_wanted.diff(dim=2) / 2 - log_found.diff(dim=2)).clamp(min=0).mean()
 
 

@@ -1,7 +1,7 @@
 """Make the pairs that `nano` learns from: images, distortions of them, and how far apart the teachers find them.
 
-A shard is a file of items; an item is a reference and `PAIRS` distortions of it. Everything in a shard is drawn from
-the seed and the shard's number, so shards can be made in any order, by any number of processes, and again.
+A shard is a file of items; an item is `IMAGES` images and what is said of `PAIRS` pairs of them. Everything in a shard is
+drawn from the seed and the shard's number, so shards can be made in any order, by any number of processes, and again.
 """
 
 import hashlib
@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from damlpips import DAMLPIPS
+from damlpips.models import alignment
 from damlpips.models.settings import VIEWING_SIDE
+from damlpips.models.version2 import GAIN
 from damlpips.ops import distance
 from damlpips.scoring.images import SUFFIXES, read_image
-from training.distortions import distort, draw_kinds
+from training.distortions import MOTIONS, distort, draw_kinds
 from training.procedural import PROCEDURAL
 
 TEACHERS = ("alex", "squeeze")
@@ -29,9 +31,17 @@ RHO, GAMMA = 0.25, 0.5
 SIDE = 160
 # maps are compared on a grid of cells of 16 x 16 pixels
 GRID = SIDE // 16
-# two ladders of three rungs, one double distortion, one pair that is not of the same picture
+# Pairs in place: two ladders of three rungs, one double distortion, one pair that is not of the same picture; then a
+# ladder of a motion, each rung as DAMLPIPS compares it: both images in the middle of the way.
 LADDERS, RUNGS = 2, 3
-PAIRS = LADDERS * RUNGS + 2
+IN_PLACE = LADDERS * RUNGS + 2
+PAIRS = IN_PLACE + RUNGS
+# Where the pairs' first and second images are: all in place have the reference, each in the middle its own two.
+FIRST = [0] * IN_PLACE + [1 + IN_PLACE + 2 * rung for rung in range(RUNGS)]
+SECOND = [*range(1, 1 + IN_PLACE), *(2 + IN_PLACE + 2 * rung for rung in range(RUNGS))]
+IMAGES = 1 + IN_PLACE + 2 * RUNGS
+# The pairs of each ladder, weak to strong.
+RUNGS_OF = [list(range(k * RUNGS, (k + 1) * RUNGS)) for k in range(LADDERS)] + [list(range(IN_PLACE, PAIRS))]
 ITEMS = 200
 PROCEDURAL_SHARE = 0.15
 
@@ -89,42 +99,41 @@ def _item(recipe: Recipe, teachers: list[DAMLPIPS], g: torch.Generator) -> dict[
 
 
 def pictures(recipe: Recipe, g: torch.Generator) -> Tensor:
-    """Return the pictures of an item, (1 + PAIRS, 3, SIDE, SIDE) in [0, 1], the reference first."""
+    """Return the pictures of an item, (IMAGES, 3, SIDE, SIDE) in [0, 1], those of `FIRST` and `SECOND`."""
     reference = _picture(recipe, g)
     others = [*_ladders(reference, g), _twice_distorted(reference, g), _another(reference, recipe, g)]
-    return torch.stack([reference, *others])
+    return torch.stack([reference, *others, *_moved(reference, g)])
 
 
 @torch.inference_mode()
 def targets(teachers: Sequence[DAMLPIPS], images: Tensor) -> dict[str, Tensor]:
-    """Return what the teachers' networks say of the first image and each other one, the mean of the teachers."""
-    found = [network_terms(teacher.backbone(images), len(images)) for teacher in teachers]
+    """Return what the teachers' networks say of the pairs of an item, the mean of the teachers."""
+    found = [network_terms(teacher.backbone(images)) for teacher in teachers]
     return {key: torch.stack([terms[key][0] for terms in found]).mean(0).clone() for key in found[0]}
 
 
-def network_terms(features: Sequence[Tensor], images: int) -> dict[str, Tensor]:
-    """Return the network's part of DAMLPIPS between each item's first image and its others, before it is weighed.
+def network_terms(features: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the network's part of DAMLPIPS for the pairs of each item, before it is weighed.
 
     Args:
-        features: one (items * images, C, H, W) a layer; of each item's images the first is the reference.
+        features: one (items * IMAGES, C, H, W) a layer.
 
     Returns:
-        structure, texture: (items, images - 1), the mean over layers of u(S_l), and of u(T_l);
-        places: (items, images - 1, GRID, GRID), the mean over layers of u(d_lp), d averaged over cells.
+        structure, texture: (items, PAIRS), the mean over layers of u(S_l), and of u(T_l);
+        places: (items, PAIRS, GRID, GRID), the mean over layers of u(d_lp), d averaged over cells.
     """
     structure, texture, places = [], [], []
     for layer in features:
-        grouped = distance.working(layer).unflatten(0, (-1, images))
-        a = grouped[:, :1].expand(-1, images - 1, -1, -1, -1).flatten(0, 1)
-        b = grouped[:, 1:].flatten(0, 1)
+        grouped = distance.working(layer).unflatten(0, (-1, IMAGES))
+        a, b = (grouped[:, side].flatten(0, 1) for side in (FIRST, SECOND))
         of_a, of_b = distance.statistics(a), distance.statistics(b)
         place, channel = distance.Adaptive(RHO, GAMMA).weights(of_a, of_b)
         d = distance.adaptive_map(a, b, place, channel)
-        structure.append(distance.share(distance.peak_pool(d)))
-        texture.append(distance.share(distance.texture_distance(of_a, of_b, place, channel)))
-        places.append(distance.share(_on_grid(d)[:, 0]))
+        structure.append(distance.share(distance.peak_pool(d), GAIN))
+        texture.append(distance.share(distance.texture_distance(of_a, of_b, place, channel), GAIN))
+        places.append(distance.share(_on_grid(d)[:, 0], GAIN))
     found = {"structure": structure, "texture": texture, "places": places}
-    return {key: torch.stack(layers).mean(0).unflatten(0, (-1, images - 1)) for key, layers in found.items()}
+    return {key: torch.stack(layers).mean(0).unflatten(0, (-1, PAIRS)) for key, layers in found.items()}
 
 
 def _on_grid(d: Tensor) -> Tensor:
@@ -160,6 +169,22 @@ def _ladders(reference: Tensor, g: torch.Generator) -> list[Tensor]:
         strengths = sorted((torch.rand(RUNGS, generator=g) ** 1.3).tolist())
         rungs += [distort(kind, reference, strength, seed) for strength in strengths]
     return rungs
+
+
+def _moved(reference: Tensor, g: torch.Generator) -> list[Tensor]:
+    """Return both images of each rung of a motion in the middle of the way; half of the ladders are distorted as well."""
+    [motion], [kind] = draw_kinds(1, g, MOTIONS), draw_kinds(1, g)
+    seeds = _below(2**31, g), _below(2**31, g)
+    distorted, distortion = _below(2, g) == 1, 0.7 * float(torch.rand((), generator=g))
+    found = []
+    for strength in sorted(torch.rand(RUNGS, generator=g).tolist()):
+        other = distort(motion, reference, strength, seeds[0])
+        if distorted:
+            other = distort(kind, other, distortion, seeds[1])
+        middle = alignment.middle(reference[None], other[None])
+        both = (reference, other) if middle is None else (middle.x[0], middle.y[0])
+        found += [image.clamp(0, 1).mul(255).round() / 255 for image in both]
+    return found
 
 
 def _twice_distorted(reference: Tensor, g: torch.Generator) -> Tensor:
