@@ -467,7 +467,7 @@ class DAMLPIPSSettings(Settings):
     metric: ClassVar[str] = "DAMLPIPS"
 
     version: int = option(
-        1,
+        2,
         _version,
         scored=True,
         doc="1, which compares place with place, or 2, which first aligns what has moved.",
