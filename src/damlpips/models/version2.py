@@ -88,19 +88,19 @@ class Version2:
 
     def layers(self, x: Encoded, y: Encoded, motion: Motion | None = None) -> Float[Tensor, "n l"]:
         network = zip(x.features, y.features, strict=True)
-        return _with_motion(
+        return with_motion(
             _fused([_image_distances(x, y), *(damlpips_distances(a, b, self.weighing) for a, b in network)]), motion
         )
 
     def spatial_map(self, x: Encoded, y: Encoded, size: Size, motion: Motion | None = None) -> Float[Tensor, "n 1 h w"]:
         compared = self._compared(x, y)
-        return _with_displacement([c.map for c in compared], _with_motion(_fused(compared), motion), size, motion)
+        return _with_displacement([c.map for c in compared], with_motion(_fused(compared), motion), size, motion)
 
     def weights(self, x: Encoded, y: Encoded, motion: Motion | None = None) -> AdaptiveWeights:
         """Return the weights that the score of each pair was made with."""
         compared = self._compared(x, y)
         structure = torch.stack([c.structure for c in compared], 1)
-        added = _with_motion(_fused(compared), motion)
+        added = with_motion(_fused(compared), motion)
         return AdaptiveWeights(
             [c.place * distance.peak_weight(c.map, c.structure) for c in compared],
             [c.channel for c in compared],
@@ -111,7 +111,7 @@ class Version2:
     def _compared(self, x: Encoded, y: Encoded) -> list[distance.Comparison]:
         """Return how each layer compares, the image first."""
         image, *network = zip(layers_of(x), layers_of(y), strict=True)
-        return [_compared_image(*image), *(distance.compare(a, b, self.weighing) for a, b in network)]
+        return [compared_image(*image), *(distance.compare(a, b, self.weighing) for a, b in network)]
 
     def of_tile(self, encoded: Encoded) -> Encoded:
         """Return the feature maps of a tile, and last the contrast of each of its pixels."""
@@ -119,11 +119,11 @@ class Version2:
         return replace(encoded, features=(*encoded.features, contrast(colour.uniform(pixels))))
 
     def layers_of_tiles(self, pair: TiledPair) -> Float[Tensor, "1 l"]:
-        return _with_motion(self._tiled(pair).layers(), pair.motion)
+        return with_motion(self._tiled(pair).layers(), pair.motion)
 
     def spatial_map_of_tiles(self, pair: TiledPair, size: Size) -> Float[Tensor, "1 1 h w"]:
         maps, added = self._tiled(pair).maps()
-        return _with_displacement(maps, _with_motion(added, pair.motion), size, pair.motion)
+        return _with_displacement(maps, with_motion(added, pair.motion), size, pair.motion)
 
     def _tiled(self, pair: TiledPair) -> TiledDamlpips:
         return TiledDamlpips(pair, self.weighing, fuse, lambda *known: compared(*known)[0])
@@ -145,7 +145,7 @@ def _with_displacement(
     return found + by_place / by_place.mean((2, 3), keepdim=True) * added[:, -1:, None, None]
 
 
-def _with_motion(added: Float[Tensor, "n l"], motion: Motion | None) -> Float[Tensor, "n m"]:
+def with_motion(added: Float[Tensor, "n l"], motion: Motion | None) -> Float[Tensor, "n m"]:
     """Return what each layer adds to the score, and last what the motion adds."""
     if motion is None:
         return torch.cat([added, torch.zeros_like(added[:, :1])], 1)
@@ -158,7 +158,7 @@ def _fused(compared: Sequence[distance.Comparison | Distances]) -> Float[Tensor,
     return fuse(torch.stack([c.structure for c in compared], 1), torch.stack([c.texture for c in compared], 1))
 
 
-def _compared_image(a: Tensor, b: Tensor) -> distance.Comparison:
+def compared_image(a: Tensor, b: Tensor) -> distance.Comparison:
     """Compare two batches of images in adapted colours."""
     d, place = masked_map(a, b)
     alike = torch.ones_like(a[:, :, 0, 0])
@@ -175,7 +175,7 @@ def _image_distances(x: Encoded, y: Encoded) -> Distances:
     """Compare two batches of images in adapted colours."""
 
     def distances(a: Tensor, b: Tensor) -> Distances:
-        compared = _compared_image(a, b)
+        compared = compared_image(a, b)
         return Distances(compared.structure, compared.texture)
 
     return image_distances(x, y, distances)
