@@ -1,8 +1,8 @@
-"""Whether DAMLPIPS's weights can be learned without observers: from what other metrics say of made-up distortions.
+"""Whether the weights of DAMLPIPS, version 1, can be learned without observers, from what other metrics say.
 
     PYTHONPATH=. DAMLPIPS_WEIGHTS_DIR=WEIGHTS python benchmarks/learned_weights.py SETS PHOTOGRAPHS [--items 300]
 
-A committee of piq's metrics ranks pairs of pictures drawn as for the training of nano (`training.pairs`). A
+A committee of piq's metrics ranks pairs of distorted pictures drawn as for the training of nano (`training.pairs`). A
 non-negative combination of the terms u(S_l) and u(T_l) of the layers is fitted to the mean of the ranks, or to -log(1
 - rank). Prints a Markdown table: the headline figures of SETS with the learned weights, the mean rank correlation
 with the committee, and the share of the image and of all textures in the weights.
@@ -10,7 +10,7 @@ with the committee, and the share of the image and of all textures in the weight
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
 from tempfile import gettempdir
@@ -18,7 +18,7 @@ from tempfile import gettempdir
 import numpy as np
 import piq
 import torch
-from ablation import batches, headline
+from ablation import headline
 from scipy.optimize import nnls
 from scipy.stats import rankdata, spearmanr
 from torch import Tensor
@@ -42,6 +42,8 @@ COMMITTEE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 GROUPS = {"all": list(COMMITTEE), "vsi": ["vsi"], "mdsi": ["mdsi"], "haarpsi": ["haarpsi"]}
 TARGETS = {"rank": lambda rank: rank, "-log(1 - rank)": lambda rank: -np.log(1.02 - rank)}
+# images in one pass through the network
+BATCH = 8
 
 
 def terms(metric: DAMLPIPS, x: Encoded, y: Tensor) -> np.ndarray:
@@ -72,6 +74,12 @@ def drawn(metric: DAMLPIPS, photographs: Path, items: int) -> tuple[np.ndarray, 
     return np.concatenate(found), ranks
 
 
+def batches(files: list[Path]) -> Iterator[list[Path]]:
+    """Yield files that go through the network together."""
+    for k in range(0, len(files), BATCH):
+        yield files[k : k + BATCH]
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -80,7 +88,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="alex")
     parser.add_argument("--items", type=int, default=300)
     options = parser.parse_args()
-    found, ranks = drawn(DAMLPIPS(options.backbone, viewing_side=None), options.photographs, options.items)
+    found, ranks = drawn(DAMLPIPS(options.backbone, version=1, viewing_side=None), options.photographs, options.items)
     layers = found.shape[1] // 2
     weights = {"DAMLPIPS's own": own_weights(layers)}
     for group, members in GROUPS.items():
@@ -88,7 +96,7 @@ def main() -> None:
         weights |= {f"{group}, {name}": nnls(found, target(rank))[0] for name, target in TARGETS.items()}
 
     sets = [judged for judged in load(options.sets) if judged.kind_of_judgement in (Rating, Choice)]
-    metric, of_pair = DAMLPIPS(options.backbone), {}
+    metric, of_pair = DAMLPIPS(options.backbone, version=1), {}
     for reference, group in groupby(
         sorted({pair for judged in sets for judgement in judged.judgements for pair in judgement.pairs}),
         key=lambda pair: pair[0],
