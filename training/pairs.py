@@ -1,7 +1,7 @@
 """Make the pairs that `nano` learns from: images, distortions of them, and how far apart the teachers find them.
 
-A shard is a file of items; an item is `IMAGES` images and what is said of `PAIRS` pairs of them. Everything in a shard is
-drawn from the seed and the shard's number, so shards can be made in any order, by any number of processes, and again.
+A shard is a file of items; an item is `IMAGES` images and what is said of `PAIRS` pairs of them. Everything in a shard
+is drawn from the seed and the shard's number: shards can be made in any order, by any number of processes, and again.
 """
 
 import hashlib
@@ -172,7 +172,7 @@ def _ladders(reference: Tensor, g: torch.Generator) -> list[Tensor]:
 
 
 def _moved(reference: Tensor, g: torch.Generator) -> list[Tensor]:
-    """Return both images of each rung of a motion in the middle of the way; half of the ladders are distorted as well."""
+    """Return both images of each rung of a motion in the middle of the way; half of the ladders are distorted, too."""
     [motion], [kind] = draw_kinds(1, g, MOTIONS), draw_kinds(1, g)
     seeds = _below(2**31, g), _below(2**31, g)
     distorted, distortion = _below(2, g) == 1, 0.7 * float(torch.rand((), generator=g))
