@@ -213,7 +213,7 @@ def weights_of(network: Nano) -> dict[str, Tensor]:
 
 def load(recipe: pairs.Recipe, shards: range) -> dict[str, Tensor]:
     """Return the items of some shards."""
-    loaded = [torch.load(recipe.file(shard), weights_only=True) for shard in shards]
+    loaded = [torch.load(recipe.file(shard), weights_only=True, mmap=True) for shard in shards]
     return {key: torch.cat([shard[key] for shard in loaded]) for key in loaded[0]}
 
 

@@ -14,6 +14,7 @@ KINDS: dict[str, Callable[[Path], torch.nn.Module]] = {
     "damlpips alex": lambda weights: DAMLPIPS("alex", weights=weights, deterministic=True),
     "lpips nano": lambda _: LPIPS("nano", heads="uniform", deterministic=True),
     "damlpips nano": lambda _: DAMLPIPS(deterministic=True),
+    "damlpips 1 nano": lambda _: DAMLPIPS(version=1, deterministic=True),
 }
 
 

@@ -16,6 +16,7 @@ MODULES: dict[str, Callable[[], PerceptualDistance]] = {
     "lpips": lambda: LPIPS("nano", heads="uniform"),
     "sorted": lambda: LPIPS("nano", heads="uniform", comparison="spatial+sort"),
     "damlpips": lambda: DAMLPIPS(),
+    "damlpips 1": lambda: DAMLPIPS(version=1),
     "viewed smaller": lambda: DAMLPIPS(viewing_side=40),
     "resized": lambda: DAMLPIPS(resize=50),
     "deterministic": lambda: DAMLPIPS(deterministic=True),

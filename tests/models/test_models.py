@@ -19,6 +19,7 @@ KINDS = {
     "lpips": tiny,
     "damlpips": lambda **options: DAMLPIPS(Backbone(Tiny(), min_size=5), **options),
     "damlpips-nano": lambda **options: DAMLPIPS(**options),
+    "damlpips 1": lambda **options: DAMLPIPS(version=1, **options),
 }
 
 
@@ -31,6 +32,7 @@ def make(request):
 
 
 def against_the_equations(metric: DAMLPIPS, size: int) -> None:
+    """Of version 1; those of version 2 are in `test_version2`."""
     # the order of the sums
     for dtype, tolerance in (
         (torch.float32, {"rtol": 1e-5, "atol": 1e-7}),
@@ -47,21 +49,21 @@ def against_the_equations(metric: DAMLPIPS, size: int) -> None:
 
 @pytest.mark.parametrize(("rho", "gamma"), [(0.25, 0.5), (0.0, 0.0), (1.0, 2.0), (0.7, 1.0)])
 def test_damlpips_is_its_equations(rho, gamma) -> None:
-    against_the_equations(DAMLPIPS(Backbone(Tiny()), rho=rho, gamma=gamma), size=16)
+    against_the_equations(DAMLPIPS(Backbone(Tiny()), version=1, rho=rho, gamma=gamma), size=16)
 
 
 def test_damlpips_of_the_embedded_backbone_is_its_equations() -> None:
-    against_the_equations(DAMLPIPS(), size=16)
+    against_the_equations(DAMLPIPS(version=1), size=16)
 
 
 @pytest.mark.shared
 def test_damlpips_of_alexnet_is_its_equations(alex_weights) -> None:
-    against_the_equations(DAMLPIPS("alex", weights=alex_weights), size=40)
+    against_the_equations(DAMLPIPS("alex", version=1, weights=alex_weights), size=40)
 
 
 def test_defaults() -> None:
     metric = DAMLPIPS()
-    assert (metric.rho, metric.gamma, metric.viewing_side) == (0.25, 0.5, 256)
+    assert (metric.settings.version, metric.rho, metric.gamma, metric.viewing_side) == (2, 0.25, 0.5, 256)
     assert metric.source.name == "nano"
 
 
@@ -112,14 +114,15 @@ def test_lpips_is_its_equation(random_squeeze_weights) -> None:
 def test_layers_sum_to_the_score(make) -> None:
     metric, (x, y) = make(), reference.noise(3, 32, 32)
     layers = metric.per_layer(x, y)
-    image = isinstance(metric, DAMLPIPS)
-    assert layers.shape == (3, image + len(metric.encode(x).features))
-    assert (layers > 0).all()
+    others = metric.settings.version if isinstance(metric, DAMLPIPS) else 0  # the image, and in version 2 motion
+    assert layers.shape == (3, others + len(metric.encode(x).features))
+    assert (layers[:, :-1] > 0).all()
+    assert (layers >= 0).all()
     rounded(layers.sum(1), metric(x, y))
 
 
 def test_map_of_damlpips_has_the_score_as_its_mean() -> None:
-    for metric in (KINDS["damlpips"](), DAMLPIPS()):
+    for metric in (KINDS["damlpips"](), DAMLPIPS(), DAMLPIPS(version=1)):
         x, y = reference.noise(3, 33, 50)
         found = metric.spatial_map(x, y)
         assert found.shape == (3, 1, 33, 50)
@@ -154,7 +157,7 @@ def test_map_of_identical_images_is_zero(make) -> None:
 
 
 def test_weights_of_a_pair_reconstruct_its_score() -> None:
-    for metric in (KINDS["damlpips"](), DAMLPIPS(), DAMLPIPS(rho=0.0, gamma=0.0)):
+    for metric in (KINDS["damlpips"](), DAMLPIPS(), DAMLPIPS(version=1), DAMLPIPS(rho=0.0, gamma=0.0)):
         x, y = reference.noise(3, 32, 40)
         weights = metric.weights_for(x, y)
         a, b = metric.layers(x), metric.layers(metric.encode(y))
@@ -182,7 +185,7 @@ def test_weights_adapt_to_the_pair() -> None:
 
 def test_weights_of_identical_images_are_the_limit() -> None:
     x, _ = reference.noise(2, 32, 32)
-    layer = DAMLPIPS().weights_for(x, x).layer
+    layer = DAMLPIPS(version=1).weights_for(x, x).layer
     limit = 0.8 * 20 / math.log(21)
     expected = torch.tensor([limit / 2, *[limit / 6] * 3]).expand(2, 4)
     torch.testing.assert_close(layer, expected, rtol=1e-6, atol=0)  # log(1 + 20 d) at d = 1e-8

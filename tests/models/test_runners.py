@@ -28,7 +28,7 @@ def alone(make, x: torch.Tensor, y: torch.Tensor, **options) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_nest_of_ways_gives_the_scores_of_the_pairs_alone(kind: str, dtype: torch.dtype, size) -> None:
     make = KINDS[kind]
-    plain = {"viewing_side": None} if kind == "damlpips" else {}
+    plain = {"viewing_side": None} if kind != "lpips" else {}
     plain |= {"dtype": dtype} if dtype == torch.bfloat16 else {}
     x, y = reference.noise(40, *size)
     if dtype == torch.uint8:

@@ -24,7 +24,7 @@ COMMAND = f"python -m {'.'.join(Path(__file__).resolve().relative_to(ROOT).with_
 DEMO = ROOT / "docs" / "demo"
 # what processors and versions of PyTorch differ by; a displacement field is found in steps, each of which rounds
 RELATIVE, ALIGNED_RELATIVE = 1e-5, 1e-3
-ALIGNED = "damlpips:2"
+IN_PLACE, ALIGNED = "damlpips:1", "damlpips:2"
 
 
 def picture(height: int, width: int, *, shift: int = 0, contrast: float = 1.0) -> Tensor:
@@ -52,7 +52,7 @@ PAIRS: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
 
 def scores() -> dict[str, float]:
     """Return a score of every kind of metric that the embedded network has, by its name and that of the pair."""
-    metrics = {"damlpips": DAMLPIPS("nano"), ALIGNED: DAMLPIPS("nano", version=2)}
+    metrics = {IN_PLACE: DAMLPIPS("nano", version=1), ALIGNED: DAMLPIPS("nano", version=2)}
     for comparison in COMPARISONS:
         for norm in (True, False):
             name = f"lpips-nano:{comparison}{'' if norm else ':raw'}"
@@ -61,7 +61,7 @@ def scores() -> dict[str, float]:
         return {
             f"{name} {pair}": float(metric(*PAIRS[pair]()))
             for name, metric in metrics.items()
-            for pair in (PAIRS if name in ("damlpips", ALIGNED) else ("shifted", "flattened"))
+            for pair in (PAIRS if name in (IN_PLACE, ALIGNED) else ("shifted", "flattened"))
         }
 
 

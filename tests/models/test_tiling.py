@@ -385,6 +385,7 @@ KINDS = {
     "spatial+mean": lambda backbone, **options: LPIPS(backbone, heads="uniform", comparison="spatial+mean", **options),
     "raw": lambda backbone, **options: LPIPS(backbone, heads="uniform", channel_norm=False, **options),
     "damlpips": lambda backbone, **options: DAMLPIPS(backbone, viewing_side=None, **options),
+    "damlpips 1": lambda backbone, **options: DAMLPIPS(backbone, viewing_side=None, version=1, **options),
 }
 MAPPED = [kind for kind in KINDS if kind != "mean"]
 

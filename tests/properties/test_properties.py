@@ -20,6 +20,7 @@ METRICS = {
     "damlpips-tiny": lambda _: DAMLPIPS(Backbone(Tiny(), min_size=5)),
     "lpips-nano": lambda _: LPIPS("nano", heads="uniform"),
     "damlpips-nano": lambda _: DAMLPIPS(),
+    "damlpips-nano:1": lambda _: DAMLPIPS(version=1),
     "lpips-alex": lambda weights: LPIPS("alex", weights=weights),
     "damlpips-alex": lambda weights: DAMLPIPS("alex", weights=weights),
 }

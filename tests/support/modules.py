@@ -6,4 +6,5 @@ from damlpips import DAMLPIPS, LPIPS
 KINDS = {
     "lpips": lambda backbone, **options: LPIPS(backbone, heads="uniform", **options),
     "damlpips": lambda backbone, **options: DAMLPIPS(backbone, **options),
+    "damlpips 1": lambda backbone, **options: DAMLPIPS(backbone, version=1, **options),
 }

@@ -298,11 +298,12 @@ class PerceptualDistance(nn.Module):
             return None
         return self.tiling
 
-    def sharing_key(self, size: Size) -> Hashable:
+    def sharing_key(self, size: Size, *, keyed: bool = False) -> Hashable:
         """Return what two modules must agree in for the feature maps of one to serve the other.
 
         Args:
             size: height and width at which pairs are compared.
+            keyed: whether the feature maps of references are kept under keys.
         """
         return *self.encoder.conditions(), self.encoder.seen_size(size)
 

@@ -85,7 +85,7 @@ class DAMLPIPS(PerceptualDistance):
 
     def __init__(self, backbone: str | Backbone = DEFAULT_BACKBONE, **options: Unpack[DAMLPIPSOptions]) -> None:
         settings = self.options.make(dict(options))
-        source = Source.of(backbone, settings.weights)
+        source = Source.of(backbone, settings.weights, settings.version)
         side, least = settings.viewing_side, source.min_size
         if side is not None and side < least:
             raise ValueError(
@@ -169,8 +169,8 @@ class DAMLPIPS(PerceptualDistance):
             why = "version=1" if self.settings.version == 1 else "align=False"
             raise ValueError(f"{what}: nothing is aligned with {why}: place is compared with place")
 
-    def sharing_key(self, size: Size) -> Hashable:
+    def sharing_key(self, size: Size, *, keyed: bool = False) -> Hashable:
         """Return what two modules must agree in for the feature maps of one to serve the other."""
-        key = super().sharing_key(size)
-        # others may keep colours in place of the pixels that are aligned
-        return (key, "aligned") if self.definition.aligns else key
+        key = super().sharing_key(size, keyed=keyed)
+        # of references with keys version 1 keeps the colours in place of the pixels that others need
+        return (key, "colours") if keyed and self.settings.version == 1 else key

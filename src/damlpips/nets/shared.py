@@ -16,7 +16,7 @@ import torch
 from damlpips.checks import one_of
 from damlpips.nets import weights as weight_files
 from damlpips.nets.backbone import Backbone
-from damlpips.nets.table import BACKBONES, BackboneSpec
+from damlpips.nets.table import BACKBONES, TRAINED_FOR, BackboneSpec
 from damlpips.process import Lock
 
 _instances: WeakValueDictionary[Hashable, Backbone] = WeakValueDictionary()
@@ -39,7 +39,12 @@ class SharedBackbone(Backbone):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a module's backbone comes from: a row of the table and perhaps a weights file, or a user's own `Backbone`.
+    """Where a module's backbone comes from: a row of the table and its weights, or a user's own `Backbone`.
+
+    Attributes:
+        backbone: its name in the table, or a user's own.
+        weights: the path of the weights' file; None for those of the card.
+        card: the name of a card, for a backbone of the table: what is known about its weights.
 
     Raises:
         ValueError: a name that is not in the table.
@@ -49,13 +54,22 @@ class Source:
 
     backbone: str | Backbone
     weights: str | None = None
+    card: str = ""
 
     @classmethod
-    def of(cls, backbone: str | Backbone, weights: str | os.PathLike[str] | None) -> "Source":
-        """Check the options `backbone` and `weights` of a module, and return the source that they name."""
+    def of(
+        cls, backbone: str | Backbone, weights: str | os.PathLike[str] | None, version: int | None = None
+    ) -> "Source":
+        """Check the options `backbone` and `weights` of a module, and return the source that they name.
+
+        Args:
+            version: of DAMLPIPS: the weights are those trained for it, if there are any.
+        """
         if isinstance(backbone, SharedBackbone):
             source: Source = backbone.source
-            backbone, weights = source.backbone, weights or source.weights
+            if weights is None:
+                return source
+            backbone = source.name
         if isinstance(backbone, Backbone):
             if weights is not None:
                 raise TypeError("weights: a Backbone object brings its own; load them into its network first")
@@ -64,8 +78,8 @@ class Source:
             raise TypeError(f"backbone: expected a name or a damlpips.Backbone, got {type(backbone).__name__}")
         one_of("backbone", backbone, BACKBONES)
         if weights is None:
-            return cls(backbone)
-        return cls(backbone, str(weight_files.existing_file(weights, option="weights")))
+            return cls(backbone, card=TRAINED_FOR.get((backbone, version), backbone))
+        return cls(backbone, str(weight_files.existing_file(weights, option="weights")), card=backbone)
 
     @property
     def name(self) -> str:
@@ -96,7 +110,7 @@ class Source:
         """Whether the backbone can be loaded without a download."""
         if isinstance(self.backbone, Backbone):
             return True
-        return weight_files.find_backbone(self.backbone, self.weights) is not None
+        return weight_files.find_backbone(self.card, self.weights) is not None
 
     def identity(self) -> str:
         """Return a text that identifies this source, the same in every process."""
@@ -104,8 +118,8 @@ class Source:
             return f"custom:{self.backbone.fingerprint()}"
         if self.weights is not None:
             return f"{self.backbone}:{weight_files.sha256(Path(self.weights))}"
-        # a later release may have other weights for nano; torchvision's never change
-        return f"{self.backbone}:{weight_files.backbone_card(self.backbone).get('sha256', 'default')}"
+        # nano has weights for each version of DAMLPIPS; torchvision's never change
+        return f"{self.backbone}:{weight_files.backbone_card(self.card).get('sha256', 'default')}"
 
     def get(self, device: torch.device, dtype: torch.dtype) -> Backbone:
         """Return the one instance for this source, `device` and `dtype`; loaded if no module holds it yet."""
@@ -120,7 +134,7 @@ class Source:
 
     def _load(self, name: str, device: torch.device, dtype: torch.dtype) -> Backbone:
         spec = BACKBONES[name]
-        state = weight_files.load_backbone(name, self.weights, spec.expected_keys(), spec.ignored)
+        state = weight_files.load_backbone(self.card, self.weights, spec.expected_keys(), spec.ignored)
         backbone = SharedBackbone.from_table(name, state)
         Backbone._apply(backbone, lambda t: t.to(device, dtype if t.is_floating_point() else None))
         object.__setattr__(backbone, "source", self)

@@ -209,7 +209,7 @@ def _is_embedded(card: Mapping[str, Any]) -> bool:
 
 
 def backbone_card(name: str) -> dict[str, Any]:
-    """Return the card of a backbone."""
+    """Return a backbone's card by its name: the backbone's own, or one of `TRAINED_FOR`."""
     return cards()["backbone"][name]
 
 

@@ -96,10 +96,11 @@ def shared(
     # two metrics cannot share a graph, which can be walked back only once
     if pair.is_optimised:
         return alone
-    conditions = model.sharing_key(pair.size)
+    keyed = reference_key is not None
+    conditions = model.sharing_key(pair.size, keyed=keyed)
     with _users_lock:
         others = [user for user in _users if user is not model]
-    if not any(other.sharing_key(pair.size) == conditions for other in others):
+    if not any(other.sharing_key(pair.size, keyed=keyed) == conditions for other in others):
         return alone
     keys = None if reference_key is None else as_keys(reference_key, len(pair))
     key = conditions, keys
