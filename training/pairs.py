@@ -124,9 +124,10 @@ def network_terms(features: Sequence[Tensor]) -> dict[str, Tensor]:
     """
     structure, texture, places = [], [], []
     for layer in features:
-        grouped = distance.working(layer).unflatten(0, (-1, IMAGES))
-        a, b = (grouped[:, side].flatten(0, 1) for side in (FIRST, SECOND))
-        of_a, of_b = distance.statistics(a), distance.statistics(b)
+        layer = distance.working(layer)
+        of_all = distance.statistics(layer)
+        a, b = (_of_pairs(layer, side) for side in (FIRST, SECOND))
+        of_a, of_b = (distance.Statistics(*(_of_pairs(m, side) for m in of_all)) for side in (FIRST, SECOND))
         place, channel = distance.Adaptive(RHO, GAMMA).weights(of_a, of_b)
         d = distance.adaptive_map(a, b, place, channel)
         structure.append(distance.share(distance.peak_pool(d), GAIN))
@@ -134,6 +135,11 @@ def network_terms(features: Sequence[Tensor]) -> dict[str, Tensor]:
         places.append(distance.share(_on_grid(d)[:, 0], GAIN))
     found = {"structure": structure, "texture": texture, "places": places}
     return {key: torch.stack(layers).mean(0).unflatten(0, (-1, PAIRS)) for key, layers in found.items()}
+
+
+def _of_pairs(images: Tensor, side: Sequence[int]) -> Tensor:
+    """Return what belongs to one side of the pairs of each item: (items * IMAGES, ...) -> (items * PAIRS, ...)."""
+    return images.unflatten(0, (-1, IMAGES))[:, side].flatten(0, 1)
 
 
 def _on_grid(d: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from damlpips.checks import is_optimised
 from damlpips.ops.execution import is_dual, on_cpu
 from damlpips.ops.tiling import Span
-from damlpips.ops.windows import box, enlarged, nearby, shrunk
+from damlpips.ops.windows import box, enlarged, nearby, shorter_side, shrunk
 
 # Levels of the pyramid; each has half the resolution of the one before.
 LEVELS = 5
@@ -138,11 +138,11 @@ def in_places(u: Float[Tensor, "n 2 h w"], of: Tensor, rows: Span | None = None)
     """Bring a field, or some rows of it, to the size of maps, with displacements in places of theirs."""
     h, w = of.shape[2:]
     if rows is None:
-        return enlarged(u * min(h, w), (h, w))
+        return enlarged(u * shorter_side(of), (h, w))
     at = places(u.new_empty(1, 1, rows.length, w), of, rows.start)
     column, row = (m * (2 / side) for m, side in zip(at.unbind(1), (w, h), strict=True))
     grid = torch.stack([column, row], -1).expand(len(u), -1, -1, -1)
-    return F.grid_sample(u, grid, mode="bilinear", padding_mode="border", align_corners=False) * min(h, w)
+    return F.grid_sample(u, grid, mode="bilinear", padding_mode="border", align_corners=False) * shorter_side(of)
 
 
 def aligned(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"], rows: Span | None = None) -> tuple[Tensor, Tensor]:
@@ -297,7 +297,7 @@ class Affine(NamedTuple):
 
 def affine(field: Field, outlier: float, fits: int = 3) -> Affine:
     """Return the affine field nearest to a field by trust; a deviation by `outlier` counts half in the next fit."""
-    x, y = (places(field.by, field.by) / min(field.by.shape[2:])).split(1, 1)
+    x, y = (places(field.by, field.by) / shorter_side(field.by)).split(1, 1)
     base = torch.cat([torch.ones_like(x), x, y], 1)
     products = torch.cat([base, x * x, x * y, y * y], 1)
     trust = field.trust + 1e-3 * field.trust.mean((2, 3), keepdim=True) + 1e-9
@@ -329,8 +329,10 @@ def coarse_field(x: Sequence[Tensor], y: Sequence[Tensor], last: int = GRID_LEVE
     by, trust = (None, None) if start is None else start
     for level in range(LEVELS - 1 if start is None else last, last - 1, -1):
         is_searched = level >= LEVELS - SEARCHED_LEVELS
-        a, b = normalised(torch.cat([x[level], y[level]]), 2 if is_searched else 4).chunk(2)
-        side = min(a.shape[2:])
+        both = normalised(torch.cat([x[level], y[level]]), 2 if is_searched else 4)
+        n = x[level].shape[0]  # not its length, which is a number also where torch.export leaves it open
+        a, b = both[:n], both[n:]
+        side = shorter_side(a)
         by = torch.cat([a, a], 1) * 0 if by is None else in_places(by, a)
         before = by
         if is_searched:
@@ -339,7 +341,7 @@ def coarse_field(x: Sequence[Tensor], y: Sequence[Tensor], last: int = GRID_LEVE
             found, trust = step(a, b, by)
             by = by + found
             if level >= LEVELS - AFFINE_LEVELS:
-                before = affine(Field(by, trust), max(1.0, OUTLIER * side)).by
+                before = affine(Field(by, trust), torch.sym_max(1.0, OUTLIER * side)).by
             by = smoothed(by, trust, before)
         by = by / side
     if by is None or trust is None:
@@ -359,7 +361,7 @@ def refined(x: Sequence[Tensor], y: Sequence[Tensor], field: Field) -> Field:
             with torch.set_grad_enabled(torch.is_grad_enabled() and level == 0 and left == 0):
                 a, b = x[level], y[level]
                 found, trust = fine_step(a, b, in_places(by, a), 2 ** (GRID_LEVEL - level))
-                by = smoothed(by + found / min(a.shape[2:]), trust, before)
+                by = smoothed(by + found / shorter_side(a), trust, before)
     fit = affine(Field(by, trust), FINAL_OUTLIER).by
     apart = by - fit
     square = apart.square().sum(1, keepdim=True)
@@ -396,8 +398,9 @@ def _mismatch(a: Tensor, b: Tensor, weight: Tensor) -> Float[Tensor, " n"]:
 def left_of(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Float[Tensor, " n"]:
     """Return what is left of the local differences in luma of x and y when they are aligned, a and b: 1 if all."""
     d = torch.cat([x - y, a - b])
-    before, after = ((d - nearby(d)).square().mean((1, 2, 3)) + 1e-9).chunk(2)
-    return after / before
+    energy = (d - nearby(d)).square().mean((1, 2, 3)) + 1e-9
+    n = x.shape[0]
+    return energy[n:] / energy[:n]
 
 
 def hinted_share(explained: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

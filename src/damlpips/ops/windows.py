@@ -7,6 +7,12 @@ from torch.nn import functional as F
 from damlpips.ops.execution import is_followed, on_cpu
 
 
+def shorter_side(x: Tensor) -> int:
+    """Return the shorter side of maps; torch.export, for which sizes are open, does not have to compare them."""
+    side: int = torch.sym_min(*x.shape[2:])
+    return side
+
+
 def box(x: Tensor, k: int) -> Tensor:
     """Average over k x k places; beyond the edge is what is at the edge."""
     # on a CPU, slices are added ten times as fast as `avg_pool2d` runs
@@ -20,7 +26,8 @@ def shrunk(x: Tensor, k: int) -> Tensor:
     """Average over blocks of k x k places, the last of which go beyond the edge, to what is at the edge."""
     h, w = x.shape[2:]
     if is_followed(x) or h % k or w % k:  # torch.export leaves no branch open
-        x = F.pad(x, (0, -w % k, 0, -h % k), mode="replicate")
+        right, below = ((n + k - 1) // k * k - n for n in (w, h))  # torch.export cannot follow -n % k
+        x = F.pad(x, (0, right, 0, below), mode="replicate")
     if not on_cpu(x):
         return F.avg_pool2d(x, k)
     # on a CPU, rows are added up several times as fast as `avg_pool2d` runs
