@@ -17,7 +17,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 HEADS = {f"lpips_v0.{v}_{net}.safetensors" for v in (0, 1) for net in ("alex", "vgg", "squeeze")}
 PAGE = {path.name for path in (REPOSITORY / "src" / "damlpips" / "report" / "page" / "templates").iterdir()}
-FILES = {"cards.toml", "nano.safetensors", *HEADS}
+FILES = {"cards.toml", "nano.safetensors", "nano_v2.safetensors", *HEADS}
 
 # Run by a new Python that finds the package under test before any other installation.
 CHECK = """

@@ -16,11 +16,10 @@ from damlpips.report.page.reading import RunSettings
 from damlpips.report.page.rebuilding import rebuild
 from tests.support.commands import refused
 from tests.support.pictures import image_file
-from tests.support.scored import NANO
 
 DECLARED = [(metric, name) for metric in Metric for name in metric.settings.commands()]
 # a text that is not the default's; an option of type str that is new here needs one
-TEXTS = {"resize": "32", "heads": "uniform", "version": "2"}
+TEXTS = {"resize": "32", "heads": "uniform", "version": "1"}
 NUMBERS = {int: "64", float: "0.125"}
 # what the embedded backbone needs
 NEEDED = {Metric.DAMLPIPS: {}, Metric.LPIPS: {"heads": "uniform"}}
@@ -117,13 +116,13 @@ def test_what_is_given_reaches_the_module_and_the_rows_and_is_rebuilt(
     what = chosen(*arguments(metric, given))
     settings = what.settings()
     assert settings.changed().keys() == given.keys()
-    what.build()
+    weights = what.build().source.identity()
     assert built == [settings.changed()]
 
     command = metric.settings.commands()[name]
     row = settings.in_rows(alpha="error")
     assert f"{name}={command.text(getattr(settings, name))}" in row.split(" ")
-    rebuilt = rebuild(RunSettings(metric.value, "nano", NANO, row))
+    rebuilt = rebuild(RunSettings(metric.value, "nano", weights, row))
     assert rebuilt.model is not None, rebuilt.reason
     assert metric.settings.make(built[1]) == settings
 

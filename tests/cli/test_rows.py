@@ -68,7 +68,7 @@ class TestColumns:
         sums = [hashlib.sha256((folder / "3.png").read_bytes()).hexdigest() for folder in (folders[1], folders[0])]
         assert [row["sha256"], row["reference_sha256"]] == sums
         assert row["weights"] == DAMLPIPS().source.identity()
-        assert row["options"] == "alpha=error colour=convert orientation=apply resize=reference tile=none version=1"
+        assert row["options"] == "alpha=error colour=convert orientation=apply resize=reference tile=none version=2"
 
     def test_the_ending_tells_the_format(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
         starts = {"csv": b"reference,", "JSONL": b'{"reference"', "parquet": b"PAR1", "json": b"{\n"}
@@ -230,8 +230,9 @@ class TestGoingOn:
         ("first", "then", "message"),
         [
             ([], ["--resize", "reference"], "was scored with resize=none, this run has resize=reference"),
-            ([], ["--backbone", "squeeze", "--weights", "SQUEEZE"], "lacks layer_4, layer_5, layer_6, layer_7"),
+            ([], ["--backbone", "squeeze", "--weights", "SQUEEZE"], "lacks layer_5, layer_6, layer_7, layer_8"),
             ([], ["--weights", "NANO"], "row 1 has weights 'nano:[0-9a-f]{64}', this run 'nano:[0-9a-f]{64}'"),
+            ([], ["--version", "1"], "version=2, this run has version=1|has weights|layer_4"),
             (LPIPS, [*LPIPS, "--tile", "64"], "was scored with tile=none, this run has tile=64"),
         ],
     )

@@ -25,14 +25,23 @@ LARGEST_FILE = 2 << 20
 HALF = 2.0**-11
 
 
+# The package's files by the version of DAMLPIPS that they were trained for, and their cards.
+FILES = {1: ("nano.safetensors", "nano"), 2: ("nano_v2.safetensors", "nano:2")}
+
+
+@pytest.fixture(scope="module", params=FILES)
+def version(request) -> int:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def shipped() -> dict[str, Tensor]:
+def shipped(version: int) -> dict[str, Tensor]:
     """The weights of the package, in the precision that they are stored in."""
-    return load_file(weights.weights_dir() / "nano.safetensors")
+    return load_file(weights.weights_dir() / FILES[version][0])
 
 
-def network() -> Nano:
-    found = DAMLPIPS().backbone.network
+def network(version: int) -> Nano:
+    found = DAMLPIPS(version=version).backbone.network
     assert isinstance(found, Nano)
     return found
 
@@ -135,17 +144,19 @@ def test_costs_less_than_a_tenth_of_alexnet() -> None:
 # --- the weights of the package -------------------------------------------------------------------------------------
 
 
-def test_file(shipped) -> None:
-    file, card = weights.weights_dir() / "nano.safetensors", weights.backbone_card("nano")
+def test_file(version, shipped) -> None:
+    name, of_card = FILES[version]
+    file, card = weights.weights_dir() / name, weights.backbone_card(of_card)
     assert file.name == card["file"]
+    assert card["sha256"] in (weights.weights_dir() / "nano.md").read_text(encoding="utf-8")
     assert hashlib.sha256(file.read_bytes()).hexdigest() == card["sha256"]
     assert file.stat().st_size <= LARGEST_FILE
     assert {name: tuple(t.shape) for name, t in shipped.items()} == BACKBONES["nano"].expected_keys()
     assert {t.dtype for t in shipped.values()} == {torch.float16}
 
 
-def test_the_network_has_the_weights_of_the_file(shipped) -> None:
-    state = network().state_dict()
+def test_the_network_has_the_weights_of_the_file(version, shipped) -> None:
+    state = network(version).state_dict()
     assert state.keys() == shipped.keys()
     assert all(torch.equal(state[name], shipped[name].float()) for name in shipped)
     assert torch.equal(state["low_pass"], binomial())
@@ -166,9 +177,9 @@ def test_the_low_passes_are_blind_to_the_highest_frequency(shipped) -> None:
 
 
 @torch.no_grad()
-def test_stripes_of_one_pixel_look_flat() -> None:
+def test_stripes_of_one_pixel_look_flat(version) -> None:
     """The finest detail leaves no trace but at the border, instead of one of a coarser detail."""
-    stem, size = network().stem, 16
+    stem, size = network(version).stem, 16
     flat = torch.full((1, 3, size, size), 0.5)
     stripes = 0.4 * (-1.0) ** torch.arange(size).expand_as(flat)
     inside = (..., slice(2, -2), slice(2, -2))
@@ -223,26 +234,34 @@ def test_works_without_a_folder_or_a_network(fresh, monkeypatch, tmp_path, place
     assert torch.equal(score(metric), expected)
 
 
-def test_the_packages_file_is_missing(folder) -> None:
-    (folder / "nano.safetensors").unlink()
-    metric = DAMLPIPS()
-    for ask in (metric.load, lambda: score(metric), lambda: LPIPS("nano", heads="uniform").load()):
+def test_the_packages_file_is_missing(version, folder) -> None:
+    name, _ = FILES[version]
+    (folder / name).unlink()
+    metric = DAMLPIPS(version=version)
+    for ask in (metric.load, lambda: score(metric)):
         with pytest.raises(WeightsError, match="install damlpips again") as error:
             ask()
-        assert str(error.value).startswith(f"{folder / 'nano.safetensors'} is missing")
+        assert str(error.value).startswith(f"{folder / name} is missing")
+    assert score(DAMLPIPS(version=3 - version)).isfinite().all()
+    lpips = LPIPS("nano", heads="uniform")
+    if version == 1:  # whose weights LPIPS has
+        with pytest.raises(WeightsError, match="install damlpips again"):
+            lpips.load()
+    else:
+        lpips.load()
 
 
-def test_the_packages_file_is_damaged(folder) -> None:
-    file = folder / "nano.safetensors"
+def test_the_packages_file_is_damaged(version, folder) -> None:
+    name, card = FILES[version]
+    file = folder / name
     contents = bytearray(file.read_bytes())
     contents[-4] ^= 1  # one bit of a number: still a network, still finite
     file.write_bytes(contents)
     digest = hashlib.sha256(contents).hexdigest()
-    for kind in (DAMLPIPS, lambda: LPIPS("nano", heads="uniform")):
-        with pytest.raises(WeightsError) as error:
-            kind()
-        assert str(file) in str(error.value)
-        assert f"SHA-256 is {digest}, expected {weights.backbone_card('nano')['sha256']} for" in str(error.value)
+    with pytest.raises(WeightsError) as error:
+        DAMLPIPS(version=version)
+    assert str(file) in str(error.value)
+    assert f"SHA-256 is {digest}, expected {weights.backbone_card(card)['sha256']} for" in str(error.value)
 
 
 # --- another nano ---------------------------------------------------------------------------------------------------
@@ -262,16 +281,26 @@ def test_weights_of_another_nano(tmp_path, suffix) -> None:
         assert not torch.equal(score(other), score(own))
         with pytest.raises(ValueError, match="encoded by another backbone"):
             own(reference.noise(1)[0], other.encode(reference.noise(1)[1]))
-    own, other = DAMLPIPS().configuration(), DAMLPIPS(weights=file).configuration()
-    assert other["backbone"] == f"nano:{hashlib.sha256(file.read_bytes()).hexdigest()}"
-    assert own["backbone"] == f"nano:{weights.backbone_card('nano')['sha256']}"
-    assert {**own, "backbone": other["backbone"]} == other
+    for version, (_, card) in FILES.items():
+        own, other = (DAMLPIPS(version=version, weights=w).configuration() for w in (None, file))
+        assert other["backbone"] == f"nano:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+        assert own["backbone"] == f"nano:{weights.backbone_card(card)['sha256']}"
+        assert {**own, "backbone": other["backbone"]} == other
 
 
-def test_the_same_weights_under_another_name(tmp_path) -> None:
-    file = shutil.copy(weights.weights_dir() / "nano.safetensors", tmp_path / "mine.safetensors")
-    assert torch.equal(score(DAMLPIPS(weights=file)), score(DAMLPIPS()))
-    assert DAMLPIPS(weights=file).configuration() == DAMLPIPS().configuration()
+def test_the_same_weights_under_another_name(version, tmp_path) -> None:
+    file = shutil.copy(weights.weights_dir() / FILES[version][0], tmp_path / "mine.safetensors")
+    own, other = DAMLPIPS(version=version), DAMLPIPS(version=version, weights=file)
+    assert torch.equal(score(other), score(own))
+    assert other.configuration() == own.configuration()
+
+
+def test_a_backbone_that_is_handed_on_keeps_its_weights() -> None:
+    first = LPIPS("nano", heads="uniform")
+    second = DAMLPIPS(first.backbone)
+    assert second.backbone is first.backbone
+    assert second.configuration()["backbone"] == first.configuration()["backbone"]
+    assert second.configuration()["backbone"] != DAMLPIPS().configuration()["backbone"]
 
 
 def test_another_nano_under_the_packages_name(random_nano_weights, tmp_path) -> None:

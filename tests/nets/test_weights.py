@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from damlpips import DAMLPIPS, LPIPS, Backbone, WeightsError
 from damlpips.nets import weights
-from damlpips.nets.table import BACKBONES
+from damlpips.nets.table import BACKBONES, TRAINED_FOR
 from tests.support import reference
 
 # The fixture that guards every test against downloads replaces it.
@@ -257,7 +257,7 @@ def test_the_known_digests_are_those_of_the_files(request, name) -> None:
 def test_every_backbone_has_a_card_and_torchvision_its_file() -> None:
     from torchvision import models
 
-    assert list(weights.cards()["backbone"]) == list(BACKBONES)
+    assert set(weights.cards()["backbone"]) == {*BACKBONES, *TRAINED_FOR.values()}
     for name, model in reference.TORCHVISION.items():
         card = weights.backbone_card(name)
         assert card["url"] == models.get_model_weights(model)["IMAGENET1K_V1"].url

@@ -151,8 +151,8 @@ class TestContents:
         assert "DAMLPIPS (nano): 6 pairs from rows.csv. Lower is closer." in page.text
 
     def test_what_it_was_scored_with(self, page: Page) -> None:
-        assert "weights nano:447c84c09e55f1e2" in page.text
-        assert "alpha error colour convert orientation apply resize none tile none version 1" in page.text
+        assert f"weights {DAMLPIPS().source.identity()[:21]}" in page.text
+        assert "alpha error colour convert orientation apply resize none tile none version 2" in page.text
         assert "6 with a score, 0 failed; 3 references" in page.text
 
     def test_pictures_are_those_of_the_files(self, page: Page, run: Path) -> None:

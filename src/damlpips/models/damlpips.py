@@ -25,42 +25,41 @@ from damlpips.ops import distance
 class DAMLPIPS(PerceptualDistance):
     __doc__ = f"""Differentiable Adaptive Multi-Layer LPIPS; lower is closer, 0 for identical images.
 
-    The pair itself decides how much each place, channel and layer counts; nothing is fitted to anyone's judgement.
-    Version 1::
+    The pair itself decides how much each place, channel and layer counts; nothing is fitted to anyone's judgement. How
+    far each place has moved from x to y, u_p, is found first, and x(p - u_p / 2) is compared with y(p + u_p / 2)::
 
         e_lp = (|a_lp|^2 + |b_lp|^2) / 2,  E_l = mean_p e_lp,  E_lc = mean_p (a_lcp^2 + b_lcp^2) / 2
         s_lp = rho e_lp + (1 - rho) E_l + eps
         g_lc = (mean_c E_lc / (E_lc + 0.001 mean_c E_lc))^gamma
         d_lp = sum_c g_lc (a_lcp - b_lcp)^2 / s_lp,  S_l = (mean_p d_lp^2)^(1/2)
         T_l  = sum_c g_lc [ (mean_p a_lcp - mean_p b_lcp)^2 + (std_p a_lcp - std_p b_lcp)^2 ] / (E_l + eps)
-        D    = sum_l w_l [ 0.8 u(S_l) + 0.2 u(T_l) ],  u(d) = log(1 + 20 d) / log 21
-
-    a, b are the feature maps of x and y at layer l, c counts channels, p places. Layer 0 is the image itself, in Oklab
-    with three quarters of its mean colour taken off, g = 1 and s the energy of photographs, w_0 = 1/2; the L layers of
-    the network share the other half. Images whose shorter side is above 256 pixels are averaged down to it first.
-    Symmetric, non-negative, and differentiable everywhere, also where features are zero.
-
-    Version 2 finds how far each place has moved from x to y, u_p, and compares a_p = x(p - u_p / 2) with
-    b_p = y(p + u_p / 2); what is displaced, and how much that deforms the image, is added::
-
         D_0p = |a_0p - b_0p|^2,  v_ap, v_bp the variances of the images in 5 x 5 pixels around p
         d_0p = D_0p / (((v_ap + 0.001) (v_bp + 0.001))^(1/2) + D_0p / 20),  u(d) = log(1 + 5 d) / log 6
         S    = 0.45 [ 0.65 u(S_0) + 0.35 u(T_0) ] + sum_l 0.55 / L [ 0.9 u(S_l) + 0.1 u(T_l) ]
         e    = share [ (mean_p |u_p|^2)^(1/2) + strain / 2 ],  r = what alignment leaves of the difference in place
         D    = S (1 + 2 e) r / (r + 2 e) + 0.8 tanh(5 e) (1 - r)
 
-    with u and e in shares of the shorter side, the strain that of the affine field nearest to u, and a share that is 0
-    where u explains little of the difference: noise, blur and compression move nothing, and then D = S. Gradients of D
-    pass through S and e; u, r and the share are held fixed.
+    a, b are the feature maps at layer l, c counts channels, p places. Layer 0 is the image itself, in Oklab with three
+    quarters of its mean colour taken off; in T_0, g = 1 and E is the energy of photographs. Displacements are in shares
+    of the shorter side, the strain is that of the affine field nearest to u, and the share is 0 where u explains little
+    of the difference: noise, blur and compression move nothing, and then D = S. Images whose shorter side is above 256
+    pixels are averaged down to it first. Symmetric, non-negative, and differentiable everywhere, also where features
+    are zero; gradients pass through S and e, while u, r and the share are held fixed.
+
+    Version 1 compares place with place, with d_0p = D_0p / s, s the energy of photographs, u(d) = log(1 + 20 d) /
+    log 21, and half of the weight on the image::
+
+        D = sum_l w_l [ 0.8 u(S_l) + 0.2 u(T_l) ],  w_0 = 1/2, w_l = 1 / (2 L)
 
     Args:
-        backbone: a name of the table (`"nano"`, embedded, needs no other file) or a `Backbone`.
+        backbone: a name of the table (`"nano"`, embedded, needs no other file, with weights for each version) or a
+            `Backbone`.
 {DAMLPIPSSettings.documented()}
 
     Shapes:
-        x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`), about 1
-        for unrelated photographs, in version 2 about 1.2. Of videos as for `LPIPS`. `per_layer` has the image, the
-        network's layers, and in version 2 what motion adds: (N, 1 + L) or (N, 2 + L).
+        x, y: (N, 3, H, W), or what `encode` returned; the scores: (N,), float32 (float64 after `.double()`), about 1.3
+        for unrelated photographs, in version 1 about 1.1. Of videos as for `LPIPS`. `per_layer` has the image, the
+        network's layers, and what motion adds, (N, 2 + L); in version 1 no motion, (N, 1 + L).
 
     Raises:
         ValueError, TypeError: bad options or images. WeightsError: weights missing, damaged or of another network.

@@ -41,7 +41,7 @@ def plot_displacement(model: DAMLPIPS, distorted: Tensor, reference: Tensor, *, 
         >>> from damlpips import DAMLPIPS
         >>> from damlpips.report.arrows import plot_displacement
         >>> reference = torch.rand(3, 48, 64)
-        >>> figure = plot_displacement(DAMLPIPS(version=2), reference, reference)
+        >>> figure = plot_displacement(DAMLPIPS(), reference, reference)
         >>> figure.axes[0].get_title()
         'displacement from reference to distorted: 0 pixels'
     """

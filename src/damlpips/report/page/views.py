@@ -20,7 +20,7 @@ from damlpips.report.page.reading import ScoredPair
 from damlpips.report.page.rebuilding import rebuild
 
 BEST = "Best"
-# Means of DAMLPIPS (nano) over the three demo images, which a test measures again.
+# Means of DAMLPIPS, version 2, on nano over the three demo images, which a test measures again.
 TYPICAL = (
     ("JPEG, quality 80", 0.15),
     ("JPEG, quality 30", 0.30),
