@@ -31,6 +31,8 @@ from training import pairs
 
 # Errors are relative, below this distance absolute: two pictures so close can hardly be told apart.
 VISIBLE = 0.025
+# The shards that are not learned from.
+HELD_OUT = range(1)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def errors(network: nn.Module, batch: dict[str, Tensor], settings: Settings) -> 
     found = pairs.network_terms(features)
     parts = {key: _relative(found[key], batch[key]) for key in ("structure", "texture", "places")}
     parts["places"] = settings.places_weight * parts["places"]
-    parts["order"] = settings.order_weight * _disorder(_mixed(found), _mixed(batch))
+    parts["order"] = settings.order_weight * _disorder(mixed(found), mixed(batch))
     return parts
 
 
@@ -89,7 +91,8 @@ def _relative(found: Tensor, wanted: Tensor) -> Tensor:
     return ((found - wanted).abs() / (wanted + VISIBLE)).mean()
 
 
-def _mixed(terms: dict[str, Tensor]) -> Tensor:
+def mixed(terms: dict[str, Tensor]) -> Tensor:
+    """Return the network's part of the distances, of structure and texture."""
     return (1 - NETWORK_TEXTURE) * terms["structure"] + NETWORK_TEXTURE * terms["texture"]
 
 
@@ -238,7 +241,7 @@ def main() -> None:
     pairs.make(recipe, range(options.shards + 1), processes=options.processes)
     network = fit(
         load(recipe, range(1, options.shards + 1)),
-        load(recipe, range(1)),  # the first shard is held out
+        load(recipe, HELD_OUT),
         settings,
         options.work,
         device=torch.device(options.device),

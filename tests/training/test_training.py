@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from damlpips import DAMLPIPS
+from training import followed
 from training.nano import LowPassed, Settings, rate_at, student, weights_of
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,17 @@ def test_killed_it_goes_on_and_ends_at_the_same_weights(trained: Path, tmp_path:
     assert went_on.keys() == whole.keys()
     # the order of sums in backward passes is up to the threads
     assert all(torch.allclose(went_on[key].float(), whole[key].float(), atol=2e-3) for key in whole)
+
+
+def test_nano_follows_itself_as_the_teacher(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--teachers", "nano", "--items", "8", "--work", str(trained)]
+    followed.main(["docs/demo", *options, "--weights", str(trained / "trained.safetensors")])
+    _, _, first, second, new = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines())
+    assert second == ["nano for version 2", "0.000", "1.0000", "0.000", "1.0000"]
+    for row in (first, new):
+        assert all(float(error) > 0 for error in row[1::2])
+        assert all(0.5 < float(srcc) < 1 for srcc in row[2::2])
+    assert float(first[1]) < float(new[1])
 
 
 def test_other_settings_do_not_go_on_from_a_state(trained: Path) -> None:

@@ -110,6 +110,6 @@ BACKBONES = {
 # DAMLPIPS's: embedded in the package, needs no other file
 DEFAULT_BACKBONE = "nano"
 
-# The cards of weights that were trained for a version of DAMLPIPS, by backbone and version. Everything else has the card
-# of the backbone's name.
+# The cards of weights that were trained for a version of DAMLPIPS, by backbone and version. Everything else has the
+# card of the backbone's name.
 TRAINED_FOR: dict[tuple[str, int | None], str] = {("nano", 2): "nano:2"}

@@ -7,7 +7,7 @@ down), in shares of the image's shorter side.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -341,7 +341,7 @@ def coarse_field(x: Sequence[Tensor], y: Sequence[Tensor], last: int = GRID_LEVE
             found, trust = step(a, b, by)
             by = by + found
             if level >= LEVELS - AFFINE_LEVELS:
-                before = affine(Field(by, trust), torch.sym_max(1.0, OUTLIER * side)).by
+                before = affine(Field(by, trust), cast(float, torch.sym_max(1.0, OUTLIER * side))).by
             by = smoothed(by, trust, before)
         by = by / side
     if by is None or trust is None:

@@ -1,5 +1,7 @@
 """Averages over the neighbourhood of each place of maps (N, C, H, W)."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,8 +11,7 @@ from damlpips.ops.execution import is_followed, on_cpu
 
 def shorter_side(x: Tensor) -> int:
     """Return the shorter side of maps; torch.export, for which sizes are open, does not have to compare them."""
-    side: int = torch.sym_min(*x.shape[2:])
-    return side
+    return cast(int, torch.sym_min(*x.shape[2:]))
 
 
 def box(x: Tensor, k: int) -> Tensor:
