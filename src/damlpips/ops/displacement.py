@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from damlpips.checks import is_optimised
-from damlpips.ops.execution import is_dual, on_cpu
+from damlpips.ops.execution import is_dual, is_transformed, on_cpu
 from damlpips.ops.tiling import Span
 from damlpips.ops.windows import box, enlarged, nearby, shorter_side, shrunk
 
@@ -108,7 +108,7 @@ def halfway(u: Float[Tensor, "n 2 h w"], of: Tensor, first: int = 0) -> tuple[Te
 
 def sampled(x: Tensor, at: Float[Tensor, "n 2 h w"], padding: str = "border") -> Tensor:
     """Sample maps bilinearly at places as `places` counts them."""
-    if is_dual(x, at):
+    if is_dual(x, at) or is_transformed(x) or is_transformed(at):
         return _gathered(x, at, padding)
     # `grid_sample` counts half sides; columns and rows lie apart until here, since on a CPU operations on pairs of
     # numbers take ten times as long
@@ -118,7 +118,7 @@ def sampled(x: Tensor, at: Float[Tensor, "n 2 h w"], padding: str = "border") ->
 
 
 def _gathered(x: Tensor, at: Float[Tensor, "n 2 h w"], padding: str) -> Tensor:
-    """Do what `sampled` does with operations that forward mode follows."""
+    """Do what `sampled` does with operations that forward mode follows, also into a gradient."""
     h, w = x.shape[2:]
     column, row = (m + (n - 1) / 2 for m, n in zip(at.unbind(1), (w, h), strict=True))
     if padding == "border":
@@ -139,10 +139,9 @@ def in_places(u: Float[Tensor, "n 2 h w"], of: Tensor, rows: Span | None = None)
     h, w = of.shape[2:]
     if rows is None:
         return enlarged(u * shorter_side(of), (h, w))
-    at = places(u.new_empty(1, 1, rows.length, w), of, rows.start)
-    column, row = (m * (2 / side) for m, side in zip(at.unbind(1), (w, h), strict=True))
-    grid = torch.stack([column, row], -1).expand(len(u), -1, -1, -1)
-    return F.grid_sample(u, grid, mode="bilinear", padding_mode="border", align_corners=False) * shorter_side(of)
+    at = places(u.new_empty(1, 1, rows.length, w), of, rows.start).split(1, 1)
+    of_field = torch.cat([m * (own / side) for m, own, side in zip(at, u.shape[:1:-1], (w, h), strict=True)], 1)
+    return sampled(u, of_field.expand(len(u), -1, -1, -1)) * shorter_side(of)
 
 
 def aligned(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"], rows: Span | None = None) -> tuple[Tensor, Tensor]:
