@@ -34,7 +34,7 @@ def images(seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return noisy images, the later the noisier but for the order below, and clean ones."""
     clean, _ = reference.noise(N, SIDE, SIDE + 4, seed)
     clean = 0.3 + 0.4 * clean
-    amount = torch.tensor([3, 9, 1, 0, 7, 2, 8, 4, 6, 5]).reshape(-1, 1, 1, 1) / 30
+    amount = torch.tensor([3, 9, 1, 0, 7, 2, 8, 4, 5.5, 5]).reshape(-1, 1, 1, 1) / 30
     generator = torch.Generator().manual_seed(seed + 1)
     return (clean + amount * torch.randn(clean.shape, generator=generator)).clamp(0, 1), clean
 

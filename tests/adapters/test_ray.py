@@ -23,7 +23,7 @@ from damlpips.scoring.rows import COLUMNS, INTEGER, NUMBER, SCORE
 from tests.support.pictures import image_file, pixels
 
 ROOT = Path(__file__).resolve().parents[2]
-TYPES = {name: c.type for c in COLUMNS if c.source is SCORE for name in c.headers(4)}
+TYPES = {name: c.type for c in COLUMNS if c.source is SCORE for name in c.headers(5)}
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ class TestColumns:
         files, options = outputs(tmp_path)
         assert run(*folders, *options).exit_code == 0
         rows = json_rows(files["jsonl"])
-        assert [list(row) for row in rows] == [list(Table({}, 4).types)] * 7
+        assert [list(row) for row in rows] == [list(Table({}, 5).types)] * 7
         assert pq.read_table(files["parquet"]).to_pylist() == rows
         text = [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
         assert csv_rows(files["csv"]) == text

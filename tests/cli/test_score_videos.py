@@ -131,7 +131,7 @@ def test_rows_of_frames_of_another_run_are_refused(folders: tuple[Path, Path], t
     before = (tmp_path / "f.csv").read_bytes()
     for options, message in (
         (["--resize", "32"], "row 1 was scored with resize=none, this run has resize=32"),
-        (["--backbone", "nano", "--metric", "lpips", "--heads", "uniform"], "has layer_3 besides"),
+        (["--backbone", "nano", "--metric", "lpips", "--heads", "uniform"], "has layer_3, layer_4 besides"),
     ):
         refused(message, *command, *options)
     video_file(folders[1] / "2.mkv", moving(9, 5))

@@ -21,7 +21,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter:
         real = getattr(module, name)
 
         def call(x, *args, **options):
-            found[name] += len(x)
+            # a displacement field, too, is found at several scales
+            if name != "interpolate" or (x.dim() == 4 and x.shape[1] == 3):
+                found[name] += len(x)
             return real(x, *args, **options)
 
         monkeypatch.setattr(module, name, call)

@@ -270,9 +270,12 @@ def test_encoded_images_do_not_follow_the_tensor_they_came_from(make) -> None:
 
 def test_encoded_images_of_the_same_backbone_are_exchanged() -> None:
     x, y = reference.noise(2, 32, 32)
-    lpips, damlpips = LPIPS("nano", heads="uniform"), DAMLPIPS(rho=0.5)
-    rounded(lpips(x, damlpips.encode(y)), lpips(x, y))
-    rounded(damlpips(lpips.encode(x), y), damlpips(x, y))
+    lpips = LPIPS("nano", heads="uniform")
+    for damlpips in (DAMLPIPS(lpips.backbone, rho=0.5), DAMLPIPS(version=1, rho=0.5)):
+        rounded(lpips(x, damlpips.encode(y)), lpips(x, y))
+        rounded(damlpips(lpips.encode(x), y), damlpips(x, y))
+    with pytest.raises(ValueError, match="was encoded by another backbone, weights"):
+        DAMLPIPS()(lpips.encode(x), y)
 
 
 def test_encoded_images_of_another_origin_are_refused(random_squeeze_weights, random_alex_weights) -> None:

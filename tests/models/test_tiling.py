@@ -619,9 +619,12 @@ def test_the_network_never_sees_more_than_a_tile_and_its_halo(kind) -> None:
         assert len(sizes) == 2 * tiles * passes
 
 
-@pytest.mark.parametrize("kind", ["lpips", "damlpips"])
+@pytest.mark.parametrize("kind", ["lpips", "damlpips", "damlpips 1"])
 def test_a_graph_keeps_no_maps(kind) -> None:
-    """Kept are the images, which are there anyway, and numbers of the size of a map's channels."""
+    """Kept are the images, which are there anyway, and numbers of the size of a map's channels.
+
+    Where images are aligned, also their luma at a shorter side of 256 pixels, through which the motion has gradients.
+    """
     x, y = reference.noise(1, 300, 400)
     metric = KINDS[kind]("nano", tile=96)
     x.requires_grad_()
@@ -629,8 +632,9 @@ def test_a_graph_keeps_no_maps(kind) -> None:
     with recorded(metric) as sizes, largest_saved() as storages:
         score = metric(x, y)
     forward = len(sizes)
+    largest = 4 * 256 * 342 if kind == "damlpips" else 4 * 300
     assert images & storages.keys()
-    assert max((size for address, size in storages.items() if address not in images), default=0) <= 4 * 300
+    assert max((size for address, size in storages.items() if address not in images), default=0) <= largest
     with recorded(metric) as sizes:
         score.sum().backward()
     assert len(sizes) == forward  # every tile has run again

@@ -215,8 +215,8 @@ class TestEncoded:
 
     def test_what_version_1_keeps_has_no_pixels(self, metric, batch) -> None:
         with pytest.raises(ValueError, match="keep the pixels that are aligned, got those of version 1"):
-            metric(DAMLPIPS(version=1).encode(batch[0]), batch[1])
-        kept = LPIPS("nano", heads="uniform").encode(batch[0])
+            metric(DAMLPIPS(metric.backbone, version=1).encode(batch[0]), batch[1])
+        kept = LPIPS(metric.backbone, heads="uniform").encode(batch[0])
         torch.testing.assert_close(metric(kept, batch[1]), metric(*batch), rtol=1e-5, atol=1e-6)
 
 

@@ -148,7 +148,8 @@ def test_modules_share_one_instance(random_squeeze_weights) -> None:
     assert double.backbone is not first.backbone
     assert double.backbone is LPIPS("squeeze", weights=random_squeeze_weights).double().backbone
     assert first.backbone.dtype == torch.float32
-    assert DAMLPIPS().backbone is LPIPS("nano", heads="uniform").backbone
+    assert DAMLPIPS(version=1).backbone is LPIPS("nano", heads="uniform").backbone
+    assert DAMLPIPS().backbone is DAMLPIPS(align=False).backbone is not DAMLPIPS(version=1).backbone
 
 
 def test_freed_with_the_last_user(random_squeeze_weights) -> None:

@@ -242,7 +242,8 @@ def test_a_video_without_the_option_is_told_of_it() -> None:
 
 
 def test_metrics_of_images_share_their_pass_beside_one_of_videos() -> None:
-    metrics = [DAMLPIPSMetric(), LPIPSMetric("nano", heads="uniform"), DAMLPIPSMetric(video=True)]
+    first = DAMLPIPSMetric()
+    metrics = [first, LPIPSMetric(first.model.backbone, heads="uniform"), DAMLPIPSMetric(video=True)]
     (x,), (y,) = videos(1, 2)
     seen = []
     handle = metrics[0].model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(sum(map(len, inputs))))

@@ -19,7 +19,7 @@ from damlpips.report import panels
 from damlpips.report.figure import FORMATS, plot_map, render, save
 
 MODELS = {
-    "damlpips": (DAMLPIPS, ["image", "layer 1", "layer 2", "layer 3"]),
+    "damlpips": (DAMLPIPS, ["image", "layer 1", "layer 2", "layer 3", "motion"]),
     "lpips": (lambda **options: LPIPS("nano", heads="uniform", **options), ["layer 1", "layer 2", "layer 3"]),
 }
 
@@ -98,7 +98,7 @@ class TestParts:
             score = float(model(distorted[None], reference[None]))
         assert [bar.get_width() for bar in panel.patches] == added
         assert [label.get_text() for label in panel.get_yticklabels()] == names
-        assert [text.get_text() for text in panel.texts] == [f"{value:#.3g}" for value in added]
+        assert [text.get_text() for text in panel.texts] == [f"{value:#.3g}" if value else "0" for value in added]
         assert panel.yaxis_inverted()  # from fine above to coarse
         assert figure.get_suptitle() == f"{type(model).__name__} (nano): {score:.4g} (lower is closer)"
 
@@ -127,7 +127,7 @@ class TestParts:
         figure = plot_map(DAMLPIPS(), image, image)
         assert "0 (lower is closer)" in figure.get_suptitle()
         assert figure.axes[2].child_axes[0].get_xlim() == (0, 1)
-        assert [text.get_text() for text in figure.axes[3].texts] == ["0"] * 4
+        assert [text.get_text() for text in figure.axes[3].texts] == ["0"] * 5
         assert render(figure, dpi=30)
 
     @pytest.mark.parametrize("end", [1e-9, 0.3, 1.0, 2.9999, 7.77, 123456.0])

@@ -170,7 +170,7 @@ def test_ray_adds_what_is_taken_from_a_score(tmp_path: Path) -> None:
     image = str(image_file(tmp_path / "a.png", 1))
     found = ScorePairs()({"reference": np.array([image, image]), "distorted": np.array([image, "gone"])})
     added = [column for column in COLUMNS if column.source is SCORE]
-    types = {name: column.type for column in added for name in column.headers(4)}
+    types = {name: column.type for column in added for name in column.headers(5)}
     assert list(found) == ["reference", "distorted", *types]
     kinds = {TEXT: np.dtype(object), INTEGER: np.dtype(np.int32), NUMBER: np.dtype(np.float64)}
     assert {name: found[name].dtype for name in types} == {name: kinds[kind] for name, kind in types.items()}

@@ -75,14 +75,30 @@ def test_shards_of_other_recipes_have_other_names(recipe: pairs.Recipe) -> None:
 
 
 def test_targets_are_what_damlpips_adds_for_its_network() -> None:
-    """Structure and texture, mixed and halved, are the network's share of the score."""
-    metric = DAMLPIPS(viewing_side=None)
-    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    """Structure and texture, mixed and weighted, are the network's share of the score."""
+    metric = DAMLPIPS(viewing_side=None, align=False)
+    images = torch.rand(pairs.IMAGES, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     images[1:] = (0.7 * images[:1] + 0.3 * images[1:]).clamp(0, 1)
     found = pairs.targets([metric], images)
-    network = metric.per_layer(images[:1].expand(2, -1, -1, -1), images[1:])[:, 1:].sum(1)
-    torch.testing.assert_close(0.5 * (0.8 * found["structure"] + 0.2 * found["texture"]), network, rtol=1e-5, atol=1e-7)
-    assert found["places"].shape == (2, pairs.GRID, pairs.GRID)
+    network = metric.per_layer(images[pairs.FIRST], images[pairs.SECOND])[:, 1:-1].sum(1)
+    torch.testing.assert_close(
+        0.55 * (0.9 * found["structure"] + 0.1 * found["texture"]), network, rtol=1e-5, atol=1e-7
+    )
+    assert found["places"].shape == (pairs.PAIRS, pairs.GRID, pairs.GRID)
+
+
+def test_an_item_has_pairs_in_place_and_a_motion_that_is_aligned(recipe: pairs.Recipe) -> None:
+    images = pairs.pictures(recipe, torch.Generator().manual_seed(2))
+    assert images.shape == (pairs.IMAGES, 3, pairs.SIDE, pairs.SIDE)
+    assert sorted({*pairs.FIRST, *pairs.SECOND}) == list(range(pairs.IMAGES))
+    assert len(pairs.FIRST) == len(pairs.SECOND) == pairs.PAIRS
+    assert pairs.FIRST[: pairs.IN_PLACE] == [0] * pairs.IN_PLACE
+    moved = slice(pairs.IN_PLACE, None)
+    assert all(b == a + 1 for a, b in zip(pairs.FIRST[moved], pairs.SECOND[moved], strict=True))
+    # the rungs of the motion are nearer to each other than their images are to where they came from
+    apart = (images[pairs.SECOND[moved]] - images[pairs.FIRST[moved]]).square().mean((1, 2, 3))
+    away = (images[pairs.SECOND[moved]] - images[0]).square().mean((1, 2, 3))
+    assert (apart <= away + 1e-6).all()
 
 
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:

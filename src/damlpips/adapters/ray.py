@@ -57,7 +57,7 @@ class ScorePairs:
         >>> files = {"reference": ["landscape.png"] * 2, "distorted": ["landscape/blur_3.png", "no such.png"]}
         >>> scores = ScorePairs(root="docs/demo")({name: np.array(paths) for name, paths in files.items()})
         >>> [round(score, 1) for score in scores["score"].tolist()], scores["error"][1]
-        ([0.7, nan], 'docs/demo/no such.png: No such file or directory')
+        ([0.9, nan], 'docs/demo/no such.png: No such file or directory')
     """
 
     def __init__(

@@ -7,7 +7,7 @@ down), in shares of the image's shorter side.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from damlpips.checks import is_optimised
 from damlpips.ops.execution import is_dual, is_transformed, on_cpu
 from damlpips.ops.tiling import Span
-from damlpips.ops.windows import box, enlarged, nearby, shorter_side, shrunk
+from damlpips.ops.windows import at_least, box, enlarged, nearby, shorter_side, shrunk
 
 # Levels of the pyramid; each has half the resolution of the one before.
 LEVELS = 5
@@ -340,7 +340,7 @@ def coarse_field(x: Sequence[Tensor], y: Sequence[Tensor], last: int = GRID_LEVE
             found, trust = step(a, b, by)
             by = by + found
             if level >= LEVELS - AFFINE_LEVELS:
-                before = affine(Field(by, trust), cast(float, torch.sym_max(1.0, OUTLIER * side))).by
+                before = affine(Field(by, trust), at_least(1.0, OUTLIER * side)).by
             by = smoothed(by, trust, before)
         by = by / side
     if by is None or trust is None:

@@ -11,7 +11,14 @@ from damlpips.ops.execution import is_followed, on_cpu
 
 def shorter_side(x: Tensor) -> int:
     """Return the shorter side of maps; torch.export, for which sizes are open, does not have to compare them."""
-    return cast(int, torch.sym_min(*x.shape[2:]))
+    h, w = x.shape[2:]
+    # where TorchScript traces, sizes are tensors
+    return min(h, w) if torch.jit.is_tracing() else cast(int, torch.sym_min(h, w))  # type: ignore[attr-defined]
+
+
+def at_least(least: float, value: float) -> float:
+    """Return the larger of two numbers, of which the second may depend on sizes, as in `shorter_side`."""
+    return max(least, value) if torch.jit.is_tracing() else cast(float, torch.sym_max(least, value))  # type: ignore[attr-defined]
 
 
 def box(x: Tensor, k: int) -> Tensor:

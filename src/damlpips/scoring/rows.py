@@ -97,7 +97,8 @@ COLUMNS = (
         "layer_",
         NUMBER,
         SCORE,
-        "what each layer adds to the score, from fine to coarse",
+        "what each layer adds to the score, from fine to coarse; of DAMLPIPS `layer_0` is the image, and the last one"
+        " what motion adds (not in version 1)",
         lambda score: score.layers,
         numbered=True,
     ),
