@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
@@ -78,7 +79,7 @@ def make(recipe: Recipe, shards: Sequence[int], *, processes: int) -> None:
     # not forked: a child would wait for threads that it does not have
     with multiprocessing.get_context("spawn").Pool(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         done = pool.imap_unordered(_make_one, [(recipe, shard) for shard in missing])
-        for _ in track(done, description="pairs", total=len(missing)):
+        for _ in track(done, description="pairs", total=len(missing), console=Console(stderr=True)):
             pass
 
 
