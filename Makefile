@@ -135,7 +135,8 @@ agree-more: judged-sets
 # where it was stopped. With glibc's own limits, half of the time goes into getting memory back from the system.
 train-nano: $(READY)
 	@test -d $(SHARED)/images || { echo "no photographs at $(SHARED)/images: make train-nano SHARED=FOLDER" >&2; exit 2; }
-	MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_MMAP_THRESHOLD_=8000000000 DAMLPIPS_WEIGHTS_DIR=$(SHARED)/weights $(BIN)/python -m training.nano $(SHARED)/images --processes $(JOBS)
+	MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_MMAP_THRESHOLD_=8000000000 DAMLPIPS_WEIGHTS_DIR=$(SHARED)/weights \
+		$(BIN)/python -m training.nano $(SHARED)/images --processes $(JOBS)
 
 # The same recipe in a minute, from the demo's pictures, with nano itself as the teacher: it needs nothing from elsewhere.
 train-nano-smoke: $(READY)

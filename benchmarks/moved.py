@@ -8,8 +8,6 @@ training step (forward, and the gradient by one image). AlexNet has random weigh
 """
 
 import argparse
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -17,16 +15,16 @@ from pathlib import Path
 
 import lpips
 import torch
+from references import medians
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import alexnet
 
 from damlpips import DAMLPIPS, Backbone
-from damlpips.nets.table import BACKBONES, IMAGENET
+from damlpips.models.settings import DAMLPIPS_VERSIONS
+from damlpips.nets.table import BACKBONES
 from damlpips.scoring.images import SUFFIXES, read_image
 
 SIDE, DOWN, RIGHT, PAIRS = 256, 4, 2, 8
-VERSIONS = (1, 2)
 WAYS = ("still", "moved")
 
 
@@ -47,18 +45,6 @@ def training(module: nn.Module, x: Tensor, y: Tensor) -> None:
     module(x, y.clone().requires_grad_()).mean().backward()
 
 
-def medians(jobs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each job, which take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(rounds + 2):
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            job()
-            if turn >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photographs", type=Path)
@@ -70,10 +56,9 @@ def main() -> None:
     images = photographs(options.photographs)
     x = images[..., DOWN:, RIGHT:].contiguous()
     others = {"still": (x + 0.08 * torch.randn_like(x)).clamp(0, 1), "moved": images[..., :SIDE, :SIDE].contiguous()}
-    features = alexnet(weights=None).features.eval()
-    alex = Backbone(
-        features, taps=BACKBONES["alex"].taps, mean=IMAGENET.mean, std=IMAGENET.std, min_size=31, name="alex"
-    )
+    row = BACKBONES["alex"]
+    scaling = row.scaling._asdict()
+    alex = Backbone(row.build().eval(), taps=row.taps, **scaling, min_size=row.min_size, name="alex")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torchvision's names for weights
         original = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).eval()
@@ -82,12 +67,12 @@ def main() -> None:
         f"lpips {name}": partial(step, original, 2 * x - 1, 2 * others["still"] - 1) for name, step in steps.items()
     }
     for backbone in ("nano", alex):
-        for version in VERSIONS:
+        for version in DAMLPIPS_VERSIONS:
             module = DAMLPIPS(backbone, version=version)
             for way in WAYS:
                 for name, step in steps.items():
                     jobs[f"{module.source.name} {version} {way} {name}"] = partial(step, module, x, others[way])
-    found = medians(jobs, options.rounds)
+    found = dict(zip(jobs, medians(list(jobs.values()), options.rounds), strict=True))
     print("| of the time of | " + " | ".join(f"{way}, {name}" for name in steps for way in WAYS) + " |")
     print("|---|" + "---|" * len(WAYS) * len(steps))
     for backbone in ("nano", "alex"):

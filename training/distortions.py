@@ -27,7 +27,12 @@ LUMA = torch.tensor([0.299, 0.587, 0.114])
 def distort(name: str, image: Tensor, strength: float, seed: int) -> Tensor:
     """Return the image distorted, rounded to 8 bits as files are."""
     changed = DISTORTIONS[name](image, strength, torch.Generator().manual_seed(seed))
-    return (changed.clamp(0, 1) * 255).round() / 255
+    return in_8_bits(changed)
+
+
+def in_8_bits(image: Tensor) -> Tensor:
+    """Return an image as a file of 8 bits has it."""
+    return (image.clamp(0, 1) * 255).round() / 255
 
 
 def draw_kinds(count: int, g: torch.Generator, kinds: Sequence[str] = ()) -> list[str]:

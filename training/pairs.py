@@ -23,7 +23,7 @@ from damlpips.models.settings import VIEWING_SIDE
 from damlpips.models.version2 import GAIN
 from damlpips.ops import distance
 from damlpips.scoring.images import SUFFIXES, read_image
-from training.distortions import MOTIONS, distort, draw_kinds
+from training.distortions import MOTIONS, distort, draw_kinds, in_8_bits
 from training.procedural import PROCEDURAL
 
 TEACHERS = ("alex", "squeeze")
@@ -164,7 +164,7 @@ def _cut(file: Path, g: torch.Generator) -> Tensor:
     image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
     top, left = (_below(length - SIDE + 1, g) for length in size)
     cut = image[:, top : top + SIDE, left : left + SIDE]
-    return (cut.flip(2) if _below(2, g) else cut).mul(255).round() / 255
+    return in_8_bits(cut.flip(2) if _below(2, g) else cut)
 
 
 def _ladders(reference: Tensor, g: torch.Generator) -> list[Tensor]:
@@ -190,7 +190,7 @@ def _moved(reference: Tensor, g: torch.Generator) -> list[Tensor]:
             other = distort(kind, other, distortion, seeds[1])
         middle = alignment.middle(reference[None], other[None])
         both = (reference, other) if middle is None else (middle.x[0], middle.y[0])
-        found += [image.clamp(0, 1).mul(255).round() / 255 for image in both]
+        found += [in_8_bits(image) for image in both]
     return found
 
 
