@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from damlpips.adapters.torchmetrics.metrics import DAMLPIPSMetric as DAMLPIPSMetric
     from damlpips.adapters.torchmetrics.metrics import LPIPSMetric as LPIPSMetric
     from damlpips.models.adaptive import AdaptiveWeights as AdaptiveWeights
+    from damlpips.models.citation import from_description as from_description
     from damlpips.models.damlpips import DAMLPIPS as DAMLPIPS
     from damlpips.models.lpips import LPIPS as LPIPS
     from damlpips.nets.backbone import Backbone as Backbone
@@ -26,6 +27,7 @@ _HOME = {
     "LPIPS": "damlpips.models.lpips",
     "DAMLPIPS": "damlpips.models.damlpips",
     "AdaptiveWeights": "damlpips.models.adaptive",
+    "from_description": "damlpips.models.citation",
     "LPIPSMetric": "damlpips.adapters.torchmetrics.metrics",
     "DAMLPIPSMetric": "damlpips.adapters.torchmetrics.metrics",
     "Backbone": "damlpips.nets.backbone",
@@ -56,6 +58,7 @@ __all__ = [  # noqa: RUF022  # in the order in which a reader meets them
     "Encoded",
     "AdaptiveWeights",
     "WeightsError",
+    "from_description",
     "register",
     "__version__",
 ]

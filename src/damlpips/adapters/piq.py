@@ -41,6 +41,10 @@ class _PiqLoss(_Loss):
         _validate(x, y)
         return distance.reduce(self.model(x, y), self.reduction)
 
+    def describe(self) -> str:
+        """Return one line to cite, as the module's."""
+        return self.model.describe()
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(backbone={self.model.source.name!r}, reduction={self.reduction!r})"
 

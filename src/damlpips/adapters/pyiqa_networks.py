@@ -41,6 +41,10 @@ class _Network(nn.Module):
         device = self.model.anchor.device
         return self.model(target.to(device), ref.to(device)).unsqueeze(1)
 
+    def describe(self) -> str:
+        """Return one line to cite, as the module's: `metric.net.describe()`."""
+        return self.model.describe()
+
 
 class DamlpipsNet(_Network):
     """DAMLPIPS in pyiqa; options are those of `damlpips.DAMLPIPS`, but for `reduction` and `video`."""

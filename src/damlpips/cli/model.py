@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,6 +38,14 @@ BackboneOption = Annotated[
         autocompletion=starting(BACKBONES),
     ),
 ]
+CitedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="LINE",
+        help="In place of all of these: a line that describe() gave, 'DAMLPIPS v2 (nano, weights ...)'.",
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(
@@ -53,6 +61,7 @@ class Chosen:
     metric: Metric = Metric.DAMLPIPS
     backbone: str | None = None
     given: dict[str, Any] = field(default_factory=dict)
+    cited: str | None = None
 
     def settings(self) -> Settings:
         """Return the options with the values that were given; the others have their defaults."""
@@ -72,6 +81,8 @@ class Chosen:
 
     def build(self) -> "PerceptualDistance":
         """Return the module; the metric's own defaults stand in for what was not given."""
+        if self.cited is not None:
+            return self._as_cited(self.cited)
         options = self.settings().changed()
         if self.backbone is not None:
             options["backbone"] = self.backbone
@@ -80,8 +91,32 @@ class Chosen:
         except (ValueError, TypeError) as error:
             fail(in_options(str(error)))
 
+    def _as_cited(self, text: str) -> "PerceptualDistance":
+        from damlpips.models.citation import Citation
+        from damlpips.nets.weights import WeightsError
+
+        other = [name for name in self.given if name not in FILES] + ["backbone"] * (self.backbone is not None)
+        if other:
+            fail(f"--as: says all that {_spelled(other[0])} says: leave one of them out")
+        try:
+            cited = Citation.of(text)
+            if self.metric not in (DEFAULT.metric, cited.metric):
+                fail(f"--metric {self.metric.value}: --as says {cited.metric.name}")
+            # a score a pair, of one frame at a time
+            whole = {name: getattr(cited.metric.settings, name) for name in ("reduction", "video")}
+            model = replace(cited, options={**cited.options, **whole}).build(**self.given)
+        except (ValueError, TypeError) as error:
+            fail(f"--as: {in_options(str(error))}")
+        except WeightsError as error:
+            fail(*f"--as: {in_options(str(error))}".split("\n"))
+        if remark := cited.remark():
+            complain(f"--as: {remark}")
+        return model
+
 
 DEFAULT = Chosen()
+# Options that are given beside `--as`: where files are that it has only the digest of.
+FILES = ("weights", "heads")
 
 
 def _annotation(name: str) -> Any:
@@ -98,8 +133,8 @@ def _spelled(name: str) -> str:
 
 
 def _chosen(given: dict[str, Any]) -> Chosen:
-    metric, backbone = given.pop("metric"), given.pop("backbone")
-    return Chosen(metric, backbone, {name: value for name, value in given.items() if value is not None})
+    metric, backbone, cited = given.pop("metric"), given.pop("backbone"), given.pop("cited")
+    return Chosen(metric, backbone, {name: value for name, value in given.items() if value is not None}, cited)
 
 
 # Lets a command have `--metric`, `--backbone` and each option that the settings of a metric declare for commands, in
@@ -110,6 +145,7 @@ takes_metric = in_place_of(
         option("metric", Metric.DAMLPIPS, MetricOption),
         option("backbone", None, BackboneOption),
         *(option(name, None, _annotation(name)) for name in COMMANDS),
+        option("cited", None, CitedOption),
     ],
     _chosen,
 )

@@ -147,7 +147,8 @@ def score(
         errors = "raise" if two_files and not found[0].video else "keep"
         where = find_device(device)
         model = chosen.build().to(where).load()
-        table = _table(model, chosen.metric, reading)
+        metric = Metric[model.settings.metric]
+        table = _table(model, metric, reading)
         progress = _Progress(len(found), shown=not quiet, videos=any(pair.video for pair in found))
 
         def scored(*, start: int, stop: int | None = None) -> "Iterator[Score]":
@@ -196,7 +197,7 @@ def score(
                     outputs.write(row)
                     summary.add(row)
         if not quiet and not to_standard_output(files):
-            summary.print(f"{chosen.metric.value} ({model.source.name}), lower is closer")
+            summary.print(f"{metric.value} ({model.source.name}), lower is closer")
         if summary.failed:
             summary.complain()
             raise typer.Exit(FAILED_PAIRS)

@@ -8,6 +8,7 @@
                            `base` composes it with the others
     references, tiled      feature maps that are kept under a key; sums over tiles
     pairwise, registry     all pairs of two sets; the metrics by name
+    citation               a line to cite, and the module that it describes
 
 Imports `nets`, `ops` and the plain modules.
 """

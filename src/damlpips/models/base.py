@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from damlpips.models import alignment, inputs, video
+from damlpips.models import alignment, citation, inputs, video
 from damlpips.models.definition import Definition
 from damlpips.models.encoder import Encoder, Images, Size, resized
 from damlpips.models.graphs import Graphed, can_be_recorded
@@ -312,6 +312,13 @@ class PerceptualDistance(nn.Module):
     def configuration(self) -> dict[str, Any]:
         """Return everything that a score depends on, by name."""
         return {"metric": self.settings.metric, "backbone": self.source.identity(), **self.settings.scored()}
+
+    def describe(self) -> str:
+        """Return one line to cite: the metric, its network and weights, and every option without its default.
+
+        `damlpips.from_description` makes a module of it again, and so does `damlpips score --as`.
+        """
+        return citation.describe(self.settings, self.source)
 
     def extra_repr(self) -> str:
         options = {"backbone": self.source.name, **self.settings.scored(), **self.settings.changed()}

@@ -18,7 +18,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -71,23 +71,19 @@ class DAMLPIPSOptions(Options, total=False):
     viewing_side: int | None
 
 
-class Command(NamedTuple):
-    """How the command line spells an option: `--name VALUE`, or `--name` alone for a bool.
+@dataclass(frozen=True, kw_only=True)
+class Spelling:
+    """How a value is written as text, without spaces: in rows of scores and in a line to cite.
 
     Attributes:
-        help: what `--help` says of it.
-        metavar: what stands for its value there.
         type: `str`, `int`, `float`, `bool` or `pathlib.Path`.
-        read: makes a value of its text, on the command line and in rows of scores; raises a ValueError that says what
-            was expected. None: the type does.
-        write: makes the text that rows of scores have of a value. None: `str` does.
+        read: makes a value of its text; raises a ValueError that says what was expected. None: the type does.
+        write: makes a value's text. None: `str` does.
         rows: when rows of scores say the option: `"always"`, as they do of the first ones; `"changed"`, where it does
             not have its default, so that files of rows from before it came can be continued; or `"never"`, where a
             column of its own does.
     """
 
-    help: str
-    metavar: str | None = None
     type: type = str
     read: Callable[[str], Any] | None = None
     write: Callable[[Any], str] | None = None
@@ -116,6 +112,19 @@ class Command(NamedTuple):
         return str(value) if self.write is None else self.write(value)
 
 
+@dataclass(frozen=True)
+class Command(Spelling):
+    """How the command line spells an option: `--name VALUE`, or `--name` alone for a bool.
+
+    Attributes:
+        help: what `--help` says of it.
+        metavar: what stands for its value there.
+    """
+
+    help: str
+    metavar: str | None = None
+
+
 def option(
     default: Any,
     check: Callable[[Any], Any],
@@ -124,6 +133,7 @@ def option(
     scored: bool = False,
     unsaid: bool = False,
     command: Command | None = None,
+    spelling: Spelling | None = None,
 ) -> Any:
     """Declare an option.
 
@@ -135,9 +145,19 @@ def option(
         unsaid: whether the digest leaves it out where it has its default: options that came with later versions, so
             that states saved before still load.
         command: of options that the command line has, how it spells them.
+        spelling: of others, how their values are written; None: by the type of the default.
     """
+    plain = Spelling(type=type(default) if isinstance(default, (bool, int, float)) else str)
     return field(
-        default=default, metadata={"check": check, "doc": doc, "scored": scored, "unsaid": unsaid, "command": command}
+        default=default,
+        metadata={
+            "check": check,
+            "doc": doc,
+            "scored": scored,
+            "unsaid": unsaid,
+            "command": command,
+            "spelling": command or spelling or plain,
+        },
     )
 
 
@@ -171,13 +191,45 @@ def _pixels_of(text: str) -> int:
     return int(text)
 
 
-def _resize_of(text: str) -> str | int:
+def _resize_of(text: str) -> str | int | tuple[int, int]:
     if text == "reference":
         return text
     try:
-        return _pixels_of(text)
+        height, by, width = text.partition("x")
+        return (_pixels_of(height), _pixels_of(width)) if by else _pixels_of(height)
     except ValueError:
-        raise ValueError("expected 'reference' or the length of the shorter side in pixels") from None
+        raise ValueError("expected 'reference' or the length of the shorter side in pixels, or HEIGHTxWIDTH") from None
+
+
+def _resize_text(resize: str | int | tuple[int, int]) -> str:
+    return "x".join(map(str, resize)) if isinstance(resize, tuple) else str(resize)
+
+
+def _range_of(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
+
+
+def _range_text(bounds: tuple[float, float]) -> str:
+    return ",".join(map(_number_text, bounds))
+
+
+def _number_text(value: float) -> str:
+    """Return the shortest text that is read as this number."""
+    return short if float(short := f"{value:g}") == value else repr(value)
+
+
+def _dtype_of(text: str) -> Any:
+    import torch
+
+    return getattr(torch, text, text)
+
+
+def _dtype_text(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _flag_or(text: str) -> bool | str:
+    return {"true": True, "false": False}.get(text, text)
 
 
 def _heads(value: Any) -> str:
@@ -260,6 +312,7 @@ class Settings:
         _by("value_range"),
         scored=True,
         doc="(low, high) of float images; uint8 images are 0..255 whatever it says.",
+        spelling=Spelling(read=_range_of, write=_range_text),
     )
     reduction: str = option(
         "none",
@@ -283,6 +336,7 @@ class Settings:
             " images of different sizes are an error.",
             "SIZE",
             read=_resize_of,
+            write=_resize_text,
             rows="always",
         ),
     )
@@ -293,6 +347,7 @@ class Settings:
         " with and without gradients, so that a loss takes whatever a network makes; True raises; False is silent."
         " Images on an accelerator are not looked at here, which would wait for it (see `LPIPSMetric`). A thousandth of"
         " the range is tolerated. What leaves it by two steps of the images' type at most is rounding, and is clamped.",
+        spelling=Spelling(read=_flag_or, write=lambda value: str(value).lower()),
     )
     deterministic: bool = option(
         False,
@@ -308,6 +363,7 @@ class Settings:
         unsaid=True,
         doc="what the network runs in, `torch.bfloat16`, `torch.float16`, `torch.float32` or `torch.float64`; None:"
         " what the module is in. Images are scaled and distances taken in float32 at least, whatever it is.",
+        spelling=Spelling(read=_dtype_of, write=_dtype_text),
     )
     reference_cache: int = option(
         CACHE_BYTES,
@@ -400,6 +456,17 @@ class Settings:
         """Return how the command line spells the options that it has, by their names."""
         return {f.name: f.metadata["command"] for f in fields(cls) if f.metadata["command"]}
 
+    @classmethod
+    def spellings(cls) -> dict[str, Spelling]:
+        """Return how the values of all options are written, by their names."""
+        return {f.name: f.metadata["spelling"] for f in fields(cls)}
+
+    @classmethod
+    def spelled_in_rows(cls) -> dict[str, Spelling]:
+        """Return how rows of scores write the options that they may say: those that a score depends on."""
+        said = {f.name for f in fields(cls) if f.metadata["scored"]} | cls.commands().keys()
+        return {name: how for name, how in cls.spellings().items() if name in said and how.rows != "never"}
+
     def in_rows(self, **others: str) -> str:
         """Return what rows of scores say of the options, and of others that come as text.
 
@@ -409,12 +476,12 @@ class Settings:
         """
         always, changed = dict(others), {}
         given = self.changed()
-        for name, command in self.commands().items():
-            value = getattr(self, name)
-            if command.rows == "always":
-                always[name] = command.text(value)
-            elif command.rows == "changed" and name in given:
-                changed[name] = command.text(value)
+        for name, spelling in self.spelled_in_rows().items():
+            text = spelling.text(getattr(self, name))
+            if spelling.rows == "always":
+                always[name] = text
+            elif name in given:
+                changed[name] = text
         return " ".join(f"{name}={text}" for name, text in [*sorted(always.items()), *sorted(changed.items())])
 
     def changed(self) -> dict[str, Any]:
@@ -483,6 +550,7 @@ class DAMLPIPSSettings(Settings):
         doc="whether images are brought to the middle of the way from one to the other before they are compared; None:"
         " as the version does, which is True for version 2. False is the same formula for those who must have place"
         " against place.",
+        spelling=Spelling(type=bool),
     )
     rho: float = option(
         0.25,
@@ -499,6 +567,7 @@ class DAMLPIPSSettings(Settings):
         scored=True,
         doc="images are looked at with this shorter side in pixels where theirs is longer, so that scores of different"
         " sizes compare; None: as they are.",
+        spelling=Spelling(type=int),
     )
 
     def __post_init__(self) -> None:

@@ -121,6 +121,15 @@ class Source:
         # nano has weights for each version of DAMLPIPS; torchvision's never change
         return f"{self.backbone}:{weight_files.backbone_card(self.card).get('sha256', 'default')}"
 
+    def weights_digest(self) -> str:
+        """Return the first eight digits of the SHA-256 of the weights, as published: the same in whatever file.
+
+        Of a user's own `Backbone` those of its fingerprint; of a published file that is not here those it would have.
+        """
+        if isinstance(self.backbone, Backbone):
+            return self.backbone.fingerprint()[:8]
+        return weight_files.short_digest(self.card, self.weights)
+
     def get(self, device: torch.device, dtype: torch.dtype) -> Backbone:
         """Return the one instance for this source, `device` and `dtype`; loaded if no module holds it yet."""
         if isinstance(self.backbone, Backbone):

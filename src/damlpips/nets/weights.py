@@ -235,6 +235,19 @@ def _exists(path: Path) -> bool:
     return True
 
 
+def short_digest(name: str, weights: str | os.PathLike[str] | None = None) -> str:
+    """Return the first eight digits of the SHA-256 of a backbone's weights, wherever they are.
+
+    Of the published ones it is that of the published file, whatever file they are in. Nothing is downloaded.
+    """
+    card = backbone_card(name)
+    published = card["sha256"] if _is_embedded(card) else card["sha256_prefix"]
+    if (path := find_backbone(name, weights)) is None:
+        return published[:8]
+    found = sha256(path)
+    return published[:8] if found == card.get("features_sha256") or found.startswith(published) else found[:8]
+
+
 def load_backbone(
     name: str,
     weights: str | os.PathLike[str] | None,

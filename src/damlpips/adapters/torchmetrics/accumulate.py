@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from damlpips import checks
 from damlpips.adapters.torchmetrics.score_store import ScoreStore, fits_int32, value_of_batch
 from damlpips.adapters.torchmetrics.shared_pass import enrol, shared
 from damlpips.adapters.torchmetrics.store_metric import StoreMetric
+from damlpips.models import citation
 from damlpips.models.base import PerceptualDistance
 from damlpips.models.encoder import Images
 from damlpips.models.inputs import Pair
@@ -219,6 +221,12 @@ class PerceptualMetric(StoreMetric):
             return value_of_batch(batches, self.reduction, skip=self.on_error == "skip").to(self._score_dtype)
         step = reduce(lambda store, batch: store.add(*batch), batches, self.store.emptied())
         return self._value_of(self._gathered(step) if self.distributed_available_fn() else step)
+
+    def describe(self) -> str:
+        """Return one line to cite, as the module's; `reduction` is said where it is not the mean."""
+        settings = replace(self.model.settings, reduction=self.reduction, check_values=self.check_values)
+        others = {} if self.on_error == ON_ERROR[0] else {"on_error": self.on_error}
+        return citation.describe(settings, self.model.source, {"reduction": "mean", "check_values": True}, **others)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -1,11 +1,13 @@
 """LPIPS and DAMLPIPS as torchmetrics metrics."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, TypedDict
 
 from typing_extensions import Unpack
 
 from damlpips.adapters.torchmetrics.accumulate import PerceptualMetric
+from damlpips.models.citation import Citation
 from damlpips.models.damlpips import DAMLPIPS
 from damlpips.models.lpips import LPIPS
 from damlpips.models.settings import DAMLPIPSOptions, LPIPSOptions, unknown
@@ -76,6 +78,28 @@ class _Metric(PerceptualMetric):
                 raise
             known = [*names, *MetricOptions.__annotations__]
             raise TypeError(unknown(wrong[0], known, f"{type(self).__name__} takes")) from None
+
+    @classmethod
+    def from_description(
+        cls, text: str, *, weights: Any = None, heads: Any = None, backbone: Backbone | None = None, **options: Any
+    ) -> Any:
+        """Return the metric that a line to cite describes, as `damlpips.from_description` does the module.
+
+        Args:
+            text: what `describe()` gave, of a metric or a module, whose mean this is then.
+            weights, heads, backbone: as for `damlpips.from_description`.
+            options: further ones, or others than the line says.
+
+        Raises:
+            ValueError, WeightsError: as there; or the line is of another distance.
+        """
+        cited = Citation.of(text)
+        if cited.metric.kind is not cls.kind:
+            raise ValueError(f"expected a line of {cls.kind.__name__}, got one of {cited.metric.name}")
+        if remark := cited.remark():
+            warnings.warn(remark, UserWarning, stacklevel=2)
+        named = cited.arguments(weights=weights, heads=heads, backbone=backbone)
+        return cls(**{**named, **cited.others, **options})
 
 
 class LPIPSMetric(_Metric):

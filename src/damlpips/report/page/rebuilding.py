@@ -62,9 +62,9 @@ def _options(settings: RunSettings) -> dict[str, str]:
     if settings.metric not in list(Metric):
         raise _Different(f"the metric {shown(settings.metric)} is not one of this package")
     options = dict(part.partition("=")[::2] for part in settings.options.split(" "))
-    commands = Metric(settings.metric).settings.commands()
-    needed = {"alpha", *(name for name, command in commands.items() if command.rows == "always")}
-    known = needed | {*UNSAID, *(name for name, command in commands.items() if command.rows == "changed")}
+    spellings = Metric(settings.metric).settings.spelled_in_rows()
+    needed = {"alpha", *(name for name, spelling in spellings.items() if spelling.rows == "always")}
+    known = needed | {*UNSAID, *spellings}
     different = _Different(f"this version of damlpips cannot score with the options {shown(settings.options)}")
     if not needed <= options.keys() <= known:
         raise different
@@ -92,9 +92,9 @@ def _built(
         raise _Different(f"the backbone {shown(settings.backbone)} is not one of this package")
     metric = Metric(settings.metric)
     arguments: dict[str, Any] = {}
-    for name, command in metric.settings.commands().items():
+    for name, spelling in metric.settings.spelled_in_rows().items():
         try:
-            arguments |= {name: command.value(options[name])} if name in options else {}
+            arguments |= {name: spelling.value(options[name])} if name in options else {}
         except ValueError as error:
             raise _Different(f"{error}, got {shown(options[name])}") from error
     if "heads" in arguments:
