@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from damlpips.cli.options import in_place_of, option
+from damlpips.cli.options import check_installed, in_place_of, option
 from damlpips.cli.program import complain, fail
 from damlpips.models.registry import Metric
 from damlpips.models.settings import Settings
-from damlpips.nets.table import BACKBONES
+from damlpips.nets.table import BACKBONES, TIMM
 from damlpips.scoring.reading import FileWarning, ReadingOptions
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ MetricOption = Annotated[Metric, typer.Option(help="What to compute.")]
 BackboneOption = Annotated[
     str | None,
     typer.Option(
-        help=f"The network: nano (embedded), {', '.join(OTHERS)} or {LAST}."
+        help=f"The network: nano (embedded), {', '.join(OTHERS)}, {LAST}, or {TIMM}NAME for a model of timm."
         " Default: nano for damlpips, alex for lpips.",
         autocompletion=starting(BACKBONES),
     ),
@@ -85,6 +85,8 @@ class Chosen:
             return self._as_cited(self.cited)
         options = self.settings().changed()
         if self.backbone is not None:
+            if self.backbone.startswith(TIMM):
+                check_installed(f"--backbone {self.backbone}", "timm", ["timm"])
             options["backbone"] = self.backbone
         try:
             return self.metric.kind(**options)

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx.proxy import TraceError
 
 from damlpips.checks import ValueRange, is_optimised, one_of
-from damlpips.nets.table import BACKBONES, IMAGENET, PASS_VALUES, SYMMETRIC, Scaling
+from damlpips.nets.table import BACKBONES, IMAGENET, PASS_VALUES, SYMMETRIC, TIMM, Scaling
 from damlpips.ops.execution import exact_dtype, is_followed, is_transformed
 from damlpips.ops.fused import kernels_run
 
@@ -222,6 +223,70 @@ class Backbone(nn.Module):
         network.memory_format = MEMORY_FORMAT  # type: ignore[assignment]
         backbone._set_up(network, spec.scaling, spec.min_size, name)
         return backbone
+
+    @classmethod
+    def from_timm(
+        cls,
+        name: str,
+        layers: Sequence[int] | None = None,
+        *,
+        pretrained: bool = True,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        channels: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        norm: bool = False,
+        **options: Any,
+    ) -> "Backbone":
+        """Return a model of timm as a backbone: convolutional, or a transformer whose tokens become maps.
+
+        phi_l(x) = the model's intermediate features at layer l, (N, C_l, H_l, W_l), without prefix tokens (class,
+        registers), as timm's `forward_intermediates` returns them.
+
+        Images of any size are compared. A transformer needs sides that are multiples of its patches, and its embedding
+        of positions is resampled; images of other sizes are resampled, bilinearly and with antialiasing, to the nearest
+        such size, 256 to 252 for patches of 14. A model that takes one size only gets all images in that size.
+
+        Args:
+            name: of the model, with or without a tag: `"resnet18"`, `"vit_small_patch14_reg4_dinov2.lvd142m"`.
+            layers: the numbers of the layers to read, from fine to coarse; negative ones count from the end. None: each
+                stage of a model whose maps shrink, four evenly spaced blocks of one whose maps do not.
+            pretrained: whether timm's weights are loaded, or downloaded; without, and without a file, they are random.
+            checkpoint_path: the model's own weights, a `.safetensors` or `.pth` file with timm's keys, checked key by
+                key; the classifier's are not needed.
+            channels: of the images; timm spreads the first layer's weights over them.
+            mean, std: as for `Backbone`. None: the model's; for other than three channels the mean of its colours', for
+                each.
+            norm: whether the model's last normalisation is applied to the maps, where timm can.
+            options: of `timm.create_model`.
+
+        Raises:
+            ImportError: timm is not installed.
+            ValueError: an unknown name, or layers that the model does not have.
+            WeightsError: weights could not be downloaded, or a file is damaged or another model's.
+
+        Reference:
+            Wightman, "PyTorch Image Models", 2019, doi 10.5281/zenodo.4414861.
+        """
+        from damlpips.nets.timm import timm_network
+
+        network, scaling = timm_network(
+            name,
+            layers,
+            pretrained=pretrained,
+            checkpoint_path=checkpoint_path,
+            channels=channels,
+            norm=norm,
+            options=options,
+        )
+        return cls(
+            network,
+            channels=channels,
+            mean=scaling.mean if mean is None else mean,
+            std=scaling.std if std is None else std,
+            min_size=network.sizes.least,
+            name=f"{TIMM}{name}",
+        )
 
     @property
     def device(self) -> torch.device:

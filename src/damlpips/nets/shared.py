@@ -16,10 +16,11 @@ import torch
 from damlpips.checks import one_of
 from damlpips.nets import weights as weight_files
 from damlpips.nets.backbone import Backbone
-from damlpips.nets.table import BACKBONES, TRAINED_FOR, BackboneSpec
+from damlpips.nets.table import BACKBONES, TIMM, TRAINED_FOR, BackboneSpec
 from damlpips.process import Lock
 
 _instances: WeakValueDictionary[Hashable, Backbone] = WeakValueDictionary()
+_timm_models: WeakValueDictionary[Hashable, Backbone] = WeakValueDictionary()
 _lock = Lock()
 
 
@@ -76,6 +77,8 @@ class Source:
             return cls(backbone)
         if not isinstance(backbone, str):
             raise TypeError(f"backbone: expected a name or a damlpips.Backbone, got {type(backbone).__name__}")
+        if backbone.startswith(TIMM):
+            return cls(_of_timm(backbone.removeprefix(TIMM), weights))
         one_of("backbone", backbone, BACKBONES)
         if weights is None:
             return cls(backbone, card=TRAINED_FOR.get((backbone, version), backbone))
@@ -147,6 +150,18 @@ class Source:
         backbone = SharedBackbone.from_table(name, state)
         Backbone._apply(backbone, lambda t: t.to(device, dtype if t.is_floating_point() else None))
         object.__setattr__(backbone, "source", self)
+        return backbone
+
+
+def _of_timm(name: str, weights: str | os.PathLike[str] | None) -> Backbone:
+    """Return a model of timm with its pretrained weights or a file's; every module that names it gets the same."""
+    if weights is not None:
+        weights = weight_files.existing_file(weights, option="weights")
+    key = name, weights and weight_files.sha256(weights)
+    with _lock:
+        if (backbone := _timm_models.get(key)) is None:
+            backbone = Backbone.from_timm(name, checkpoint_path=weights)
+            _timm_models[key] = backbone
         return backbone
 
 

@@ -107,6 +107,9 @@ BACKBONES = {
     "efficientnet_b0": BackboneSpec("efficientnet_b0", ("1", "2", "3", "5", "7"), (16, 24, 40, 112, 320), 1),
 }
 
+# what the names of timm's models begin with
+TIMM = "timm:"
+
 # DAMLPIPS's: embedded in the package, needs no other file
 DEFAULT_BACKBONE = "nano"
 

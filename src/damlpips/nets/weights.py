@@ -173,7 +173,7 @@ def _verify(path: Path) -> bool:
     return True
 
 
-def _load(
+def load_tensors(
     path: Path, expected: Mapping[str, tuple[int, ...]], ignored_prefixes: Iterable[str] = ()
 ) -> dict[str, Tensor]:
     """Verify a file, then read it, then check its contents."""
@@ -262,7 +262,7 @@ def load_backbone(
     """
     card = backbone_card(name)
     path = find_backbone(name, weights) or _download(name, card)
-    return _load(path, expected, ignored_prefixes)
+    return load_tensors(path, expected, ignored_prefixes)
 
 
 def _download(name: str, card: Mapping[str, Any]) -> Path:
@@ -312,5 +312,5 @@ def load_heads(heads: str, backbone: str, channels: tuple[int, ...]) -> list[Ten
             f"unknown heads {heads!r}: expected one of {known}, or the path of a .safetensors or .pth file"
         )
     expected = {f"lin{k}.model.1.weight": (1, c, 1, 1) for k, c in enumerate(channels)}
-    state = _load(path, expected)
+    state = load_tensors(path, expected)
     return [state[name].reshape(-1).float() for name in expected]
