@@ -11,7 +11,7 @@ from benchmarks import many
 def test_more_pairs_take_their_names_more(tmp_path: Path) -> None:
     many.make_images(tmp_path, 32, 40)
     few, lots = (many.peak_of(tmp_path, pairs, "--batch-size", "64", count=40) for pairs in (300, 4000))
-    # less than the two images of a pair, which have feature maps many times as large; two names have some hundred bytes,
-    # and the allocator's arenas differ by some MiB from run to run
+    # less than the two images of a pair, which have feature maps many times as large; two names have some hundred
+    # bytes, and the allocator's arenas differ by some MiB from run to run
     assert lots - few < 3700 * (2 * 3 * 32 * 32)
     assert few > 1 << 26  # torch alone: a figure that is no figure would pass, too

@@ -333,7 +333,7 @@ def test_modules_that_name_a_model_share_it(tmp_path: Path) -> None:
     file = file_of("test_resnet", tmp_path)
     first, second = DAMLPIPS("timm:test_resnet", weights=file), LPIPS("timm:test_resnet", weights=file, heads="uniform")
     assert first.backbone is second.backbone
-    with pytest.raises(ValueError, match="heads='v0.1' belong to a backbone by name"):
+    with pytest.raises(ValueError, match=r"heads='v0\.1' belong to a backbone by name"):
         LPIPS("timm:test_resnet", weights=file)
 
 
@@ -350,8 +350,13 @@ def test_the_command_line_names_it_in_rows_and_goes_on(tmp_path: Path, monkeypat
     assert {row["weights"] for row in rows} == {f"custom:{identity}"}
     assert "3 of 3 pairs were scored before" in run(*call).stderr
     assert out.read_text().count("\n") == 4
-    output = json.loads(run(*call[:7], "--json", "-").stdout)
-    assert len(output["pairs"]) == 3
+    cited = DAMLPIPS("timm:test_resnet", weights=file).describe()
+    again = run("score", originals, restored, "--as", cited, "--weights", file, "--json", "-")
+    assert again.exit_code == 0, again.stderr
+    assert [f"{pair['score']:.6g}" for pair in json.loads(again.stdout)["pairs"]] == [
+        f"{float(row['score']):.6g}" for row in rows
+    ]
     refused("name: expected that of a model of timm", "score", originals, restored, "--backbone", "timm:nope")
     monkeypatch.setattr("damlpips.cli.options.find_spec", lambda name: None if name == "timm" else find_spec(name))
     refused(r"needs: pip install 'damlpips\[timm\]'", *call)
+    refused(r"needs: pip install 'damlpips\[timm\]'", "score", originals, restored, "--as", cited)

@@ -85,8 +85,7 @@ class Chosen:
             return self._as_cited(self.cited)
         options = self.settings().changed()
         if self.backbone is not None:
-            if self.backbone.startswith(TIMM):
-                check_installed(f"--backbone {self.backbone}", "timm", ["timm"])
+            _check_backbone(self.backbone)
             options["backbone"] = self.backbone
         try:
             return self.metric.kind(**options)
@@ -102,6 +101,7 @@ class Chosen:
             fail(f"--as: says all that {_spelled(other[0])} says: leave one of them out")
         try:
             cited = Citation.of(text)
+            _check_backbone(cited.backbone)
             if self.metric not in (DEFAULT.metric, cited.metric):
                 fail(f"--metric {self.metric.value}: --as says {cited.metric.name}")
             # a score a pair, of one frame at a time
@@ -119,6 +119,12 @@ class Chosen:
 DEFAULT = Chosen()
 # Options that are given beside `--as`: where files are that it has only the digest of.
 FILES = ("weights", "heads")
+
+
+def _check_backbone(name: str) -> None:
+    """Fail now if a network's package is missing."""
+    if name.startswith(TIMM):
+        check_installed(f"--backbone {name}", "timm", ["timm"])
 
 
 def _annotation(name: str) -> Any:
