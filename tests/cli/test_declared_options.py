@@ -82,7 +82,7 @@ def test_every_declared_option_is_in_both_commands(command: str) -> None:
 @pytest.mark.parametrize(
     ("message", "options"),
     [
-        ("'ssim' is not one of 'damlpips', 'lpips'", ["--metric", "ssim"]),
+        ("'ssimm' is not one of 'damlpips', 'lpips'|unknown metric 'ssimm': did you mean ", ["--metric", "ssimm"]),
         ("unknown backbone 'alexa': expected one of 'nano', 'alex'", ["--backbone", "alexa"]),
         ("--heads uniform: only --metric lpips has heads", ["--heads", "uniform"]),
         ("unknown heads 'v9': expected one of 'v0.1'", ["--metric", "lpips", "--heads", "v9"]),

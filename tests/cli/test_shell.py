@@ -118,7 +118,8 @@ class TestCompletion:
         assert self.completed("damlpips score --backbone ") == list(BACKBONES)
         begun = [name for name in BACKBONES if name.startswith("vgg")]
         assert self.completed("damlpips map --backbone vgg") == begun
-        assert self.completed("damlpips score --metric ") == ["damlpips", "lpips"]
+        assert self.completed("damlpips map --metric ") == ["damlpips", "lpips"]
+        assert self.completed("damlpips score --metric damlpips-a") == ["damlpips-alex"]
         assert self.completed("damlpips score --device c") == ["cpu", "cuda"]
         assert self.completed("damlpips ") == COMMANDS
         assert "--frames-csv" in self.completed("damlpips score --fra")

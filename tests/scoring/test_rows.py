@@ -17,12 +17,13 @@ from damlpips.report.page.reading import RunSettings, ScoredPair, read_rows
 from damlpips.report.page.rendering import render_report
 from damlpips.scoring import rows
 from damlpips.scoring.formats import READERS, Csv, JsonLines, write_parquet
-from damlpips.scoring.frames import FrameScores
+from damlpips.scoring.frames import Compared, FrameScores
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.journal import RowFile
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.rows import COLUMNS, FRAME, INTEGER, NUMBER, PAIR, RUN, SCORE, TEXT, Column, Table
 from damlpips.scoring.scorer import Score
+from damlpips.scoring.several import Said, as_text
 from tests.support.pictures import image_file
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -32,6 +33,7 @@ OLD = (
     *("sha256", "reference_sha256", "weights", "options", "error"),
 )
 TABLE = Table({column.name: f"{column.name}=of this run" for column in COLUMNS if column.source is RUN}, layers=2)
+OTHERS = ("psnr", "piq:fsim")
 PYTHON = {TEXT: str, INTEGER: int, NUMBER: float}
 PARQUET = {TEXT: "string", INTEGER: "int32", NUMBER: "double"}
 NEW = Column("seconds", NUMBER, SCORE, "how long it took", lambda score: 1.5 if score.score else None, label="Took")
@@ -40,7 +42,9 @@ NEW = Column("seconds", NUMBER, SCORE, "how long it took", lambda score: 1.5 if 
 def scores(*errors: str) -> list[Score]:
     pairs = [Pair(Path("r.png"), Path(f'{k} "d",\n.png'), str(k), "m") for k in range(len(errors))]
     return [
-        Score(p, None, (), None, "", "s", error) if error else Score(p, k / 3, (k / 3, 0.1), (40, 50), "d", "s")
+        Score(p, None, (), None, "", "s", error)
+        if error
+        else Score(p, k / 3, (k / 3, 0.1), (40, 50), "d", "s", others=(k / 7, None if k == 0 else 0.5))
         for k, (p, error) in enumerate(zip(pairs, errors, strict=True))
     ]
 
@@ -66,9 +70,12 @@ def test_old_columns_are_all_there_in_order() -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("others", [(), OTHERS], ids=["one metric", "several"])
 @pytest.mark.usefixtures("columns")
-def test_every_column_comes_back_from_every_format(tmp_path: Path, kind: str) -> None:
-    table, every = Table(TABLE.settings, 2), scores("", "no score", "")
+def test_every_column_comes_back_from_every_format(tmp_path: Path, kind: str, others: tuple[str, ...]) -> None:
+    table, every = Table(TABLE.settings, 2, others=others), scores("", "no score", "")
+    if not others:
+        every = [replace(score, others=()) for score in every]
     file = tmp_path / f"s.{kind}"
     if kind == "parquet":
         write_parquet(written(tmp_path / "s.jsonl", JsonLines(table), every), file, table)
@@ -85,16 +92,18 @@ def test_every_column_comes_back_from_every_format(tmp_path: Path, kind: str) ->
 
 
 def test_rows_of_frames_come_back_as_those_of_their_pairs(tmp_path: Path, columns: Sequence[Column]) -> None:
-    table = Table(TABLE.settings, 2, per_frame=True)
+    table = Table(TABLE.settings, 2, per_frame=True, others=OTHERS)
     assert {c.name for c in table.columns} == {c.name for c in columns}
     frames = FrameScores()
     for k in range(3):
-        frames.add([k / 7, 0.5], k / 7 + 0.5, k / 25 if k else float("nan"))
+        found = Compared([k / 7, 0.5], k / 7 + 0.5, (k / 11, None if k == 1 else 0.5))
+        frames.add(found, k / 25 if k else float("nan"))
     layers, mean = frames.mean()
     every = scores("", "no score", "")
-    every[2] = replace(every[2], score=mean, layers=tuple(layers), frames=frames)
+    every[2] = replace(every[2], score=mean, layers=tuple(layers), frames=frames, others=frames.means_of_others())
+    assert every[2].others == (pytest.approx(1 / 11), None)
     file = RowFile(written(tmp_path / "f.csv", Csv(table), every), Csv(table))
-    alone = Table(TABLE.settings, 2)
+    alone = Table(TABLE.settings, 2, others=OTHERS)
     kept = [scored.row for scored in file.keep(3, [score.pair for score in every])]
     assert [{name: row[name] for name in alone.types} for row in kept] == [alone.scored(s).row for s in every]
     with open(tmp_path / "f.csv", newline="", encoding="utf-8") as opened:
@@ -105,7 +114,8 @@ def test_rows_of_frames_come_back_as_those_of_their_pairs(tmp_path: Path, column
 @pytest.mark.parametrize("form", [Csv, JsonLines])
 @pytest.mark.usefixtures("columns")
 def test_rows_of_another_run_are_refused(tmp_path: Path, form: type[Csv]) -> None:
-    table, every = Table(TABLE.settings, 2), scores("", "")
+    settings = {**TABLE.settings, "metrics": as_text([Said("psnr", False, "PSNR")])}
+    table, every = Table(settings, 2, others=OTHERS), scores("", "")
     pairs = [score.pair for score in every]
     for column in table.columns:
         if column.source not in (RUN, PAIR):
@@ -114,16 +124,19 @@ def test_rows_of_another_run_are_refused(tmp_path: Path, form: type[Csv]) -> Non
         file = written(tmp_path / column.name, form(table), every[:1])
         with open(file, "a", encoding="utf-8") as opened:
             opened.write(form(table).text(changed))
-        with pytest.raises(ScoringError, match=r"row 2 (has|was scored with) .*; --overwrite starts anew"):
+        with pytest.raises(
+            ScoringError, match=r"row 2 (has|was scored with|metrics: expected) .*; --overwrite starts anew"
+        ):
             list(RowFile(file, form(table)).keep(2, pairs))
     # an older version may have written rows without one of the columns
     for left_out in table.columns:
         others = [column for column in rows.COLUMNS if column is not left_out]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(rows, "COLUMNS", others)
-            file = written(tmp_path / f"without {left_out.name}", form(Table(TABLE.settings, 2)), every)
-        with pytest.raises(ScoringError, match=f"it lacks {left_out.name}.*; --overwrite starts anew"):
-            RowFile(file, form(Table(TABLE.settings, 2)))
+            file = written(tmp_path / f"without {left_out.name}", form(Table(settings, 2, others=OTHERS)), every)
+        lacked = left_out.headers(2, OTHERS)[0]
+        with pytest.raises(ScoringError, match=f"it lacks {lacked}.*; --overwrite starts anew"):
+            RowFile(file, form(table))
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -145,7 +158,7 @@ def test_what_a_report_is_made_of(tmp_path: Path, kind: str, columns: Sequence[C
     assert {name: getattr(pair, name) for name in ScoredPair._fields if name in row} == {
         name: row[name] for name in ScoredPair._fields if name in row
     }
-    assert pair.settings._asdict() == TABLE.settings
+    assert pair.settings._asdict() == {**TABLE.settings, "metrics": ""}
     row = Table(TABLE.settings, 2).scored(every[2]).row
     assert pair.labelled == tuple((c.label, str(row[c.name])) for c in columns if c.label)
 
@@ -183,7 +196,8 @@ def test_the_docs_have_all_columns(page: str, sources: tuple[rows.Source, ...]) 
     assert found
 
     def headers(column: Column) -> str:
-        return ", ".join(f"`{name}`" for name in column.headers(2)) + ", ..." * column.numbered
+        named = column.headers(2, OTHERS)
+        return ", ".join(f"`{name}`" for name in named) + ", ..." * (column.numbered or column.named)
 
     assert found[1].splitlines() == [
         f"| {headers(c)} | {c.type} | {c.meaning} |" for c in COLUMNS if c.source in sources

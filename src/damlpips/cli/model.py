@@ -69,11 +69,11 @@ class Chosen:
         for name, value in self.given.items():
             if name not in self.metric.settings.commands():
                 (owner,) = (metric.value for metric in Metric if name in metric.settings.commands())
-                fail(f"{_spelled(name)} {value}: only --metric {owner} has {name}")
+                fail(f"{spelled_option(name)} {value}: only --metric {owner} has {name}")
             try:
                 options[name] = COMMANDS[name].value(value) if isinstance(value, str) else value
             except ValueError as error:
-                fail(f"{_spelled(name)} {value}: {error}")
+                fail(f"{spelled_option(name)} {value}: {error}")
         try:
             return self.metric.settings.make(options)
         except (ValueError, TypeError) as error:
@@ -98,7 +98,7 @@ class Chosen:
 
         other = [name for name in self.given if name not in FILES] + ["backbone"] * (self.backbone is not None)
         if other:
-            fail(f"--as: says all that {_spelled(other[0])} says: leave one of them out")
+            fail(f"--as: says all that {spelled_option(other[0])} says: leave one of them out")
         try:
             cited = Citation.of(text)
             _check_backbone(cited.backbone)
@@ -132,11 +132,13 @@ def _annotation(name: str) -> Any:
     command = COMMANDS[name]
     # a flag says the other value than the default
     default = {getattr(metric.settings, name, None) for metric in Metric} - {None}
-    flag = [f"{_spelled(name)}/{' ' if default == {False} else _spelled(f'no_{name}')}"] if command.type is bool else []
+    other = " " if default == {False} else spelled_option(f"no_{name}")
+    flag = [f"{spelled_option(name)}/{other}"] if command.type is bool else []
     return Annotated[command.type | None, typer.Option(*flag, metavar=command.metavar, help=command.help)]
 
 
-def _spelled(name: str) -> str:
+def spelled_option(name: str) -> str:
+    """Return an option as it is typed."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -145,18 +147,14 @@ def _chosen(given: dict[str, Any]) -> Chosen:
     return Chosen(metric, backbone, {name: value for name, value in given.items() if value is not None}, cited)
 
 
-# Lets a command have `--metric`, `--backbone` and each option that the settings of a metric declare for commands, in
-# the place of its parameter `chosen`.
-takes_metric = in_place_of(
-    "chosen",
-    [
-        option("metric", Metric.DAMLPIPS, MetricOption),
-        option("backbone", None, BackboneOption),
-        *(option(name, None, _annotation(name)) for name in COMMANDS),
-        option("cited", None, CitedOption),
-    ],
-    _chosen,
-)
+# `--backbone`, each option that the settings of a metric declare for commands, and `--as` in place of them
+OPTIONS = [
+    option("backbone", None, BackboneOption),
+    *(option(name, None, _annotation(name)) for name in COMMANDS),
+    option("cited", None, CitedOption),
+]
+# Lets a command have `--metric` and these, in the place of its parameter `chosen`.
+takes_metric = in_place_of("chosen", [option("metric", Metric.DAMLPIPS, MetricOption), *OPTIONS], _chosen)
 
 
 # remarks on files that are printed; the others are counted
@@ -223,8 +221,9 @@ def in_options(message: str) -> str:
         >>> in_options("use resize='reference'"), in_options("tile: expected None or at least 44 pixels")
         ('use --resize reference', '--tile: expected None or at least 44 pixels')
     """
-    message = re.sub(rf"\buse ({NAMES})=(?:'(\w+)'|(N))", lambda m: f"use {_spelled(m[1])} {m[2] or m[3]}", message)
-    message = re.sub(rf"\b({NAMES})=(?=')", lambda m: f"{_spelled(m[1])} ", message)
-    message = re.sub(rf"^({NAMES}): ", lambda m: f"{_spelled(m[1])}: ", message)
+    used = rf"\buse ({NAMES})=(?:'(\w+)'|(N))"
+    message = re.sub(used, lambda m: f"use {spelled_option(m[1])} {m[2] or m[3]}", message)
+    message = re.sub(rf"\b({NAMES})=(?=')", lambda m: f"{spelled_option(m[1])} ", message)
+    message = re.sub(rf"^({NAMES}): ", lambda m: f"{spelled_option(m[1])}: ", message)
     embedded = "Or use the embedded backbone, which needs no other file: DAMLPIPS('nano')."
     return message.replace(embedded, "Or use --metric damlpips.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -10,7 +11,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from damlpips.cli.model import DEFAULT, Chosen, DeviceOption, bad_input, in_options, takes_metric
+from damlpips.cli.metrics import ALONE, Several, settings_of, takes_metrics
+from damlpips.cli.model import DeviceOption, bad_input, in_options
 from damlpips.cli.options import (
     READING,
     check_outputs,
@@ -22,17 +24,23 @@ from damlpips.cli.options import (
 from damlpips.cli.program import FAILED_PAIRS, app, complain, fail
 from damlpips.cli.summary import RunSummary
 from damlpips.files import spelled
-from damlpips.models.registry import Metric
 from damlpips.scoring.reading import Reading
 from damlpips.scoring.workers import here
 
 if TYPE_CHECKING:
-    from damlpips.models.base import PerceptualDistance
     from damlpips.scoring.pairs import Pair
-    from damlpips.scoring.rows import Scored, Table
+    from damlpips.scoring.rows import Scored
     from damlpips.scoring.scorer import Score
 
 T = TypeVar("T")
+
+
+class Channels(str, Enum):
+    """What PSNR, SSIM and MS-SSIM compare."""
+
+    RGB = "rgb"
+    Y = "y"
+
 
 # Fewer pairs than this are scored before anyone has noticed the bar.
 PAIRS_WORTH_A_BAR = 16
@@ -46,6 +54,8 @@ EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]damlpips score originals/ restored/ --metric lpips --json - > scores.json[/cyan]
 
+[cyan]damlpips score originals/ restored/ --metric damlpips --metric lpips-alex --metric psnr -o scores.csv[/cyan]
+
 [cyan]damlpips score originals/ restored/ --pairs pairs.csv --csv scores.csv[/cyan]
 
 [cyan]damlpips score original.mp4 encoded.mp4 --frames-csv frames.csv[/cyan]
@@ -58,7 +68,7 @@ EXAMPLES = """[bold]Examples[/bold]
 
 
 @app.command(epilog=EXAMPLES)
-@takes_metric
+@takes_metrics
 @takes_reading
 def score(
     reference: Annotated[
@@ -84,7 +94,10 @@ def score(
             " (others are ignored), each a path within the folders REF and DIST.",
         ),
     ] = None,
-    chosen: Chosen = DEFAULT,
+    chosen: Several = ALONE,
+    channels: Annotated[
+        Channels, typer.Option(help="What psnr, ssim and ms-ssim compare: all colours, or luma (Y of BT.601).")
+    ] = Channels.RGB,
     device: DeviceOption = "auto",
     frames: Annotated[
         bool, typer.Option("--frames", help="A folder of images is a video, and they are its frames, in order.")
@@ -122,7 +135,8 @@ def score(
     """Score images or videos against a reference: two files, two folders, one file and a folder, or a list of pairs.
 
     The score of a video is the mean over its frames. A run that was killed goes on where it stopped when the same
-    command is given again. A pair that cannot be scored gets a row with its error, and the exit code is 3.
+    command is given again. A pair that cannot be scored, at all or by one of several metrics, gets a row with its
+    error, and the exit code is 3.
     """
     files = {"--csv": csv, "--jsonl": jsonl, "--parquet": parquet, "--json": json, "--output": output}
     files["--frames-csv"] = frames_csv  # last: a pair whose frames are written has its own row, too
@@ -131,7 +145,9 @@ def score(
         from damlpips.scoring import shards
         from damlpips.scoring.destinations import alone, destinations, growing, opened
         from damlpips.scoring.pairs import PassedOver
-        from damlpips.scoring.scorer import score_pairs
+        from damlpips.scoring.rows import Table
+        from damlpips.scoring.scorer import layer_count, score_pairs
+        from damlpips.scoring.several import as_text
 
         wanted = destinations(files)
         team = here()
@@ -146,9 +162,9 @@ def score(
         two_files = distorted is not None and pairs is None and not distorted.is_dir()
         errors = "raise" if two_files and not found[0].video else "keep"
         where = find_device(device)
-        model = chosen.build().to(where).load()
-        metric = Metric[model.settings.metric]
-        table = _table(model, metric, reading)
+        model, others, said = chosen.build(where, channels.value)
+        settings = settings_of(model, **reading.in_rows()) | {"metrics": as_text(said)}
+        table = Table(settings, layer_count(model), others=tuple(spelled(other.said.name) for other in others))
         progress = _Progress(len(found), shown=not quiet, videos=any(pair.video for pair in found))
 
         def scored(*, start: int, stop: int | None = None) -> "Iterator[Score]":
@@ -162,6 +178,7 @@ def score(
                 errors=errors,
                 workers=workers,
                 watch=progress.watch,
+                others=others,
                 **asdict(reading),
             )
             for score in scores:
@@ -171,7 +188,7 @@ def score(
         if team is not None and team.rank > 0:
             shards.help_out(team, job)
             return
-        summary, echo = RunSummary(), partial(typer.echo, nl=False)
+        summary, echo = RunSummary(table.others), partial(typer.echo, nl=False)
         notes = {"passed_over": {spelled(kind): number for kind, number in passed_over.kinds.items()}}
         with (
             alone(wanted),
@@ -197,7 +214,7 @@ def score(
                     outputs.write(row)
                     summary.add(row)
         if not quiet and not to_standard_output(files):
-            summary.print(f"{metric.value} ({model.source.name}), lower is closer")
+            summary.print(f"{settings['metric']} ({model.source.name}), lower is closer", said)
         if summary.failed:
             summary.complain()
             raise typer.Exit(FAILED_PAIRS)
@@ -244,20 +261,6 @@ def _pairs(
     if distorted is None:
         return find_methods(reference, methods, manifest, **options)
     return find_pairs(reference, distorted, manifest, **options)
-
-
-def _table(model: "PerceptualDistance", metric: Metric, reading: Reading) -> "Table":
-    """Return the columns of a run, and what every row says about it: all that a score depends on but the images."""
-    from damlpips.scoring.rows import Table
-    from damlpips.scoring.scorer import layer_count
-
-    settings = {
-        "metric": metric.value,
-        "backbone": model.source.name,
-        "weights": model.source.identity(),
-        "options": model.settings.in_rows(**reading.in_rows()),
-    }
-    return Table(settings, layer_count(model))
 
 
 class _Progress(ProgressColumn):

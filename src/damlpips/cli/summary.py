@@ -1,5 +1,6 @@
 """The summary that `damlpips score` prints: means, the first scores and the first errors, however many there are."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from damlpips.files import spelled, unspelled
 
 if TYPE_CHECKING:
     from damlpips.scoring.rows import Scored
+    from damlpips.scoring.several import Said
 
 # Nobody reads more rows than this on a screen.
 MOST_ROWS = 50
@@ -35,56 +37,70 @@ class Mean:
 
 
 class RunSummary:
-    """Means, the first rows and the first errors of a run."""
+    """Means, the first rows and the first errors of a run; `others` are the columns of its further metrics."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: Sequence[str] = ()) -> None:
         self.pairs = self.failed = 0
-        self.mean = Mean()
-        self.methods: dict[str, Mean] = {}
+        self._columns = ("score", *others)
+        self.means = self._none()
+        self.methods: dict[str, list[Mean]] = {}
         self._kinds: set[str] = set()
-        self._rows: list[tuple[str, str]] = []
+        self._rows: list[tuple[str, list[str]]] = []
         self._errors: list[str] = []
 
+    def _none(self) -> list[Mean]:
+        return [Mean() for _ in self._columns]
+
     def add(self, scored: "Scored") -> None:
-        """Count a pair."""
+        """Count a pair; one that lacks any of its scores has failed."""
         self.pairs += 1
-        pair, score = scored.pair, scored.row["score"]
+        pair, values = scored.pair, [scored.row[name] for name in self._columns]
         self._kinds.add("video" if pair.video else "image")
-        method = self.methods.setdefault(pair.method, Mean())
-        if score is None:
+        method = self.methods.setdefault(pair.method, self._none())
+        if None in values:
             self.failed += 1
             self._errors = [*self._errors, unspelled(str(scored.row["error"]))][:MOST_ERRORS]
-        else:
-            self.mean.add(float(score))
-            method.add(float(score))
+        for k, value in enumerate(values):
+            if value is not None:
+                self.means[k].add(float(value))
+                method[k].add(float(value))
         if self.pairs <= MOST_ROWS:
-            self._rows.append((pair.name, "failed" if score is None else number(float(score))))
+            self._rows.append((pair.name, ["failed" if value is None else number(float(value)) for value in values]))
 
-    def print(self, title: str) -> None:
-        """Print every score if there are few, otherwise the mean; with methods, the mean of each."""
+    def print(self, title: str, metrics: "Sequence[Said]" = ()) -> None:
+        """Print every score if there are few, otherwise the mean; with methods, the mean of each.
+
+        Args:
+            metrics: what the rows say of several metrics: there is a column for each.
+        """
         named = [name for name in self.methods if name]
         kind = " or ".join(sorted(self._kinds)) or "image"
+        heads = [f"{spelled(metric.name)} {metric.arrow}" for metric in metrics] or ["mean" if named else "score"]
+        title = "\u2193 lower is closer, \u2191 higher is closer" if metrics else title
         table = Table(title=title, box=box.SIMPLE, min_width=len(title) + 2, title_justify="left")
         table.add_column("method" if named else kind, overflow="fold")
         if named:
             table.add_column("pairs", justify="right", no_wrap=True)
-        table.add_column("mean" if named else "score", justify="right", no_wrap=True)
+        for head in heads:
+            table.add_column(Text(head), justify="right", no_wrap=True)
         if named:
             for name in named:
-                table.add_row(_text(name), str(self.methods[name].count), str(self.methods[name]))
+                means = self.methods[name]
+                table.add_row(_text(name), str(max(mean.count for mean in means)), *map(str, means))
         elif self.pairs > MOST_ROWS:
-            table.add_row(f"mean of {self.mean.count} {kind}s", str(self.mean))
+            table.add_row(f"mean of {max(mean.count for mean in self.means)} {kind}s", *map(str, self.means))
         else:
-            for position, (name, value) in enumerate(self._rows, 1):
-                table.add_row(_text(name), value, end_section=position == len(self._rows))
+            for position, (name, values) in enumerate(self._rows, 1):
+                table.add_row(_text(name), *values, end_section=position == len(self._rows))
             if len(self._rows) > 1:
-                table.add_row("mean", str(self.mean))
+                table.add_row("mean", *map(str, self.means))
         print_table(table)
 
     def complain(self) -> None:
         """Print on stderr which pairs have no score."""
         lines = [*self._errors, f"and {self.failed - len(self._errors)} more"][: self.failed]
-        complain(f"{self.failed} of {self.pairs} pairs could not be scored:", *(f"  {line}" for line in lines))
+        by = " by every metric" if len(self._columns) > 1 else ""
+        complain(f"{self.failed} of {self.pairs} pairs could not be scored{by}:", *(f"  {line}" for line in lines))
 
 
 def _text(name: str) -> Text:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from damlpips.files import MOST_SHOWN, open_regular, replacing, shown, spelled, unspelled
 from damlpips.scoring.images import ScoringError
-from damlpips.scoring.rows import INTEGER, NUMBER, TEXT, Row, Table, Value
+from damlpips.scoring.rows import INTEGER, NUMBER, TEXT, Row, Table
 from damlpips.version import __version__
 
 QUOTE = '"'
@@ -289,7 +289,14 @@ def _integer(name: str, value: Any) -> int | None:
     return None if found is None else int(found)
 
 
-CONVERTERS: Mapping[str, Callable[[str, Any], Value]] = {TEXT: _text, INTEGER: _integer, NUMBER: _number}
+# the type of a column that only the rows themselves can tell
+ANY = "any"
+CONVERTERS: Mapping[str, Callable[[str, Any], Any]] = {
+    TEXT: _text,
+    INTEGER: _integer,
+    NUMBER: _number,
+    ANY: lambda _, value: value,
+}
 
 
 def journal_of(path: Path) -> Path:
@@ -310,22 +317,39 @@ def _rows(journal: Path, table: Table) -> Iterator[Row]:
 
 def json_parts(journal: Path, table: Table, notes: Mapping[str, Any] = MappingProxyType({})) -> Iterator[str]:
     """Yield the text of a JSON object with the mean, notes that say something, and every pair, in full precision."""
-    count, total = 0, Fraction(0)
+    names = "score", *table.others
+    means = {name: _Mean() for name in names}
     for row in _rows(journal, table):
-        if isinstance(row["score"], float):
-            count, total = count + 1, total + Fraction(row["score"])
+        for name, mean in means.items():
+            if isinstance(value := row[name], float):
+                mean.add(value)
     head = {
         "metric": table.settings["metric"],
         "backbone": table.settings["backbone"],
         "version": __version__,
-        "mean": float(total / count) if count else None,
+        "mean": means["score"].value,
+        **({"means": {name: means[name].value for name in table.others}} if table.others else {}),
         **{name: note for name, note in notes.items() if note},
     }
     yield json.dumps(head, indent=2)[:-2] + ',\n  "pairs": ['
     for number, row in enumerate(_rows(journal, table)):
-        names = "reference", "distorted", "score", *(name for name in ("method", "error") if row[name])
-        yield ("," if number else "") + "\n    " + json.dumps({name: row[name] for name in names})
+        kept = "reference", "distorted", *names, *(name for name in ("method", "error") if row[name])
+        yield ("," if number else "") + "\n    " + json.dumps({name: row[name] for name in kept})
     yield "\n  ]\n}\n"
+
+
+class _Mean:
+    """The mean of numbers whose sum is never rounded."""
+
+    def __init__(self) -> None:
+        self._count, self._total = 0, Fraction(0)
+
+    def add(self, value: float) -> None:
+        self._count, self._total = self._count + 1, self._total + Fraction(value)
+
+    @property
+    def value(self) -> float | None:
+        return float(self._total / self._count) if self._count else None
 
 
 def check_parquet(doing: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, islice, pairwise, zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 from typing_extensions import Unpack
@@ -24,8 +25,19 @@ from damlpips.scoring.reading import Reading, ReadingOptions, note
 from damlpips.scoring.videos import Frame
 
 Layers = Sequence[float]
-# distorted and reference frames of one shape and type -> each frame's layers and score
-Compare = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[tuple[Layers, float]]]
+
+
+class Compared(NamedTuple):
+    """What two images scored: the layers and their sum; the other metrics' scores, and why any of these is missing."""
+
+    layers: Layers
+    value: float
+    others: tuple[float | None, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+
+# distorted and reference frames of one shape and type
+Compare = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Compared]]
 
 
 def frame_files(folder: Path) -> list[Path]:
@@ -237,32 +249,49 @@ class FrameScores:
         scores: of each frame.
         layers: what each layer adds to them, one frame after the other.
         times: when each frame of the distorted video is shown, in seconds; NaN if unknown.
+        others: the scores of other metrics, one frame after the other; NaN where there is none.
+        reasons: why a metric has none: that of the first such frame.
     """
 
     scores: "array[float]" = field(default_factory=_floats)
     layers: "array[float]" = field(default_factory=_floats)
     times: "array[float]" = field(default_factory=_floats)
+    others: "array[float]" = field(default_factory=_floats)
+    reasons: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def add(self, layers: Layers, score: float, time: float) -> None:
+    def add(self, found: Compared, time: float) -> None:
         """Add a frame."""
-        self.scores.append(score)
-        self.layers.extend(layers)
+        if found.reasons and not self.reasons:
+            self.reasons.extend(f"frame {len(self)}: {reason}" for reason in found.reasons)
+        self.scores.append(found.value)
+        self.layers.extend(found.layers)
+        self.others.extend(math.nan if value is None else value for value in found.others)
         self.times.append(time)
 
-    def __iter__(self) -> Iterator[tuple[Layers, float, float]]:
-        """Yield each frame's layers, score and time."""
-        width = len(self.layers) // max(1, len(self))
+    def __iter__(self) -> Iterator[tuple[Compared, float]]:
+        """Yield what each frame scored, and its time."""
+        width, more = self._widths()
         for k, (score, time) in enumerate(zip(self.scores, self.times, strict=True)):
-            yield self.layers[k * width : (k + 1) * width].tolist(), score, time
+            others = tuple(None if math.isnan(v) else v for v in self.others[k * more : (k + 1) * more])
+            yield Compared(self.layers[k * width : (k + 1) * width].tolist(), score, others), time
+
+    def _widths(self) -> tuple[int, int]:
+        return len(self.layers) // max(1, len(self)), len(self.others) // max(1, len(self))
 
     def mean(self) -> tuple[list[float], float]:
         """Return the means over all frames of what each layer adds and of the score; each sum is rounded once."""
-        width = len(self.layers) // len(self)
+        width, _ = self._widths()
         means = [math.fsum(self.layers[k::width]) / len(self) for k in range(width)]
         return means, math.fsum(self.scores) / len(self)
+
+    def means_of_others(self) -> tuple[float | None, ...]:
+        """Return the mean over all frames of each other metric; None where a frame has none."""
+        _, more = self._widths()
+        sums = (math.fsum(self.others[k::more]) for k in range(more))
+        return tuple(None if math.isnan(total) else total / len(self) for total in sums)
 
 
 def score_frames(
@@ -326,10 +355,10 @@ def score_frames(
             for _, pairs in groupby(zip(part, other, strict=True), lambda pair: [frame.pixels.dtype for frame in pair]):
                 a, b = zip(*pairs, strict=True)
                 rows = compare([frame.pixels for frame in a], [frame.pixels for frame in b])
-                for frame, (layers, score) in zip(a, rows, strict=True):
-                    if not math.isfinite(score):
-                        raise ScoringError(f"{distorted}: the score of frame {len(found)} is {score}")
-                    found.add(layers, score, frame.time)
+                for frame, row in zip(a, rows, strict=True):
+                    if not math.isfinite(row.value):
+                        raise ScoringError(f"{distorted}: the score of frame {len(found)} is {row.value}")
+                    found.add(row, frame.time)
             if watch is not None:
                 watch(len(found))
     if sizes is None:

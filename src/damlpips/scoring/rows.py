@@ -5,7 +5,7 @@ and a test fails until the docs list it.
 """
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
@@ -13,7 +13,8 @@ from itertools import count, takewhile
 from typing import Any, NamedTuple
 
 from damlpips.files import spelled
-from damlpips.scoring.frames import FrameScores
+from damlpips.scoring import several
+from damlpips.scoring.frames import Compared, FrameScores
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.scorer import Score
 
@@ -52,6 +53,8 @@ class Column:
         value: takes the value from the source, where that is not just what has the name of the column; of a numbered
             column all values, or none where there is no score.
         numbered: whether it stands for one column a layer.
+        named: whether it stands for one column for each other metric of a run, under that metric's name.
+        several: whether only the rows of several metrics have it.
         needed: whether a report cannot be made without it. New columns are not: older files lack them.
         label: what the report calls it beside each pair; empty to leave it out.
     """
@@ -62,6 +65,8 @@ class Column:
     meaning: str
     value: Callable[[Any], Any] | None = None
     numbered: bool = False
+    named: bool = False
+    several: bool = False
     needed: bool = False
     label: str = ""
 
@@ -71,12 +76,16 @@ class Column:
             return self.value(source)
         return source[self.name] if isinstance(source, Mapping) else getattr(source, self.name)
 
-    def headers(self, layers: int) -> list[str]:
-        """Return its headers: one, or if it is numbered one a layer."""
+    def headers(self, layers: int, others: Sequence[str] = ()) -> list[str]:
+        """Return its headers: one, or if it is numbered one a layer, if it is named one for each other metric."""
+        if self.named:
+            return list(others)
         return [f"{self.name}{k}" for k in range(layers)] if self.numbered else [self.name]
 
     def headers_in(self, headers: Container[str]) -> list[str]:
-        """Return those of its headers that a file has."""
+        """Return those of its headers that a file has; of one that is named none, since only its rows say them."""
+        if self.named:
+            return []
         names = (f"{self.name}{k}" for k in count()) if self.numbered else [self.name]
         return list(takewhile(headers.__contains__, names))
 
@@ -90,6 +99,14 @@ COLUMNS = (
     Column("frames", INTEGER, FRAME, "how many frames the video has"),
     Column("time", NUMBER, FRAME, "when the frame is shown, in seconds"),
     Column("score", NUMBER, SCORE, "lower is closer; empty (null) where there is an error", needed=True),
+    Column(
+        "others",
+        NUMBER,
+        SCORE,
+        "the score of each further `--metric`, under its name, in its own direction and unit",
+        named=True,
+        several=True,
+    ),
     Column("metric", TEXT, RUN, "what was computed", needed=True),
     Column("backbone", TEXT, RUN, "the network that it was computed with", needed=True),
     Column("method", TEXT, PAIR, "the name given with `--method`", needed=True),
@@ -114,6 +131,13 @@ COLUMNS = (
     Column("reference_sha256", TEXT, SCORE, "the SHA-256 of the reference file", needed=True),
     Column("weights", TEXT, RUN, "the network's name and its weights' SHA-256", needed=True),
     Column("options", TEXT, RUN, "everything else that the score depends on", needed=True),
+    Column(
+        "metrics",
+        TEXT,
+        RUN,
+        "of several metrics: what each of them is, the first one included, as JSON",
+        several=True,
+    ),
     Column("error", TEXT, SCORE, "why there is no score", lambda score: score.error or "", needed=True),
 )
 
@@ -134,20 +158,23 @@ class Table:
         settings: the values of the columns of `Source.RUN`.
         per_frame: whether there is a row for each frame, with the columns of `Source.FRAME`. A pair without a score has
             one row, without a number; a pair of images counts as one frame.
+        others: the names of the further metrics of the run.
     """
 
     settings: Mapping[str, str]
     layers: int
     per_frame: bool = False
+    others: tuple[str, ...] = ()
 
     @cached_property
     def columns(self) -> list[Column]:
-        return [column for column in COLUMNS if self.per_frame or column.source is not FRAME]
+        columns = [column for column in COLUMNS if self.per_frame or column.source is not FRAME]
+        return [column for column in columns if self.others or not column.several]
 
     @cached_property
     def headers(self) -> dict[str, list[str]]:
         """The headers of each column, by its name."""
-        return {column.name: column.headers(self.layers) for column in COLUMNS}
+        return {column.name: column.headers(self.layers, self.others) for column in COLUMNS}
 
     @cached_property
     def types(self) -> dict[str, str]:
@@ -161,7 +188,7 @@ class Table:
             headers, value = self.headers[column.name], column.value_in(sources[column.source])
             if column.type == TEXT:
                 value = spelled(value)
-            if column.numbered:
+            if column.numbered or column.named:
                 row.update(zip(headers, value or [None] * len(headers), strict=True))
             else:
                 row[headers[0]] = value
@@ -177,11 +204,12 @@ class Table:
         if not self.per_frame or score is None:
             yield scored.row
         elif score.frames is None:
-            yield self._row(score, FramePlace(0, 1) if score.error is None else None)
+            yield self._row(score, FramePlace(0, 1) if score.score is not None else None)
         else:
-            for number, (layers, value, time) in enumerate(score.frames):
+            for number, (found, time) in enumerate(score.frames):
                 place = FramePlace(number, len(score.frames), None if math.isnan(time) else time)
-                yield self._row(replace(score, score=value, layers=tuple(layers)), place)
+                of_frame = replace(score, score=found.value, layers=tuple(found.layers), others=found.others)
+                yield self._row(of_frame, place)
 
     def _row(self, score: Score, place: FramePlace | None = None) -> Row:
         sources = {PAIR: score.pair, RUN: self.settings, SCORE: score, FRAME: place or FramePlace()}
@@ -194,6 +222,8 @@ class Table:
             if row[name] != wanted:
                 if name == "options":
                     return _options_differ(str(row[name]), str(wanted))
+                if name == "metrics":
+                    return several.difference(str(row[name]), str(wanted))
                 return f"has {name} {row[name]!r}, this run {wanted!r}"
         return None
 
@@ -209,7 +239,10 @@ class PairRows:
     """Puts the rows of a file together to one for each pair: of frames, with the mean of their scores."""
 
     def __init__(self, table: Table) -> None:
-        self._layers = [name for column in table.columns if column.numbered for name in table.headers[column.name]]
+        self._layers, self._others = (
+            [header for column in table.columns if kind(column) for header in table.headers[column.name]]
+            for kind in (lambda column: column.numbered, lambda column: column.named)
+        )
         self._per_frame = table.per_frame
         self._first: Row | None = None
         self._frames = FrameScores()
@@ -226,11 +259,14 @@ class PairRows:
             raise ValueError(f"no frame {len(self._frames)}")
         self._first = first = self._first or row
         if row["score"] is not None:
-            self._frames.add([float(row[name] or 0) for name in self._layers], float(row["score"]), math.nan)
+            layers = [float(row[name] or 0) for name in self._layers]
+            others = tuple(None if (value := row[name]) is None else float(value) for name in self._others)
+            self._frames.add(Compared(layers, float(row["score"]), others), math.nan)
         if row["frames"] is not None and len(self._frames) != row["frames"]:
             return None
         if len(self._frames):
             layers, score = self._frames.mean()
-            first = {**first, "score": score, **dict(zip(self._layers, layers, strict=True))}
+            means = zip(self._others, self._frames.means_of_others(), strict=True)
+            first = {**first, "score": score, **dict(zip(self._layers, layers, strict=True)), **dict(means)}
         self._first, self._frames = None, FrameScores()
         return first

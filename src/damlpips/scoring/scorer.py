@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,13 +14,13 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from damlpips.models.base import PerceptualDistance
-from damlpips.nets.encoded import Encoded
-from damlpips.scoring.frames import FrameScores, digest_if_readable, score_frames
+from damlpips.scoring.frames import Compared, FrameScores, digest_if_readable, score_frames
 from damlpips.scoring.images import ScoringError, Still, read_still
 from damlpips.scoring.orientation import explained, remark
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.reader import Later, Reader
 from damlpips.scoring.reading import Reading, ReadingOptions, note
+from damlpips.scoring.several import Batch, OtherMetric, Passes
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class Score:
         size: height and width of the distorted image in pixels; None if it could not be read.
         sha256: of the distorted file, or for a folder of frames of the list of theirs; empty if it could not be read.
         reference_sha256: of the reference file.
-        error: why the pair has no score.
+        error: why the pair has no score, or, of several metrics, which of them has none and why.
         frames: for videos with a score, the scores of their frames.
+        others: the scores of the other metrics of the run, each in its own direction; None where there is none.
     """
 
     pair: Pair
@@ -45,6 +47,7 @@ class Score:
     reference_sha256: str = ""
     error: str | None = None
     frames: FrameScores | None = None
+    others: tuple[float | None, ...] = ()
 
 
 class _OutOfMemory(ScoringError):
@@ -94,13 +97,25 @@ class Item(NamedTuple):
         shapes = [None if p is None else (p.shape, p.dtype) for p in images]
         return self.pair.reference if self.shared else None, *shapes
 
-    def score(self, value: float | None, layers: Sequence[float] = (), error: str | None = None) -> Score:
+    def scored(self, found: Compared) -> Score:
+        """Return what the pair scored."""
+        error = f"{self.pair.distorted}: {'; '.join(found.reasons)}" if found.reasons else None
+        return self.score(found.value, found.layers, error, found.others)
+
+    def score(
+        self,
+        value: float | None,
+        layers: Sequence[float] = (),
+        error: str | None = None,
+        others: tuple[float | None, ...] = (),
+    ) -> Score:
         """Return what the pair scored, or why it has no score."""
         if value is not None and not math.isfinite(value):
-            value, layers, error = None, (), f"{self.pair.distorted}: its score is {value}, not a finite number"
+            message = f"{self.pair.distorted}: its score is {value}, not a finite number"
+            value, layers, error = None, (), "; ".join(filter(None, (message, error)))
         pixels, sums = self.distorted.pixels, (self.distorted.sha256, self.reference.sha256)
         size = None if pixels is None else (pixels.shape[1], pixels.shape[2])
-        return Score(self.pair, value, tuple(layers), size, *sums, error)
+        return Score(self.pair, value, tuple(layers), size, *sums, error, others=others)
 
 
 def score_pairs(
@@ -114,6 +129,7 @@ def score_pairs(
     errors: str = "raise",
     workers: int = 0,
     watch: Callable[[Pair, int], None] | None = None,
+    others: Sequence[OtherMetric] = (),
     **reading: Unpack[ReadingOptions],
 ) -> Iterator[Score]:
     """Score pairs of files one batch at a time, in order; an image is read when its batch comes, and so is a frame.
@@ -133,6 +149,8 @@ def score_pairs(
         errors: "raise" for a ScoringError at the first pair without a score, "keep" for a `Score` that says why.
         workers: threads that read the images or frames of the next batches; 0 reads them between batches.
         watch: told how many frames of a video are scored, after each batch of them.
+        others: further metrics of the same pixels, on the same device; one that refuses a pair leaves the others'
+            scores, and its reason in the error.
         reading: `alpha`, `colour`, `orientation` and `max_pixels`, as for `read_image`.
 
     Raises:
@@ -154,7 +172,7 @@ def score_pairs(
         raise ValueError(f"workers: expected at least 0, got {workers}")
     if model.reduction != "none":
         raise ValueError(f"model: expected reduction='none', a score a pair, got {model.reduction!r}")
-    scorer = Scorer(model, torch.device(device) if device is not None else model.anchor.device, watch)
+    scorer = Scorer(model, torch.device(device) if device is not None else model.anchor.device, watch, others)
     found = _scored(scorer, pairs, size=batch_size, span=(start, stop), reading=how, workers=workers)
     return found if errors == "keep" else _sound(found)
 
@@ -249,15 +267,19 @@ def read_picture(path: Path, reading: Reading) -> Picture:
 
 
 class Scorer:
-    """A model, with `reduction="none"`, and the feature maps of the last reference that several pairs shared."""
+    """A model, with `reduction="none"`, and other metrics beside it."""
 
     def __init__(
-        self, model: PerceptualDistance, device: torch.device, watch: Callable[[Pair, int], None] | None = None
+        self,
+        model: PerceptualDistance,
+        device: torch.device,
+        watch: Callable[[Pair, int], None] | None = None,
+        others: Sequence[OtherMetric] = (),
     ) -> None:
-        self.model = model
+        self.model, self.others = model, others
         self.watch = watch
         self.device = device
-        self._encoded: tuple[Path, Encoded] | None = None
+        self.passes = Passes([model, *(other.model for other in others if other.model is not None)])
 
     def scores(self, items: Sequence[Item]) -> list[Score]:
         """Return the scores of pairs, in order; those of equal sizes are scored together.
@@ -281,7 +303,7 @@ class Scorer:
         sums = digest_if_readable(pair.distorted), digest_if_readable(pair.reference)
         try:
             frames, size = score_frames(
-                partial(self._compared, pair, what="frames"),
+                partial(self._frames, pair),
                 pair.reference,
                 pair.distorted,
                 batch_size=batch_size,
@@ -296,67 +318,66 @@ class Scorer:
             message = str(error) if isinstance(error, ScoringError) else f"{pair.distorted}: {error}"
             return Score(pair, None, (), None, *sums, message)
         layers, score = frames.mean()
-        return Score(pair, score, tuple(layers), size, *sums, None, frames)
+        missing = f"{pair.distorted}: {'; '.join(frames.reasons)}" if frames.reasons else None
+        return Score(pair, score, tuple(layers), size, *sums, missing, frames, frames.means_of_others())
 
     def _batch(self, items: Sequence[Item]) -> list[Score]:
         first, shared = items[0].pair, items[0].shared
         distorted = [item.distorted.pixels for item in items if item.distorted.pixels is not None]
         references = [item.reference.pixels for item in items if item.reference.pixels is not None]
+        batch = Batch(
+            distorted, references[:1] if shared else references, self.device, first.reference if shared else None
+        )
+        rows: Sequence[Compared]
         try:
-            rows = self._compared(first, distorted, references, shared=shared)
+            rows = self._compared(first, batch)
         except _OutOfMemory:
             raise
         except (ValueError, TypeError) as error:
-            if len(items) == 1:
-                return [items[0].score(None, error=f"{first.distorted}: {explained(error, items[0].rotated)}")]
-            # one of them may have made all fail
-            return [self._batch([item])[0] for item in items]
+            if len(items) > 1:
+                # one of them may have made all fail
+                return [self._batch([item])[0] for item in items]
+            message = f"{first.distorted}: {explained(error, items[0].rotated)}"
+            if not self.others:
+                return [items[0].score(None, error=message)]
+            others, reasons = self._others(first, batch)[0]
+            return [items[0].score(None, error="; ".join((message, *reasons)), others=others)]
         for item in items:
             if item.rotated:
                 note(item.rotated)
-        return [item.score(value, layers) for item, (layers, value) in zip(items, rows, strict=True)]
+        return [item.scored(found) for item, found in zip(items, rows, strict=True)]
+
+    def _frames(self, pair: Pair, distorted: Sequence[Tensor], references: Sequence[Tensor]) -> list[Compared]:
+        return self._compared(pair, Batch(distorted, references, self.device), what="frames")
 
     # not inference_mode: a backbone that is loaded now may later serve a module that needs gradients
     @torch.no_grad()
-    def _compared(
-        self,
-        first: Pair,
-        distorted: Sequence[Tensor],
-        references: Sequence[Tensor],
-        *,
-        shared: bool = False,
-        what: str = "pairs",
-    ) -> list[tuple[list[float], float]]:
-        """Return the layers and the score of each image; `shared` if all have the reference of the first pair."""
-        try:
-            x, y = self._on_device(distorted), self._on_device(references[:1] if shared else references)
-            reference: Tensor | Encoded = y
-            if shared and x.shape[2:] == y.shape[2:]:
-                reference = self._encode(first.reference, y).expand(len(x))
-            else:
-                # encoded maps cannot be resized, and only images let the model say what is wrong with a pair
-                y = y.expand(len(x), -1, -1, -1)
-                # 8 bits beside 16
-                x, reference = (x, y) if x.dtype == y.dtype else (self._as_float(x), self._as_float(y))
-            layers = self.model.per_layer(x, reference)
-            return list(zip(layers.tolist(), layers.sum(1).tolist(), strict=True))
-        except torch.cuda.OutOfMemoryError as error:
-            message = f"{first.distorted}: out of memory with {len(distorted)} {what} a batch: {error}"
-            raise _OutOfMemory(message) from error
+    def _compared(self, first: Pair, batch: Batch, *, what: str = "pairs") -> list[Compared]:
+        """Return what each pair of a batch scored."""
+        with _memory_for(first, batch, what):
+            layers = self.passes.layers(self.model, batch)
+            rows = zip(layers.tolist(), layers.sum(1).tolist(), self._others(first, batch, what=what), strict=True)
+            return [Compared(layers, value, *others) for layers, value, others in rows]
 
-    def _on_device(self, images: Sequence[Tensor]) -> Tensor:
-        batch = torch.stack(list(images)).to(self.device)
-        return batch if batch.dtype == torch.uint8 else self._in_range(batch)
+    def _others(
+        self, first: Pair, batch: Batch, *, what: str = "pairs"
+    ) -> list[tuple[tuple[float | None, ...], tuple[str, ...]]]:
+        """Return the other metrics' scores of each pair, and why any is missing."""
+        with _memory_for(first, batch, what):
+            columns = [metric.each(batch, self.passes) for metric in self.others]
+        return [
+            (
+                tuple(None if isinstance(value, str) else value for value in values),
+                tuple(value for value in values if isinstance(value, str)),
+            )
+            for values in ([column[k] for column in columns] for k in range(len(batch)))
+        ]
 
-    def _as_float(self, batch: Tensor) -> Tensor:
-        return batch if batch.dtype != torch.uint8 else self._in_range(batch.float() / 255)
 
-    def _in_range(self, batch: Tensor) -> Tensor:
-        low, high = self.model.value_range
-        return batch if (low, high) == (0.0, 1.0) else (low + batch * (high - low)).clamp(low, high)
-
-    def _encode(self, path: Path, image: Tensor) -> Encoded:
-        if self._encoded is None or self._encoded[0] != path:
-            self._encoded = None  # before the next ones are made: they may be large
-            self._encoded = path, self.model.encode(image)
-        return self._encoded[1]
+@contextmanager
+def _memory_for(first: Pair, batch: Batch, what: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        message = f"{first.distorted}: out of memory with {len(batch)} {what} a batch: {error}"
+        raise _OutOfMemory(message) from error
