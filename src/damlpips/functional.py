@@ -1,6 +1,7 @@
 """LPIPS and DAMLPIPS in one call. The module of each set of options is built once and kept."""
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from damlpips import checks
+from damlpips.models import volumes
 from damlpips.models.base import PerceptualDistance
 from damlpips.models.damlpips import DAMLPIPS
 from damlpips.models.encoder import Images
@@ -120,16 +122,80 @@ def pairwise(
                 [0., 0., 0.],
                 [0., 0., 0.]])
     """
+    if isinstance(metric, str) and "reduction" in options:
+        raise TypeError("reduction: a matrix of distances has none")
+    return distances(_chosen(metric, x, options), x, y, block=block)
+
+
+def volume(
+    x: Tensor,
+    y: Tensor,
+    *,
+    axes: str | Sequence[str] = ("depth", "height", "width"),
+    pool: str = "mean",
+    metric: str | PerceptualDistance = "damlpips",
+    **options: Any,
+) -> Tensor:
+    """Return the distance of each pair of volumes, (N,), or its mean or sum; lower is closer.
+
+    D(x, y) = mean_a pool_s d(x_as, y_as), where x_as is slice s of x along axis a, and d the distance of two images.
+
+    Slices go through the network a few at a time: without gradients memory does not grow with the volume, and with
+    them they are compared again in the backward pass, so that only the volumes are kept. What runs through several
+    slices is seen only by the axes that cut it.
+
+    Args:
+        x, y: (N, C, D, H, W), floats in `value_range` or uint8; C as the network takes it, or 1 with `grey="repeat"`.
+        axes: `"depth"`, whose slices are images (H, W), `"height"`, (D, W), `"width"`, (D, H); one or several.
+        pool: `"mean"` over the slices of an axis, or `"max"`, the slice that differs most.
+        metric: `"damlpips"`, `"lpips"`, or a module of one of the two, on the volumes' device.
+        options: those of the module where `metric` is a name (`backbone`, `grey`, `value_range`, `reduction`, ...).
+
+    Raises:
+        TypeError, ValueError, WeightsError: as the module; other shapes, unequal numbers of volumes or of slices, an
+            unknown axis; options beside a module.
+
+    Example:
+        >>> import torch
+        >>> from damlpips.functional import volume
+        >>> x = torch.rand(2, 1, 16, 32, 32)
+        >>> volume(x, x, axes="depth", grey="repeat")
+        tensor([0., 0.])
+    """
+    return volumes.distances(_chosen(metric, x, options), x, y, axes=axes, pool=pool)
+
+
+def slices(
+    x: Tensor, y: Tensor, *, axis: str = "depth", metric: str | PerceptualDistance = "damlpips", **options: Any
+) -> Tensor:
+    """Return the distance of each pair of slices of volumes along an axis, (N, S); lower is closer.
+
+    Args:
+        x, y, metric, options: as for `volume`; there is no `reduction`.
+        axis: `"depth"`, `"height"` or `"width"`, along which the S slices lie.
+
+    Raises:
+        TypeError, ValueError, WeightsError: as `volume`.
+
+    Example:
+        >>> import torch
+        >>> from damlpips.functional import slices
+        >>> x = torch.zeros(1, 3, 4, 32, 32)
+        >>> slices(x, x)
+        tensor([[0., 0., 0., 0.]])
+    """
+    if isinstance(metric, str) and "reduction" in options:
+        raise TypeError("reduction: slices have a distance each")
+    return volumes.slice_distances(_chosen(metric, x, options), x, y, axis=axis)
+
+
+def _chosen(metric: str | PerceptualDistance, x: Images, options: dict[str, Any]) -> PerceptualDistance:
+    """Return the module of a name and options, or the module that was given."""
     names = [known.value for known in reversed(Metric)]
     if isinstance(metric, str):
-        kind = Metric(checks.one_of("metric", metric, names)).kind
-        if "reduction" in options:
-            raise TypeError("reduction: a matrix of distances has none")
-        module: PerceptualDistance = _module(kind, _device(x), _hashable(options))
-    elif not isinstance(metric, PerceptualDistance):
+        return _module(Metric(checks.one_of("metric", metric, names)).kind, _device(x), _hashable(options))
+    if not isinstance(metric, PerceptualDistance):
         raise TypeError(f"metric: expected {' or '.join(map(repr, names))}, or a module, got {type(metric).__name__}")
-    elif options:
+    if options:
         raise TypeError(f"options: a module brings its own, got {', '.join(options)}")
-    else:
-        module = metric
-    return distances(module, x, y, block=block)
+    return metric

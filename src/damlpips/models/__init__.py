@@ -7,7 +7,8 @@
     runners                whole, in chunks, with kept references, tiled, compiled; a new way is a class there, and
                            `base` composes it with the others
     references, tiled      feature maps that are kept under a key; sums over tiles
-    pairwise, registry     all pairs of two sets; the metrics by name
+    pairwise, volumes      all pairs of two sets; volumes slice by slice
+    registry               the metrics by name
     citation               a line to cite, and the module that it describes
 
 Imports `nets`, `ops` and the plain modules.
