@@ -181,6 +181,40 @@ def matching_batch(n_x: int, n_y: int, size_x: tuple[int, int], size_y: tuple[in
         )
 
 
+def mask(mask: Any, n: int, size: tuple[int, int], device: torch.device, frames: int | None = None) -> None:
+    """Raise unless `mask` says of each pixel of `n` images, or of as many videos of `frames` frames, whether it counts.
+
+    Raises:
+        TypeError: not a tensor of bool.
+        ValueError: not (n, 1, *size) or (1, 1, *size), of videos (n, frames, 1, *size), where n and frames may be 1; on
+            another device.
+    """
+    height, width = size
+    expected = f"mask: expected ({n}, {'' if frames is None else f'{frames}, '}1, {height}, {width})"
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{expected}, a torch.Tensor of bool, got {type(mask).__module__}.{type(mask).__name__}")
+    if mask.dtype != torch.bool:
+        hint = "mask != 0" if not mask.is_floating_point() else "mask > 0.5: a place counts or it does not"
+        raise TypeError(f"mask: expected torch.bool, got {mask.dtype}: use {hint}")
+    counts = (n,) if frames is None else (n, frames)
+    fits = mask.ndim == len(counts) + 3 and mask.shape[-3:] == (1, *size)
+    if not (fits and all(k in (1, count) for k, count in zip(mask.shape, counts, strict=False))):
+        raise ValueError(f"{expected}, or 1 in place of {' or '.join(map(str, counts))}, got {_shape(mask)}")
+    same_device(mask, device, what="mask", owner="the images are")
+
+
+def mask_is_not_empty(mask: Tensor) -> None:
+    """Raise a ValueError, which names the first, if a mask covers nothing of an image or a frame.
+
+    Waits for the device.
+    """
+    empty = ~mask.flatten(-3).any(-1)
+    if empty.any():
+        number, *frame = empty.nonzero()[0].tolist()
+        named = f"number {number}" + (f", frame {frame[0]}" if frame else "")
+        raise ValueError(f"mask: expected one True at least for each image, got none in {named}")
+
+
 def is_optimised(x: object) -> bool:
     """Return whether gradients are taken for `x`: an image that is being optimised may leave its range."""
     return isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from damlpips import checks
 from damlpips.nets.encoded import Encoded
-from damlpips.ops import colour, distance
+from damlpips.ops import colour, coverage, distance
 from damlpips.ops.execution import batches, images_of, on_cpu
 from damlpips.ops.fused import Distances, image_kernels
 
@@ -32,9 +32,26 @@ class AdaptiveWeights(NamedTuple):
     motion: Tensor
 
 
-def layers_of(x: Encoded) -> list[Tensor]:
-    """Return what DAMLPIPS compares: the images in adapted colours, then their feature maps."""
-    return [colours(x), *x.features]
+def layers_of(x: Encoded, mask: Tensor | None = None) -> list[Tensor]:
+    """Return what DAMLPIPS compares: the images in adapted colours, then their feature maps.
+
+    With a mask, (N, 1, H, W), colours are adapted to the mean of what it covers.
+    """
+    if mask is None:
+        return [colours(x), *x.features]
+    pixels = colour.uniform(x.pixels(distance.working(x.features[0]).dtype))
+    return [colour.adapted(pixels, coverage.mean(pixels, coverage.on_grid(mask, pixels))), *x.features]
+
+
+def pairs_of_layers(x: Encoded, y: Encoded, mask: Tensor | None) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    """Return the layers of both, the image first, each with what a mask covers of it."""
+    both = zip(layers_of(x, mask), layers_of(y, mask), strict=True)
+    return [(a, b, coverage.on_grid(mask, a)) for a, b in both]
+
+
+def place_share(mask: Tensor | None, layer: Tensor) -> Tensor | float:
+    """Return the weight of each place in a mean over what a mask covers, on average 1."""
+    return 1.0 if (share := coverage.on_grid(mask, layer)) is None else share / share.mean((2, 3), keepdim=True)
 
 
 def colours(x: Encoded, part: slice = slice(None)) -> Tensor:
@@ -57,9 +74,14 @@ def image_distances(x: Encoded, y: Encoded, compare: Callable[[Tensor, Tensor], 
     return Distances(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def scaled(maps: list[Tensor], added: Float[Tensor, "n l"], size: tuple[int, int]) -> Float[Tensor, "n 1 h w"]:
-    """Return where the images differ: each layer's map enlarged, in proportion to what it adds to the score."""
-    enlarged = [distance.upsample(distance.peak_map(d), size) for d in maps]
-    mean = torch.stack([distance.pool(d) for d in enlarged], 1)
+def scaled(
+    maps: list[Tensor], added: Float[Tensor, "n l"], size: tuple[int, int], mask: Tensor | None = None
+) -> Float[Tensor, "n 1 h w"]:
+    """Return where the images differ: each layer's map enlarged, in proportion to what it adds to the score.
+
+    Its mean is that over what a mask of that size covers, and beyond it it is 0.
+    """
+    enlarged = [coverage.covered(distance.upsample(distance.peak_map(d), size), mask) for d in maps]
+    mean = torch.stack([distance.pool(d, mask) for d in enlarged], 1)
     factor = torch.where(mean > 0, added / torch.where(mean > 0, mean, 1.0), 0.0)
     return torch.stack([d * f[:, None, None, None] for d, f in zip(enlarged, factor.unbind(1), strict=True)]).sum(0)

@@ -10,7 +10,7 @@ from torch import Tensor
 from damlpips.models.encoder import Encoder, Size, resized, scaled_to
 from damlpips.models.inputs import Pair
 from damlpips.nets.encoded import Encoded
-from damlpips.ops import displacement, distance
+from damlpips.ops import coverage, displacement, distance
 from damlpips.ops.displacement import Field
 from damlpips.ops.execution import full_precision, on_cpu
 from damlpips.ops.tiling import Span
@@ -51,32 +51,36 @@ class Middle(NamedTuple):
     motion: Motion
 
 
-def found(x: Tensor, y: Tensor) -> Motion | None:
+def found(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Motion | None:
     """Return what moved from x to y, (N, C, H, W) in [0, 1]; None where it is known that nothing did.
+
+    With a mask, (N, 1, H, W), it is what moved of what that covers; beyond it, images are continued.
 
     The size of the motion has gradients; the field, the share and what is unexplained are held fixed.
     """
     with full_precision(x.device):
-        levels = _levels(x, y)
-        luma = _middle(levels.x[0], levels.y[0], levels)
+        levels = _levels(x, y, mask)
+        luma = _middle(levels.x[0], levels.y[0], levels, None if levels.masks is None else levels.masks[0])
     return None if luma is None else luma.motion
 
 
-def middle(x: Tensor, y: Tensor) -> Middle | None:
+def middle(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Middle | None:
     """Return what `found` does, and the images aligned."""
     with full_precision(x.device):
-        return _middle(x, y, _levels(x, y))
+        return _middle(x, y, _levels(x, y, mask), mask)
 
 
 class Levels(NamedTuple):
-    """The luma of both images, fine to coarse."""
+    """The luma of both images, fine to coarse, and how much of each place a mask covers, None for all."""
 
     x: list[Tensor]
     y: list[Tensor]
+    masks: list[Tensor] | None = None
 
     def take(self, indices: Tensor) -> "Levels":
         """Return those of some pairs."""
-        return Levels([m[indices] for m in self.x], [m[indices] for m in self.y])
+        masks = None if self.masks is None else [m[indices] for m in self.masks]
+        return Levels([m[indices] for m in self.x], [m[indices] for m in self.y], masks)
 
 
 def _luma(images: Tensor) -> Tensor:
@@ -90,29 +94,36 @@ def _luma(images: Tensor) -> Tensor:
     return luma if min(size) <= FIELD_SIDE else resized(luma, scaled_to(size, FIELD_SIDE))
 
 
-def _levels(x: Tensor, y: Tensor) -> Levels:
-    return Levels(*(displacement.pyramid(_luma(images)) for images in (x, y)))
+def _levels(x: Tensor, y: Tensor, mask: Tensor | None) -> Levels:
+    of_x, of_y = (displacement.pyramid(_luma(images)) for images in (x, y))
+    if mask is None:
+        return Levels(of_x, of_y)
+    return Levels(of_x, of_y, displacement.pyramid(coverage.on_grid(mask, of_x[0])))
 
 
-def _middle(x: Tensor, y: Tensor, levels: Levels) -> Middle | None:
+def _middle(x: Tensor, y: Tensor, levels: Levels, mask: Tensor | None = None) -> Middle | None:
+    luma = levels.x, levels.y
     with torch.no_grad():
-        hint = displacement.coarse_field(*levels, displacement.HINT_LEVEL)
+        hint = displacement.coarse_field(*luma, displacement.HINT_LEVEL, masks=levels.masks)
         hinted = displacement.hinted_share(_explained(levels, displacement.HINT_LEVEL, hint))
         if on_cpu(hinted) and not hinted.any():
             return None
-        field = displacement.coarse_field(*levels, displacement.GRID_LEVEL, hint)
+        field = displacement.coarse_field(*luma, displacement.GRID_LEVEL, hint, levels.masks)
         share = displacement.moved_share(
             _explained(levels, displacement.GRID_LEVEL, field), displacement.extent(field).size
         )
         share = share * hinted
     if not on_cpu(share):  # reading values would make an accelerator wait, and stop what follows the operations
-        return _refined(x, y, levels, field, share)
+        return _refined(x, y, levels, field, share, mask)
     moved = share.nonzero()[:, 0]
     if len(moved) == 0:
         return None
     if len(moved) == len(share):
-        return _refined(x, y, levels, field, share)
-    part = _refined(x[moved], y[moved], levels.take(moved), Field(field.by[moved], field.trust[moved]), share[moved])
+        return _refined(x, y, levels, field, share, mask)
+    # what is refined has the masks of its levels
+    some = Field(field.by[moved], field.trust[moved])
+    of_some = None if mask is None else mask[moved]
+    part = _refined(x[moved], y[moved], levels.take(moved), some, share[moved], of_some)
     none = torch.zeros_like(share)
     still = Motion(torch.zeros_like(field.by), none, none, none, torch.ones_like(share))
 
@@ -123,18 +134,22 @@ def _middle(x: Tensor, y: Tensor, levels: Levels) -> Middle | None:
 
 
 def _explained(levels: Levels, level: int, field: Field) -> Tensor:
-    return displacement.explained(levels.x[level], levels.y[level], field.by)
+    mask = None if levels.masks is None else levels.masks[level]
+    return displacement.explained(levels.x[level], levels.y[level], field.by, mask)
 
 
-def _refined(x: Tensor, y: Tensor, levels: Levels, field: Field, share: Tensor) -> Middle:
-    field = displacement.refined(*levels, field)
+def _refined(x: Tensor, y: Tensor, levels: Levels, field: Field, share: Tensor, mask: Tensor | None) -> Middle:
+    field = displacement.refined(levels.x, levels.y, field, levels.masks)
     motion = Motion(field.by.detach(), share, *displacement.extent(field), torch.ones_like(share))
     a, b = aligned(x, y, motion)
+    if mask is not None:
+        a, b = _continued(a, b, mask, motion)
     with torch.no_grad():
         fine = levels.x[0], levels.y[0]
         # what is aligned has the luma aligned, unless that is smaller
-        luma = map(_luma, (a, b)) if fine[0].shape[2:] == x.shape[2:] else aligned(*fine, motion)
-        unexplained = displacement.left_of(*fine, *luma)
+        of_a, of_b = map(_luma, (a, b)) if fine[0].shape[2:] == x.shape[2:] else aligned(*fine, motion)
+        masks = None if levels.masks is None else (levels.masks[0], mask_in_middle(levels.masks[0], motion))
+        unexplained = displacement.left_of(*fine, of_a, of_b, masks)
     return Middle(a, b, motion._replace(unexplained=unexplained))
 
 
@@ -149,12 +164,47 @@ def aligned(x: Tensor, y: Tensor, motion: Motion, rows: Span | None = None) -> t
     return a, b
 
 
+def mask_in_middle(mask: Tensor, motion: Motion | None) -> Tensor:
+    """Return how much of each place of the middle frame a mask, (N, 1, H, W), covers in both images."""
+    if motion is None:
+        return mask
+    return torch.where(motion.share[:, None, None, None] > 0, _seen_in(mask, motion)[2], mask)
+
+
+def _seen_in(mask: Tensor, motion: Motion) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how much of each place of the middle frame a mask covers in the first image, in the second, in both."""
+    with torch.no_grad():
+        u = motion.field.to(mask.dtype) * motion.share[:, None, None, None].to(mask.dtype)
+        at = displacement.halfway(displacement.in_places(u, mask), mask)
+        a, b = (displacement.sampled(mask, p) for p in at)
+    return a, b, torch.minimum(a, b)
+
+
+def _continued(a: Tensor, b: Tensor, mask: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
+    """Return aligned images that are continued from what the mask covers in both."""
+    *each, both = _seen_in(mask, motion)
+    moved = motion.share[:, None, None, None] > 0
+
+    def of(image: Tensor, own: Tensor) -> Tensor:
+        # what is covered in this image only in part is continued there already
+        kept = torch.where(own > 0, both / own.clamp(min=coverage.LEAST), 0)
+        found = torch.lerp(coverage.continued(image, both), image, kept.to(image.dtype))
+        return torch.where(moved, found, image)
+
+    return of(a, each[0]), of(b, each[1])
+
+
 class Aligned(NamedTuple):
-    """The feature maps of two batches in the middle frame, and what moved; None where nothing did."""
+    """The feature maps of two batches in the middle frame, and what moved; None where nothing did.
+
+    Attributes:
+        mask: how much of each place counts, at the size of the images; None: all.
+    """
 
     x: Encoded
     y: Encoded
     motion: Motion | None
+    mask: Tensor | None = None
 
 
 def encoded(encoder: Encoder, pair: Pair, still: Callable[[Pair], tuple[Encoded, Encoded]]) -> Aligned:
@@ -170,13 +220,27 @@ def encoded(encoder: Encoder, pair: Pair, still: Callable[[Pair], tuple[Encoded,
     return Aligned(x, y, None) if both is None else Aligned(*_replaced(encoder, x, y, both), both.motion)
 
 
-def of_seen(encoder: Encoder, x: Tensor, y: Tensor, size: Size) -> Aligned:
-    """Return the feature maps of images that have the size that the network sees, aligned."""
-    both = middle(unit(encoder, x), unit(encoder, y))
+def of_seen(encoder: Encoder, x: Tensor, y: Tensor, size: Size, mask: Tensor | None = None) -> Aligned:
+    """Return the feature maps of images that have the size that the network sees, aligned.
+
+    Args:
+        mask: how much of each place counts, (N, 1, *size); None: all.
+    """
+    both = middle(unit(encoder, x), unit(encoder, y), coverage.on_grid(mask, x))
     if both is None:
-        return Aligned(*encoder.pair_of_seen(x, y, size), None)
+        return Aligned(*encoder.pair_of_seen(x, y, size), None, mask)
     x, y = (in_range(encoder, images) for images in (both.x, both.y))
-    return Aligned(*encoder.pair_of_seen(x, y, size), both.motion)
+    mask = None if mask is None else mask_in_middle(mask, both.motion)
+    return Aligned(*encoder.pair_of_seen(x, y, size), both.motion, mask)
+
+
+def masked(encoder: Encoder, pair: Pair, *, aligns: bool) -> Aligned:
+    """Return the feature maps of a pair of batches with a mask."""
+    x, y = seen_pair(encoder, pair)
+    mask = coverage.on_grid(pair.mask, x.new_empty(()).expand(1, 1, *pair.size))
+    if aligns:
+        return of_seen(encoder, x, y, pair.size, mask)
+    return Aligned(*encoder.pair_of_seen(x, y, pair.size), None, mask)
 
 
 def seen_pair(encoder: Encoder, pair: Pair) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from jaxtyping import Float
@@ -131,34 +131,50 @@ class PerceptualDistance(nn.Module):
     # --- what it is asked for ----------------------------------------------------------------------------------------
 
     # of plain types, which TorchScript reads: what `encode` returned stands in for either tensor
-    def forward(self, x: Tensor, y: Tensor, reference_key: Any = None) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, reference_key: Any = None, mask: Optional[Tensor] = None) -> Tensor:  # noqa: UP045
         """Return the distance of each pair, (N,), or its mean or sum as `reduction` says; lower is closer.
 
-        `reference_key` names the images of y, one key each: see `compare`.
+        `reference_key` names the images of y, one key each: see `compare`. `mask` says which places count: see
+        `per_layer`.
         """
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             raise RuntimeError(
                 "damlpips: LPIPS and DAMLPIPS cannot be scripted: use torch.export.export or torch.jit.trace"
             )
-        return self._scores(x, y, reference_key)
+        return self._scores(x, y, reference_key, mask)
 
     @torch.jit.unused
-    def _scores(self, x: Images, y: Images, reference_key: Keys | None) -> Tensor:
+    def _scores(self, x: Images, y: Images, reference_key: Keys | None, mask: Tensor | None) -> Tensor:
         if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():  # type: ignore[attr-defined]
             raise RuntimeError(
                 f"{self.settings.metric} cannot be exported to ONNX by way of TorchScript: use dynamo=True, the default"
                 " from torch 2.9 on"
             )
-        scores = self.per_layer(x, y, reference_key=reference_key).sum(1)
+        scores = self.per_layer(x, y, reference_key=reference_key, mask=mask).sum(1)
         return distance.reduce(scores, self.settings.reduction)
 
-    def per_layer(self, x: Images, y: Images, *, reference_key: Keys | None = None) -> Float[Tensor, "n l"]:
-        """Return what each layer adds to the score of each pair: (N, L), from fine to coarse; rows sum to scores."""
-        return self.compared(self.prepared(x, y), reference_key)
+    def per_layer(
+        self, x: Images, y: Images, *, reference_key: Keys | None = None, mask: Tensor | None = None
+    ) -> Float[Tensor, "n l"]:
+        """Return what each layer adds to the score of each pair: (N, L), from fine to coarse; rows sum to scores.
 
-    def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
-        """Return where the images of each pair differ: (N, 1, H, W)."""
-        return self.prepared(x, y).compared(self._spatial_map)
+        Args:
+            x, y: images, or what `encode` returned.
+            reference_key: see `compare`.
+            mask: bool, (N, 1, H, W), or (1, 1, H, W) for all pairs: only where it is True is compared. What is outside
+                changes nothing, whatever it is: both images are continued smoothly from what is inside, and each layer
+                is averaged over the places that the mask covers, by how much it does. Of videos (N, T, 1, H, W), where
+                N and T may be 1.
+
+        Raises:
+            TypeError, ValueError: see `damlpips.checks`; a mask beside what `encode` returned, keys or tiles; one that
+                covers nothing of an image (on an accelerator, whose values are not read, the score is NaN).
+        """
+        return self.compared(self.prepared(x, y, mask), reference_key)
+
+    def spatial_map(self, x: Images, y: Images, *, mask: Tensor | None = None) -> Float[Tensor, "n 1 h w"]:
+        """Return where the images of each pair differ: (N, 1, H, W), 0 where a `mask` is False; see `per_layer`."""
+        return self.prepared(x, y, mask).compared(self._spatial_map)
 
     def encode(self, x: Tensor) -> Encoded:
         """Run images through the backbone once; the result stands in for them in either place of later calls.
@@ -202,10 +218,10 @@ class PerceptualDistance(nn.Module):
 
     # --- how it is run -----------------------------------------------------------------------------------------------
 
-    def prepared(self, x: Images, y: Images) -> Pair | video.VideoPair:
+    def prepared(self, x: Images, y: Images, mask: Tensor | None = None) -> Pair | video.VideoPair:
         """Check a pair of batches, once; `compared` takes what comes of it."""
         prepare: Callable[..., Pair | video.VideoPair] = video.prepared if self.settings.video else inputs.prepared
-        return prepare(x, y, self.settings, self.encoder)
+        return prepare(x, y, self.settings, self.encoder, mask)
 
     def checked(self, x: Images, y: Images) -> tuple[Images, Images]:
         """Check a pair of batches and return both as they are compared, with three channels and in one size."""
@@ -224,6 +240,11 @@ class PerceptualDistance(nn.Module):
         return self._referenced().encoded(self._named(pair, reference_key))
 
     def _layers(self, pair: Pair, keys: Keys | None = None) -> Float[Tensor, "n l"]:
+        if keys is not None and pair.mask is not None:
+            raise ValueError(
+                "mask: expected no reference_key beside it, since the feature maps that are kept under a key are of"
+                " whole images: leave one of them out"
+            )
         if keys is not None and not self.is_tiled(pair):
             pair = self._named(pair, keys)
         return self._runner(pair)(pair)
@@ -231,9 +252,9 @@ class PerceptualDistance(nn.Module):
     def _spatial_map(self, pair: Pair, _keys: None = None) -> Float[Tensor, "n 1 h w"]:
         if (tiling := self._tiling_of(pair)) is not None:
             return self._by_tiles(tiling, partial(self.definition.spatial_map_of_tiles, size=pair.size))(pair)
-        if self.definition.aligns:
-            x, y, motion = self._aligned(pair)
-            return self.definition.spatial_map(x, y, pair.size, motion)
+        if self.definition.aligns or pair.mask is not None:
+            x, y, motion, mask = self._aligned(pair)
+            return self.definition.spatial_map(x, y, pair.size, motion, mask)
         return Whole(self.encoder, lambda x, y: self.definition.spatial_map(x, y, pair.size))(pair)
 
     def _runner(self, pair: Pair) -> Runner:
@@ -241,7 +262,9 @@ class PerceptualDistance(nn.Module):
         if (tiling := self._tiling_of(pair)) is not None:
             return self._by_tiles(tiling, self.definition.layers_of_tiles)
         run: Runner
-        if self._is_compiled(pair) and not pair.names:
+        if pair.mask is not None:
+            run = self._layers_aligned
+        elif self._is_compiled(pair) and not pair.names:
             self._compiled = self._compiled or Compiled(self.encoder, self._layers_of_seen)
             run = self._compiled
         elif self.definition.aligns:
@@ -252,13 +275,15 @@ class PerceptualDistance(nn.Module):
             run = Whole(self.encoder, self.definition.layers)
         if self.settings.deterministic:
             return InOneOrder(Chunked(run, 1), self.encoder.device)
-        if self.settings.cuda_graphs and not pair.names and can_be_recorded(pair):
+        if self.settings.cuda_graphs and not pair.names and pair.mask is None and can_be_recorded(pair):
             self._graphed = self._graphed or Graphed(run)
             return self._graphed
         return Chunked(run, self.encoder.pass_count(pair.size)) if _is_split(pair) else run
 
     def _aligned(self, pair: Pair) -> alignment.Aligned:
-        """Return the feature maps of both batches as they are compared, and what moved."""
+        """Return the feature maps of both batches as they are compared, what moved, and which places count."""
+        if pair.mask is not None:
+            return alignment.masked(self.encoder, pair, aligns=self.definition.aligns)
         if not self.definition.aligns:
             return alignment.Aligned(*self.encoded(pair), None)
         still = self._referenced().encoded if pair.names else lambda p: self.encoder.pair(p.x, p.y, p.size)
@@ -296,6 +321,12 @@ class PerceptualDistance(nn.Module):
         """Return how a pair is cut, None where it is compared whole."""
         if self.tiling is None or not pair.is_images or self.tiling.fits(self.encoder.seen_size(pair.size)):
             return None
+        if pair.mask is not None:
+            height, width = self.encoder.seen_size(pair.size)
+            raise ValueError(
+                f"mask: expected images that are compared whole, got {height} x {width} pixels with"
+                f" tile={self.settings.tile}: use tile=None, or crops"
+            )
         return self.tiling
 
     def sharing_key(self, size: Size, *, keyed: bool = False) -> Hashable:

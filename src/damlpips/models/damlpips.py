@@ -19,7 +19,7 @@ from damlpips.nets.backbone import Backbone
 from damlpips.nets.encoded import Encoded
 from damlpips.nets.shared import Source
 from damlpips.nets.table import DEFAULT_BACKBONE
-from damlpips.ops import distance
+from damlpips.ops import coverage, distance
 
 
 class DAMLPIPS(PerceptualDistance):
@@ -105,63 +105,69 @@ class DAMLPIPS(PerceptualDistance):
         """
         return layers_of(x if isinstance(x, Encoded) else self.encode(x))
 
-    def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
+    def spatial_map(self, x: Images, y: Images, *, mask: Tensor | None = None) -> Float[Tensor, "n 1 h w"]:
         """Return where the images differ: (N, 1, H, W), whose mean is the score.
 
         Each layer's map, to the power that pools it, is enlarged bilinearly and scaled so that its mean is what the
         layer adds to the score. Version 2 maps the middle frame, p + u_p / 2 of the second image, and spreads what
-        motion adds over the places in proportion to the square of their displacement.
+        motion adds over the places in proportion to the square of their displacement. With a `mask` the mean over where
+        it is True is the score, and elsewhere the map is 0; where something moves it is the mask in the middle frame.
         """
-        return super().spatial_map(x, y)
+        return super().spatial_map(x, y, mask=mask)
 
-    def weights_for(self, x: Images, y: Images) -> AdaptiveWeights:
+    def weights_for(self, x: Images, y: Images, *, mask: Tensor | None = None) -> AdaptiveWeights:
         """Return the weights of place, channel and layer that the score of each pair was made with.
 
         They belong to the maps that `layers` returns, in version 2 of the images that `aligned` returns. Both are
-        computed whole, also with `tile`.
+        computed whole, also with `tile`. With a `mask` they are 0 at places that it does not cover.
         """
-        return self.definition.weights(*self._middle(x, y))
+        return self.definition.weights(*self._middle(x, y, mask))
 
-    def displacement(self, x: Images, y: Images) -> Float[Tensor, "n 2 h w"]:
+    def displacement(self, x: Images, y: Images, *, mask: Tensor | None = None) -> Float[Tensor, "n 2 h w"]:
         """Return how far each place has moved from x to y: (N, 2, H, W), right and down, in pixels.
 
         Of a place p of the middle frame, which is p - u_p / 2 in x and p + u_p / 2 in y, at the size at which the
-        images are compared. Zero for pairs in which nothing moves. `displacement(y, x)` is its negative.
+        images are compared. Zero for pairs in which nothing moves. `displacement(y, x)` is its negative. With a `mask`
+        it is that of what the mask covers, continued beyond it.
 
         Raises:
             ValueError: a metric that compares place with place: version 1, or `align=False`.
         """
         self._must_align("displacement")
-        pair, seen = self._seen(x, y)
-        motion = alignment.found(*(alignment.unit(self.encoder, images) for images in seen))
+        pair, seen = self._seen(x, y, mask)
+        motion = alignment.found(*self._unit(seen), coverage.on_grid(pair.mask, seen[0]))
         if motion is None:
             return seen[0].new_zeros(len(pair), 2, *pair.size, dtype=self.encoder.exact_dtype)
         by = motion.field * motion.share[:, None, None, None]
         return F.interpolate(by, pair.size, mode="bilinear", align_corners=False) * min(pair.size)
 
-    def aligned(self, x: Images, y: Images) -> tuple[Tensor, Tensor]:
+    def aligned(self, x: Images, y: Images, *, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return both images as they are compared: in the middle frame, (N, 3, h, w) each, in `value_range`.
 
-        Where nothing moves they are as they were; larger ones have been averaged down to `viewing_side`.
+        Where nothing moves they are as they were; larger ones have been averaged down to `viewing_side`. With a `mask`
+        both are continued from what it covers in both.
 
         Raises:
             ValueError: as `displacement`.
         """
         self._must_align("aligned")
-        _, seen = self._seen(x, y)
-        both = alignment.middle(*(alignment.unit(self.encoder, images) for images in seen))
+        pair, seen = self._seen(x, y, mask)
+        both = alignment.middle(*self._unit(seen), coverage.on_grid(pair.mask, seen[0]))
         if both is None:
             return self.encoder.floats(seen[0]), self.encoder.floats(seen[1])
         return alignment.in_range(self.encoder, both.x), alignment.in_range(self.encoder, both.y)
 
-    def _seen(self, x: Images, y: Images) -> tuple[Pair, tuple[Tensor, Tensor]]:
+    def _seen(self, x: Images, y: Images, mask: Tensor | None) -> tuple[Pair, tuple[Tensor, Tensor]]:
         """Check a pair of batches; also return both as the network would see them in place."""
-        pair = inputs.prepared(x, y, self.settings, self.encoder)
+        pair = inputs.prepared(x, y, self.settings, self.encoder, mask)
         return pair, alignment.seen_pair(self.encoder, pair)
 
-    def _middle(self, x: Images, y: Images) -> alignment.Aligned:
+    def _unit(self, seen: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return alignment.unit(self.encoder, seen[0]), alignment.unit(self.encoder, seen[1])
+
+    def _middle(self, x: Images, y: Images, mask: Tensor | None = None) -> alignment.Aligned:
         """Check a pair of batches and return it as it is compared."""
-        return self._aligned(inputs.prepared(x, y, self.settings, self.encoder))
+        return self._aligned(inputs.prepared(x, y, self.settings, self.encoder, mask))
 
     def _must_align(self, what: str) -> None:
         if not self.definition.aligns:

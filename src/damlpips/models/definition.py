@@ -16,17 +16,20 @@ class Definition(Protocol):
 
     Attributes:
         aligns: whether images are brought to the middle frame before they go through the network; what moved is then
-            the last argument of what compares them.
+            an argument of what compares them. The last is a mask, (N, 1, H, W) at the size at which the images are
+        compared: how much of each place counts, None for all.
     """
 
     @property
     def aligns(self) -> bool: ...
 
-    def layers(self, x: Encoded, y: Encoded, motion: Motion | None = None, /) -> Float[Tensor, "n l"]:
+    def layers(
+        self, x: Encoded, y: Encoded, motion: Motion | None = None, mask: Tensor | None = None, /
+    ) -> Float[Tensor, "n l"]:
         """Return what each layer adds to the distance of each pair."""
 
     def spatial_map(
-        self, x: Encoded, y: Encoded, size: Size, motion: Motion | None = None, /
+        self, x: Encoded, y: Encoded, size: Size, motion: Motion | None = None, mask: Tensor | None = None, /
     ) -> Float[Tensor, "n 1 h w"]:
         """Return where the images of each pair differ, at the size of the images."""
 

@@ -12,6 +12,8 @@ from damlpips.models.encoder import Encoder, Images, Size, scaled_to
 from damlpips.models.references import Named
 from damlpips.models.settings import Settings
 from damlpips.nets.encoded import Encoded
+from damlpips.ops import coverage
+from damlpips.ops.distance import working
 from damlpips.ops.execution import on_cpu
 from damlpips.ops.fused import image_kernels
 from damlpips.process import limit_threads_after_fork, raise_malloc_threshold
@@ -27,6 +29,7 @@ class Pair:
         names: what the second images are recognised by, where they have keys.
         in_range: whether all values are known to be finite and in `value_range`.
         bounds: where what rounding left outside has not been clamped yet, the range.
+        mask: 1 where the images count and 0 elsewhere, where they are continued; None: everywhere.
     """
 
     given_x: Images
@@ -35,6 +38,7 @@ class Pair:
     names: Sequence[Named] = ()
     in_range: bool = False
     bounds: checks.ValueRange | None = None
+    mask: Tensor | None = None
 
     @property
     def x(self) -> Images:
@@ -55,7 +59,8 @@ class Pair:
         return count(self.given_x)
 
     def __getitem__(self, part: slice) -> "Pair":
-        return Pair(self.x[part], self.y[part], self.size, self.names[part])
+        mask = None if self.mask is None else self.mask[part]
+        return Pair(self.x[part], self.y[part], self.size, self.names[part], mask=mask)
 
     @property
     def is_images(self) -> bool:
@@ -85,14 +90,16 @@ class Pair:
         return compare(self, keys)
 
 
-def prepared(x: Any, y: Any, settings: Settings, encoder: Encoder) -> Pair:
+def prepared(x: Any, y: Any, settings: Settings, encoder: Encoder, mask: Any = None) -> Pair:
     """Check a pair of batches, (N, 3, H, W) or what `encode` returned; of one image it stands in for N.
+
+    With a mask, (N, 1, H, W), what is outside of it is not looked at: images are continued from what is inside.
 
     Raises:
         TypeError, ValueError: what `damlpips.checks` says; the message says what came and what was expected.
     """
     raise_malloc_threshold()
-    return limit_threads_after_fork(lambda: _pair(x, y, settings, encoder))
+    return limit_threads_after_fork(lambda: _pair(x, y, settings, encoder, mask))
 
 
 def alone(x: Any, settings: Settings, encoder: Encoder, *, what: str = "images") -> tuple[Tensor, Size]:
@@ -114,9 +121,11 @@ def _single(x: Any, settings: Settings, encoder: Encoder, *, what: str) -> tuple
     return images, size
 
 
-def _pair(x: Any, y: Any, settings: Settings, encoder: Encoder) -> Pair:
+def _pair(x: Any, y: Any, settings: Settings, encoder: Encoder, mask: Any) -> Pair:
     if isinstance(x, Tensor) and isinstance(y, Tensor):
         checks.matching_pair(x, y)
+    if mask is not None:
+        x, y, mask = _masked(x, y, mask, settings, encoder)
     later = _is_clamped_later(x, y, settings)
     x, x_in_range = _checked(x, settings, encoder, what="first image", later=later)
     y, y_in_range = _checked(y, settings, encoder, what="second image", later=later)
@@ -130,7 +139,40 @@ def _pair(x: Any, y: Any, settings: Settings, encoder: Encoder) -> Pair:
     x, y = _standing_in(x, count(y)), _standing_in(y, count(x))
     checks.matching_batch(count(x), count(y), size_x, size)
     bounds = settings.value_range if later else None
-    return Pair(x, y, size, in_range=x_in_range and y_in_range, bounds=bounds)
+    return Pair(x, y, size, in_range=x_in_range and y_in_range, bounds=bounds, mask=mask)
+
+
+def _masked(x: Any, y: Any, mask: Any, settings: Settings, encoder: Encoder) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images that are continued from what a mask covers, and the mask as numbers.
+
+    It comes before the values are checked: what is outside may be anything, NaN, too.
+    """
+    for what, images in (("first image", x), ("second image", y)):
+        if isinstance(images, Encoded):
+            raise TypeError(
+                f"mask: expected images, got an Encoded as the {what}: its feature maps have seen what is outside"
+            )
+        checks.image_batch(images, what=what, channels=encoder.channels, grey=settings.grey)
+    size = checks.size_of(y)
+    if checks.size_of(x) != size and settings.resize is not None:
+        (height, width), given = size, checks.size_of(x)
+        raise ValueError(
+            f"mask: expected images of one size, which is the mask's, too, got {given[0]} x {given[1]} and {height} x"
+            f" {width}: resize them first"
+        )
+    checks.matching_batch(len(x), len(y), checks.size_of(x), size)
+    checks.mask(mask, len(y), size, y.device)
+    if on_cpu(mask):
+        checks.mask_is_not_empty(mask)
+    covers = mask.expand(len(y), -1, -1, -1)
+    return _continued(x, covers), _continued(y, covers), covers.to(encoder.exact_dtype)
+
+
+def _continued(images: Tensor, covers: Tensor) -> Tensor:
+    inside = working(images).where(covers, 0)
+    found = coverage.continued(inside, covers.to(inside.dtype))
+    found = found.round() if images.dtype == torch.uint8 else found
+    return images.where(covers, found.to(images.dtype))
 
 
 def _is_clamped_later(x: Any, y: Any, settings: Settings) -> bool:

@@ -14,13 +14,15 @@ from damlpips.models import tiled
 from damlpips.models.alignment import Motion
 from damlpips.models.base import PerceptualDistance
 from damlpips.models.encoder import Images, Size
+from damlpips.models.inputs import Pair
 from damlpips.models.settings import LPIPSOptions, LPIPSSettings
+from damlpips.models.video import VideoPair
 from damlpips.nets.backbone import Backbone
 from damlpips.nets.encoded import Encoded
 from damlpips.nets.shared import Source
 from damlpips.nets.table import BACKBONES, SYMMETRIC
 from damlpips.nets.weights import head_names, load_heads
-from damlpips.ops import distance
+from damlpips.ops import coverage, distance
 from damlpips.ops.execution import exact_dtype
 from damlpips.ops.fused import lpips_distance
 
@@ -39,35 +41,42 @@ class LPIPSDefinition:
     channel_norm: bool
     aligns: bool = False
 
-    def layers(self, x: Encoded, y: Encoded, _motion: Motion | None = None) -> Float[Tensor, "n l"]:
-        first, *others = [torch.stack(self._part(x, y, arrange), 1) for arrange in self._arrangements]
+    def layers(
+        self, x: Encoded, y: Encoded, _motion: Motion | None = None, mask: Tensor | None = None
+    ) -> Float[Tensor, "n l"]:
+        first, *others = [torch.stack(self._part(x, y, arrange, mask), 1) for arrange in self._arrangements]
         return sum(others, start=first)
 
     @property
     def _arrangements(self) -> tuple[distance.Arrangement, ...]:
         return distance.COMPARISONS[self.comparison]
 
-    def _part(self, x: Encoded, y: Encoded, arrange: distance.Arrangement) -> list[Tensor]:
+    def _part(self, x: Encoded, y: Encoded, arrange: distance.Arrangement, mask: Tensor | None) -> list[Tensor]:
         """Return what each layer adds by one of the distances that are summed."""
-        if arrange is distance.in_place and self.channel_norm:
+        if arrange is distance.in_place and self.channel_norm and mask is None:
             return [lpips_distance(a, b, w) for a, b, w in self._each_layer(x.features, y.features)]
-        return [distance.pool(d) for d in self.maps(x.features, y.features, arrange)]
+        maps = self.maps(x.features, y.features, arrange, mask)
+        return [distance.pool(d, coverage.on_grid(mask, d) if arrange is distance.in_place else None) for d in maps]
 
     def maps(
-        self, x: Sequence[Tensor], y: Sequence[Tensor], arrange: distance.Arrangement = distance.in_place
+        self,
+        x: Sequence[Tensor],
+        y: Sequence[Tensor],
+        arrange: distance.Arrangement = distance.in_place,
+        mask: Tensor | None = None,
     ) -> list[Tensor]:
         """Return the map of each layer's distances."""
         compare = functools.partial(distance.lpips_map, arrange=arrange, channel_norm=self.channel_norm)
-        return [compare(a, b, w) for a, b, w in self._each_layer(x, y)]
+        return [compare(a, b, w, mask=coverage.on_grid(mask, a)) for a, b, w in self._each_layer(x, y)]
 
     def _each_layer(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         heads = [None] * len(x) if self.heads is None else self.heads
         return zip(x, y, heads, strict=True)
 
     def spatial_map(
-        self, x: Encoded, y: Encoded, size: Size, _motion: Motion | None = None
+        self, x: Encoded, y: Encoded, size: Size, _motion: Motion | None = None, mask: Tensor | None = None
     ) -> Float[Tensor, "n 1 h w"]:
-        return _summed(self.maps(x.features, y.features), size)
+        return coverage.covered(_summed(self.maps(x.features, y.features), size), mask)
 
     def layers_of_tiles(self, pair: tiled.TiledPair) -> Float[Tensor, "1 l"]:
         parts = self._arrangements
@@ -149,12 +158,22 @@ class LPIPS(PerceptualDistance):
         heads = None if values is None else [h.to(self.anchor.device, exact) for h in values]
         return LPIPSDefinition(heads, self.settings.comparison, self.settings.channel_norm)
 
-    def spatial_map(self, x: Images, y: Images) -> Float[Tensor, "n 1 h w"]:
+    def prepared(self, x: Images, y: Images, mask: Tensor | None = None) -> Pair | VideoPair:
+        comparison = self.settings.comparison
+        if mask is not None and distance.ranked in distance.COMPARISONS[comparison]:
+            raise ValueError(
+                f"mask: comparison={comparison!r} sorts the features of all places, and one that a mask covers in part"
+                " has no rank: use 'spatial', 'mean' or 'spatial+mean'"
+            )
+        return super().prepared(x, y, mask)
+
+    def spatial_map(self, x: Images, y: Images, *, mask: Tensor | None = None) -> Float[Tensor, "n 1 h w"]:
         """Return where the images differ: (N, 1, H, W), the layers' maps brought to the image's size and summed.
 
         As `lpips` with `spatial=True`. Bilinear enlargement keeps each layer's mean up to its border, so the map's mean
         is near the score, not equal to it. With `comparison="spatial+mean"` or `"spatial+sort"` it is the map of the
-        spatial part, whose mean is near that part of the score.
+        spatial part, whose mean is near that part of the score. With a `mask` the same holds of the mean over where it
+        is True; elsewhere the map is 0.
 
         Raises:
             ValueError: with `comparison="mean"` or `"sort"`, which forget where a feature was.
@@ -165,7 +184,7 @@ class LPIPS(PerceptualDistance):
                 f"spatial_map: where images differ is not defined for comparison={comparison!r}, which forgets where a"
                 f" feature was: use comparison='spatial', or 'spatial+{comparison}' for the map of its spatial part"
             )
-        return super().spatial_map(x, y)
+        return super().spatial_map(x, y, mask=mask)
 
     def configuration(self) -> dict[str, Any]:
         found = super().configuration()

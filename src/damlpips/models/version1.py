@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from damlpips import checks
-from damlpips.models.adaptive import AdaptiveWeights, colours, image_distances, layers_of, scaled
+from damlpips.models.adaptive import AdaptiveWeights, colours, image_distances, pairs_of_layers, place_share, scaled
 from damlpips.models.alignment import Motion
 from damlpips.models.encoder import Size
 from damlpips.models.tiled import TiledDamlpips, TiledPair
@@ -33,24 +33,28 @@ class Version1:
     fuse: distance.Fuse = distance.fuse
     aligns: bool = False
 
-    def compared(self, x: Encoded, y: Encoded) -> list[distance.Comparison]:
+    def compared(self, x: Encoded, y: Encoded, mask: Tensor | None = None) -> list[distance.Comparison]:
         """Return how each layer compares, the image first."""
-        image, *network = zip(layers_of(x), layers_of(y), strict=True)
+        (of_x, of_y, covered), *network = pairs_of_layers(x, y, mask)
         return [
-            distance.compare(*image, IMAGE_WEIGHING),
-            *(distance.compare(a, b, self.weighing) for a, b in network),
+            distance.compare(of_x, of_y, IMAGE_WEIGHING, covered),
+            *(distance.compare(a, b, self.weighing, m) for a, b, m in network),
         ]
 
-    def layers(self, x: Encoded, y: Encoded, _motion: Motion | None = None) -> Float[Tensor, "n l"]:
+    def layers(
+        self, x: Encoded, y: Encoded, _motion: Motion | None = None, mask: Tensor | None = None
+    ) -> Float[Tensor, "n l"]:
+        if mask is not None:
+            return self.fused(self.compared(x, y, mask))
         network = zip(x.features, y.features, strict=True)
         image = _image_distances(x, y)
         return self.fused([image, *(damlpips_distances(a, b, self.weighing) for a, b in network)])
 
     def spatial_map(
-        self, x: Encoded, y: Encoded, size: Size, _motion: Motion | None = None
+        self, x: Encoded, y: Encoded, size: Size, _motion: Motion | None = None, mask: Tensor | None = None
     ) -> Float[Tensor, "n 1 h w"]:
-        compared = self.compared(x, y)
-        return scaled([c.map for c in compared], self.fused(compared), size)
+        compared = self.compared(x, y, mask)
+        return scaled([c.map for c in compared], self.fused(compared), size, mask)
 
     def fused(self, compared: Sequence[distance.Comparison | Distances]) -> Float[Tensor, "n l"]:
         """Return what each layer adds to the score, from how it compares."""
@@ -68,12 +72,14 @@ class Version1:
     def to_keep(self, encoded: Encoded) -> Encoded:
         return replace(encoded, seen=colours(encoded), adapted=True)
 
-    def weights(self, x: Encoded, y: Encoded, _motion: Motion | None = None) -> AdaptiveWeights:
+    def weights(
+        self, x: Encoded, y: Encoded, _motion: Motion | None = None, mask: Tensor | None = None
+    ) -> AdaptiveWeights:
         """Return the weights that the score of each pair was made with."""
-        compared = self.compared(x, y)
+        compared = self.compared(x, y, mask)
         structure = torch.stack([c.structure for c in compared], 1)
         return AdaptiveWeights(
-            [c.place * distance.peak_weight(c.map, c.structure) for c in compared],
+            [place_share(mask, c.map) * c.place * distance.peak_weight(c.map, c.structure) for c in compared],
             [c.channel for c in compared],
             distance.fusion_weight(structure, self.fused(compared), self.fuse),
             structure.new_zeros(len(structure)),

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from damlpips.models.adaptive import AdaptiveWeights, image_distances, layers_of, scaled
+from damlpips.models.adaptive import AdaptiveWeights, image_distances, pairs_of_layers, place_share, scaled
 from damlpips.models.alignment import Motion
 from damlpips.models.encoder import Size
 from damlpips.models.tiled import TiledDamlpips, TiledPair
 from damlpips.nets.encoded import Encoded
-from damlpips.ops import colour, distance
+from damlpips.ops import colour, coverage, distance
 from damlpips.ops.fused import Distances, damlpips_distances
 from damlpips.ops.masking import MASKING_WINDOW, compared, contrast, masked_map
 
@@ -86,32 +86,40 @@ class Version2:
     weighing: distance.Adaptive
     aligns: bool = True
 
-    def layers(self, x: Encoded, y: Encoded, motion: Motion | None = None) -> Float[Tensor, "n l"]:
+    def layers(
+        self, x: Encoded, y: Encoded, motion: Motion | None = None, mask: Tensor | None = None
+    ) -> Float[Tensor, "n l"]:
+        if mask is not None:
+            return with_motion(_fused(self._compared(x, y, mask)), motion)
         network = zip(x.features, y.features, strict=True)
         return with_motion(
             _fused([_image_distances(x, y), *(damlpips_distances(a, b, self.weighing) for a, b in network)]), motion
         )
 
-    def spatial_map(self, x: Encoded, y: Encoded, size: Size, motion: Motion | None = None) -> Float[Tensor, "n 1 h w"]:
-        compared = self._compared(x, y)
-        return _with_displacement([c.map for c in compared], with_motion(_fused(compared), motion), size, motion)
+    def spatial_map(
+        self, x: Encoded, y: Encoded, size: Size, motion: Motion | None = None, mask: Tensor | None = None
+    ) -> Float[Tensor, "n 1 h w"]:
+        compared = self._compared(x, y, mask)
+        return _with_displacement([c.map for c in compared], with_motion(_fused(compared), motion), size, motion, mask)
 
-    def weights(self, x: Encoded, y: Encoded, motion: Motion | None = None) -> AdaptiveWeights:
+    def weights(
+        self, x: Encoded, y: Encoded, motion: Motion | None = None, mask: Tensor | None = None
+    ) -> AdaptiveWeights:
         """Return the weights that the score of each pair was made with."""
-        compared = self._compared(x, y)
+        compared = self._compared(x, y, mask)
         structure = torch.stack([c.structure for c in compared], 1)
         added = with_motion(_fused(compared), motion)
         return AdaptiveWeights(
-            [c.place * distance.peak_weight(c.map, c.structure) for c in compared],
+            [place_share(mask, c.map) * c.place * distance.peak_weight(c.map, c.structure) for c in compared],
             [c.channel for c in compared],
             distance.fusion_weight(structure, added[:, :-1], fuse),
             added[:, -1],
         )
 
-    def _compared(self, x: Encoded, y: Encoded) -> list[distance.Comparison]:
+    def _compared(self, x: Encoded, y: Encoded, mask: Tensor | None) -> list[distance.Comparison]:
         """Return how each layer compares, the image first."""
-        image, *network = zip(layers_of(x), layers_of(y), strict=True)
-        return [compared_image(*image), *(distance.compare(a, b, self.weighing) for a, b in network)]
+        image, *network = pairs_of_layers(x, y, mask)
+        return [compared_image(*image), *(distance.compare(a, b, self.weighing, m) for a, b, m in network)]
 
     def of_tile(self, encoded: Encoded) -> Encoded:
         """Return the feature maps of a tile, and last the contrast of each of its pixels."""
@@ -133,16 +141,16 @@ class Version2:
 
 
 def _with_displacement(
-    maps: list[Tensor], added: Float[Tensor, "n m"], size: Size, motion: Motion | None
+    maps: list[Tensor], added: Float[Tensor, "n m"], size: Size, motion: Motion | None, mask: Tensor | None = None
 ) -> Float[Tensor, "n 1 h w"]:
     """Return where the images differ, and where they are displaced by what motion adds."""
-    found = scaled(maps, added[:, :-1], size)
+    found = scaled(maps, added[:, :-1], size, mask)
     if motion is None:
         return found
     square = motion.field.square().sum(1, keepdim=True).to(found.dtype)
     # where nothing is displaced the motion is a deformation that has no place
-    by_place = distance.upsample(square + 1e-12, size)
-    return found + by_place / by_place.mean((2, 3), keepdim=True) * added[:, -1:, None, None]
+    by_place = coverage.covered(distance.upsample(square + 1e-12, size), mask)
+    return found + by_place / coverage.mean(by_place, mask)[..., None, None] * added[:, -1:, None, None]
 
 
 def with_motion(added: Float[Tensor, "n l"], motion: Motion | None) -> Float[Tensor, "n m"]:
@@ -158,16 +166,17 @@ def _fused(compared: Sequence[distance.Comparison | Distances]) -> Float[Tensor,
     return fuse(torch.stack([c.structure for c in compared], 1), torch.stack([c.texture for c in compared], 1))
 
 
-def compared_image(a: Tensor, b: Tensor) -> distance.Comparison:
-    """Compare two batches of images in adapted colours."""
-    d, place = masked_map(a, b)
+def compared_image(a: Tensor, b: Tensor, mask: Tensor | None = None) -> distance.Comparison:
+    """Compare two batches of images in adapted colours, or what a mask covers of them."""
+    d, place = masked_map(a, b) if mask is None else compared(a, b, contrast(a, mask), contrast(b, mask))
+    d = coverage.covered(d, mask)
     alike = torch.ones_like(a[:, :, 0, 0])
-    return distance.Comparison(place, alike, d, distance.peak_pool(d), _image_texture(a, b))
+    return distance.Comparison(place, alike, d, distance.peak_pool(d, mask), _image_texture(a, b, mask))
 
 
-def _image_texture(a: Tensor, b: Tensor) -> Float[Tensor, " n"]:
+def _image_texture(a: Tensor, b: Tensor, mask: Tensor | None) -> Float[Tensor, " n"]:
     """Compare the mean and the spread of each colour, in proportion to the energy of photographs."""
-    mean, power = (torch.stack([m.mean((2, 3)) for m in maps]) for maps in ((a, b), (a.square(), b.square())))
+    mean, power = (torch.stack([coverage.mean(m, mask) for m in maps]) for maps in ((a, b), (a.square(), b.square())))
     return distance.moment_differences(mean, power).sum(1) / colour.PHOTOGRAPH_ENERGY
 
 

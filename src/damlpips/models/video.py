@@ -17,6 +17,7 @@ from damlpips.models.inputs import Pair
 from damlpips.models.references import as_keys
 from damlpips.models.settings import Settings
 from damlpips.nets.encoded import Encoded
+from damlpips.ops.execution import on_cpu
 
 # An accelerator is kept busy by this many times the frames that go through the network on a CPU at a time.
 ACCELERATED = 16
@@ -29,6 +30,7 @@ class VideoPair:
     Attributes:
         x, y: (N, T, 3, H, W); or in one place the encoded frames of one video, or a still, for each of the N.
         count: N.
+        mask: (N, T, 1, H, W), which places count; None: all.
     """
 
     x: Images
@@ -36,6 +38,7 @@ class VideoPair:
     count: int
     settings: Settings
     encoder: Encoder
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -66,10 +69,11 @@ class VideoPair:
             # one encoded frame stands in for all
             a, b = (v if isinstance(v, Encoded) and len(v) == 1 else v[part] for v in (x, y))
             named = None if name is None else [(name, t) for t in range(part.start, part.stop)]
-            yield inputs.prepared(a, b, self.settings, self.encoder), named
+            mask = None if self.mask is None else self.mask[k, part]
+            yield inputs.prepared(a, b, self.settings, self.encoder, mask), named
 
 
-def prepared(x: Images, y: Images, settings: Settings, encoder: Encoder) -> VideoPair:
+def prepared(x: Images, y: Images, settings: Settings, encoder: Encoder, mask: Any = None) -> VideoPair:
     """Check a pair of batches of videos; the counterpart of `inputs.prepared`.
 
     Raises:
@@ -90,4 +94,10 @@ def prepared(x: Images, y: Images, settings: Settings, encoder: Encoder) -> Vide
     for encoded in (x, y):
         if isinstance(encoded, Encoded) and len(encoded) not in (1, frames):
             raise ValueError(f"encoded frames: expected those of one video, {frames}, or a still, got {len(encoded)}")
-    return VideoPair(x, y, n, settings, encoder)
+    if mask is not None:
+        images = given[-1][1]
+        checks.mask(mask, n, (images.shape[-2], images.shape[-1]), images.device, frames)
+        if on_cpu(mask):
+            checks.mask_is_not_empty(mask)
+        mask = mask.expand(n, frames, -1, -1, -1)
+    return VideoPair(x, y, n, settings, encoder, mask)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from damlpips.checks import is_optimised
+from damlpips.ops import coverage
 from damlpips.ops.execution import is_dual, is_transformed, on_cpu
 from damlpips.ops.tiling import Span
 from damlpips.ops.windows import at_least, box, enlarged, nearby, shorter_side, shrunk
@@ -61,11 +62,13 @@ class Field(NamedTuple):
 
     Attributes:
         by: (N, 2, h, w), right and down, in shares of the shorter side.
-        trust: (N, 1, h, w), at least 0; near 0 where nothing can be followed.
+        trust: (N, 1, h, w), at least 0; near 0 where nothing can be followed, 0 where a mask covers nothing.
+        mask: how much of each place a mask covers in both images, (N, 1, h, w); None: all.
     """
 
     by: Tensor
     trust: Tensor
+    mask: Tensor | None = None
 
 
 class Extent(NamedTuple):
@@ -181,6 +184,14 @@ def _frame(x: Tensor, reach: float) -> list[tuple[slice, ...]]:
     return [*((every, every, end, every) for end in ends), *((every, every, rest, end) for end in ends)]
 
 
+def middle_mask(mask: Float[Tensor, "n 1 h w"], at: Sequence[Tensor]) -> Float[Tensor, "n 1 H W"]:
+    """Return how much of each place of the middle frame a mask covers in both images, sampled at two places each.
+
+    Beyond the edge is what is at the edge: a mask that covers all does so in the middle frame.
+    """
+    return torch.minimum(*(sampled(mask, p) for p in at))
+
+
 def _inside(at: Float[Tensor, "n 2 h w"], x: Tensor) -> Float[Tensor, "n 1 h w"]:
     """Return the weight that places of the image have in what is sampled, 0 from one place beyond its edge on."""
     across, down = (((n + 1) / 2 - m.abs()).clamp(0, 1) for m, n in zip(at.split(1, 1), x.shape[:1:-1], strict=True))
@@ -213,10 +224,11 @@ def _normalisation(luma: Tensor, block: int) -> tuple[Tensor, Tensor]:
 # --- the field -------------------------------------------------------------------------------------------------------
 
 
-def searched(a: Tensor, b: Tensor) -> Float[Tensor, "n 2 h w"]:
+def searched(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Float[Tensor, "n 2 h w"]:
     """Return the step from each place of a to its match in b, in places: the mean of all within reach, the best most.
 
-    The cost of a step s is the mean of (a(p) - b(p + s))^2 and (a(p - s) - b(p))^2, which is symmetric.
+    The cost of a step s is the mean of (a(p) - b(p + s))^2 and (a(p - s) - b(p))^2, which is symmetric; it is that of
+    places that a mask covers.
     """
     n, _, h, w = a.shape
     k = 2 * REACH + 1
@@ -224,30 +236,33 @@ def searched(a: Tensor, b: Tensor) -> Float[Tensor, "n 2 h w"]:
     cost = ((a - of_b).square() + (of_a.flip(1) - b).square()) / 2
     offsets = torch.arange(-REACH, REACH + 1, device=a.device, dtype=a.dtype)
     steps = torch.stack([offsets.repeat(k), offsets.repeat_interleave(k)])[:, :, None, None]
-    likely = torch.softmax(-(box(cost, WINDOW) + STEP_COST * steps.square().sum(0)) / TEMPERATURE, 1)
+    likely = torch.softmax(-(coverage.box(cost, WINDOW, mask) + STEP_COST * steps.square().sum(0)) / TEMPERATURE, 1)
     return torch.stack([(likely * along).sum(1) for along in steps], 1)
 
 
-def step(a: Tensor, b: Tensor, u: Tensor) -> Field:
+def step(a: Tensor, b: Tensor, u: Tensor, mask: Tensor | None = None) -> Field:
     """Return one step of Lucas and Kanade's method from the field u between normalised luma; u is in places.
 
     With r = b(p + u/2) - a(p - u/2) and g the gradient of their mean, it minimises the sum of (r + g . step)^2 over a
-    window; a step is one place at most.
+    window, or over what a mask covers of it; a step is one place at most.
     """
-    a, b = (sampled(m, p) for m, p in zip((a, b), halfway(u, a), strict=True))
-    return _solved(b - a, *_slopes(a + b, 1))
+    at = halfway(u, a)
+    a, b = (sampled(m, p) for m, p in zip((a, b), at, strict=True))
+    return _solved(b - a, *_slopes(a + b, 1), mask=None if mask is None else middle_mask(mask, at))
 
 
-def fine_step(a: Tensor, b: Tensor, u: Tensor, shrink: int) -> Field:
+def fine_step(a: Tensor, b: Tensor, u: Tensor, shrink: int, mask: Tensor | None = None) -> Field:
     """Return a step as `step` does, between luma that is normalised where it is sampled.
 
     `shrink` x `shrink` places of a and b make a place of the result. Gradients pass through r, with g and what luma is
     normalised by held fixed: where the field is best, r is near 0, and so is what they change.
     """
     s = 2 if shrink > 2 else 1  # of many places, every second row and column says as much
-    (a, *of_a), (b, *of_b) = (_with_slopes(sampled(m, p), s) for m, p in zip((a, b), halfway(u, a), strict=True))
+    at = halfway(u, a)
+    (a, *of_a), (b, *of_b) = (_with_slopes(sampled(m, p), s) for m, p in zip((a, b), at, strict=True))
     gx, gy = (p + q for p, q in zip(of_a, of_b, strict=True))
-    return _solved(b - a, gx, gy, shrink // s)
+    in_both = None if mask is None else middle_mask(mask, at)[..., ::s, ::s].detach()
+    return _solved(b - a, gx, gy, shrink // s, in_both)
 
 
 def _with_slopes(luma: Tensor, every: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -265,24 +280,32 @@ def _slopes(m: Tensor, every: int) -> tuple[Tensor, Tensor]:
     return m[..., 1:-1:s, 2::s] - m[..., 1:-1:s, :-2:s], m[..., 2::s, 1:-1:s] - m[..., :-2:s, 1:-1:s]
 
 
-def _solved(r: Tensor, gx: Tensor, gy: Tensor, shrink: int = 1) -> Field:
+def _solved(r: Tensor, gx: Tensor, gy: Tensor, shrink: int = 1, mask: Tensor | None = None) -> Field:
     """Return the steps that r and four times the slopes of the mean ask for; that factor is taken off the sums."""
     products = [v * w for v, w in ((gx, gx), (gx, gy), (gy, gy), (gx, r), (gy, r))]
+    if mask is not None:
+        products = [*(m * mask for m in products), mask]
     if shrink > 1:
         products = [shrunk(m, shrink) for m in products]
     sums = box(torch.cat(products, 1), WINDOW)
+    if mask is not None:
+        mask, sums = products[5], sums[:, :5] / sums[:, 5:].clamp(min=coverage.LEAST)
     (xx, xy, yy), (xr, yr) = (m.split(1, 1) for m in (sums[:, :3].detach() / 16, sums[:, 3:] / 4))
     xx, yy = xx + DAMPING, yy + DAMPING
     det = xx * yy - xy * xy
     by = torch.cat([xy * yr - yy * xr, xy * xr - xx * yr], 1) / det
     # about the smaller eigenvalue of the window's gradients
     trust = (det / (xx + yy) - DAMPING / 2).clamp(min=0)
-    return Field(by * by.square().sum(1, keepdim=True).clamp(min=1).rsqrt(), trust)
+    trust = trust if mask is None else trust * mask
+    return Field(by * by.square().sum(1, keepdim=True).clamp(min=1).rsqrt(), trust, mask)
 
 
-def smoothed(by: Tensor, trust: Tensor, before: Tensor) -> Tensor:
+def smoothed(by: Tensor, trust: Tensor, before: Tensor, mask: Tensor | None = None) -> Tensor:
     """Average a field over its neighbourhood by trust; where there is none it keeps to `before`."""
-    prior = PRIOR * trust.mean((2, 3), keepdim=True) + 1e-6
+    typical = trust.mean((2, 3), keepdim=True)
+    if mask is not None:  # outside of it trust is 0
+        typical = typical / mask.mean((2, 3), keepdim=True).clamp(min=coverage.LEAST)
+    prior = PRIOR * typical + 1e-6
     moments = box(torch.cat([trust * by, trust], 1), WINDOW)
     return (moments[:, :2] + prior * before) / (moments[:, 2:] + prior)
 
@@ -323,67 +346,83 @@ def _least_squares(products: Tensor, weight: Tensor, by: Tensor) -> Float[Tensor
     return (targets[..., None] * inverse[:, None]).sum(2) / det[:, None, None]
 
 
-def coarse_field(x: Sequence[Tensor], y: Sequence[Tensor], last: int = GRID_LEVEL, start: Field | None = None) -> Field:
-    """Return the field between two pyramids down to a level, from the coarsest, or from `start` on the level above."""
-    by, trust = (None, None) if start is None else start
+def coarse_field(
+    x: Sequence[Tensor],
+    y: Sequence[Tensor],
+    last: int = GRID_LEVEL,
+    start: Field | None = None,
+    masks: Sequence[Tensor] | None = None,
+) -> Field:
+    """Return the field between two pyramids down to a level, from the coarsest, or from `start` on the level above.
+
+    With `masks`, the pyramid of a mask, it is that of what the mask covers, and beyond it is continued.
+    """
+    by, trust, in_both = (None, None, None) if start is None else start
     for level in range(LEVELS - 1 if start is None else last, last - 1, -1):
         is_searched = level >= LEVELS - SEARCHED_LEVELS
         both = normalised(torch.cat([x[level], y[level]]), 2 if is_searched else 4)
         n = x[level].shape[0]  # not its length, which is a number also where torch.export leaves it open
         a, b = both[:n], both[n:]
+        mask = None if masks is None else masks[level]
         side = shorter_side(a)
         by = torch.cat([a, a], 1) * 0 if by is None else in_places(by, a)
         before = by
         if is_searched:
-            by = box(by + searched(*(sampled(m, p) for m, p in zip((a, b), halfway(by, a), strict=True))), 3)
+            at = halfway(by, a)
+            seen = None if mask is None else middle_mask(mask, at)
+            found = searched(sampled(a, at[0]), sampled(b, at[1]), seen)
+            by = coverage.box(by + found, 3, seen)
         for _ in range(STEPS[level]):
-            found, trust = step(a, b, by)
+            found, trust, in_both = step(a, b, by, mask)
             by = by + found
             if level >= LEVELS - AFFINE_LEVELS:
                 before = affine(Field(by, trust), at_least(1.0, OUTLIER * side)).by
-            by = smoothed(by, trust, before)
+            by = smoothed(by, trust, before, in_both)
         by = by / side
     if by is None or trust is None:
         raise RuntimeError("there is at least one level")
-    return Field(by, trust)
+    return Field(by, trust, in_both)
 
 
-def refined(x: Sequence[Tensor], y: Sequence[Tensor], field: Field) -> Field:
+def refined(x: Sequence[Tensor], y: Sequence[Tensor], field: Field, masks: Sequence[Tensor] | None = None) -> Field:
     """Return a field refined on the levels below its grid; it stays on the grid.
 
     It has the gradients of the last step: at the best field a step is the derivative of where that is.
     """
-    by, trust = field
+    by, trust, in_both = field
     for level in range(GRID_LEVEL - 1, -1, -1):
         before = by
         for left in reversed(range(STEPS[level])):
             with torch.set_grad_enabled(torch.is_grad_enabled() and level == 0 and left == 0):
-                a, b = x[level], y[level]
-                found, trust = fine_step(a, b, in_places(by, a), 2 ** (GRID_LEVEL - level))
-                by = smoothed(by + found / shorter_side(a), trust, before)
+                a, b, mask = x[level], y[level], None if masks is None else masks[level]
+                found, trust, in_both = fine_step(a, b, in_places(by, a), 2 ** (GRID_LEVEL - level), mask)
+                by = smoothed(by + found / shorter_side(a), trust, before, in_both)
     fit = affine(Field(by, trust), FINAL_OUTLIER).by
     apart = by - fit
     square = apart.square().sum(1, keepdim=True)
-    return Field(fit + apart * (square / (square + DOUBT**2)), trust)
+    return Field(fit + apart * (square / (square + DOUBT**2)), trust, in_both)
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------
 
 
-def explained(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"]) -> Float[Tensor, " n"]:
+def explained(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"], mask: Tensor | None = None) -> Float[Tensor, " n"]:
     """Return how much of the local differences in luma a field explains: 1 if all, 0 if none.
 
     ::
 
         1 - m(a, b) / m(x, y),   m(a, b) = mean_p w_p (a_p - b_p)^2 / mean_p w_p (a_p^2 + b_p^2)
 
-    with a and b the local deviations of x and y when they are aligned, and w_p how far both are seen there. In
-    proportion to what is seen: a field that moves out of sight what it cannot match explains nothing.
+    with a and b the local deviations of x and y when they are aligned, and w_p how far both are seen there, or covered
+    by a mask. In proportion to what is seen: a field that moves out of sight what it cannot match explains nothing.
     """
     at = halfway(in_places(u, x), x)
     a, b = (sampled(m, p) for m, p in zip((x, y), at, strict=True))
     both = torch.minimum(*(_inside(p, x) for p in at))
-    before, after = _mismatch(x, y, torch.ones_like(both)), _mismatch(a, b, both)
+    whole = torch.ones_like(both)
+    if mask is not None:
+        whole, both = mask, both * middle_mask(mask, at)
+    before, after = _mismatch(x, y, whole), _mismatch(a, b, both)
     return 1 - after / before
 
 
@@ -394,10 +433,15 @@ def _mismatch(a: Tensor, b: Tensor, weight: Tensor) -> Float[Tensor, " n"]:
     return d / e
 
 
-def left_of(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Float[Tensor, " n"]:
-    """Return what is left of the local differences in luma of x and y when they are aligned, a and b: 1 if all."""
+def left_of(
+    x: Tensor, y: Tensor, a: Tensor, b: Tensor, masks: tuple[Tensor, Tensor] | None = None
+) -> Float[Tensor, " n"]:
+    """Return what is left of the local differences in luma of x and y when they are aligned, a and b: 1 if all.
+
+    Of those that masks of x and y, and of a and b, cover.
+    """
     d = torch.cat([x - y, a - b])
-    energy = (d - nearby(d)).square().mean((1, 2, 3)) + 1e-9
+    energy = coverage.mean((d - nearby(d)).square(), None if masks is None else torch.cat(masks))[:, 0] + 1e-9
     n = x.shape[0]
     return energy[n:] / energy[:n]
 
@@ -423,7 +467,7 @@ def extent(field: Field) -> Extent:
     fit = affine(field, FINAL_OUTLIER)
     trust = field.trust / (field.trust.mean((2, 3), keepdim=True) + 1e-12)
     apart = ((field.by - fit.by).square() * trust).sum(1).mean((1, 2))
-    square = fit.by.square().sum(1).mean((1, 2)) + apart
+    square = coverage.mean(fit.by.square().sum(1, keepdim=True), field.mask)[:, 0] + apart
     (_, xx, xy), (_, yx, yy) = (row.unbind(1) for row in fit.coefficients.unbind(1))
     strain = xx.square() + yy.square() + (xy + yx).square() / 2
     # the root has no derivative at 0

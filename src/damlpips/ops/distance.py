@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from damlpips.ops import coverage
+
 # Added to the norm, outside the root, as in published LPIPS scores.
 NORM_EPS = 1e-10
 # DAMLPIPS: gives a layer without energy weights of one instead of 0/0. The features of any visible pattern have
@@ -55,24 +57,28 @@ def divisor(energy: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
     return torch.where(dead, 1.0, norm + NORM_EPS)
 
 
-def in_place(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+def in_place(a: Float[Tensor, "n c h w"], _mask: Tensor | None = None) -> Float[Tensor, "n c h w"]:
     """Return the features as they are: each place is compared with the same place."""
     return a
 
 
-def averaged(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 1 1"]:
-    """Average each channel over places: mean is compared with mean."""
-    return working(a).mean((2, 3), keepdim=True)
+def averaged(a: Float[Tensor, "n c h w"], mask: Tensor | None = None) -> Float[Tensor, "n c 1 1"]:
+    """Average each channel over places, or over those that a mask covers: mean is compared with mean."""
+    a = working(a)
+    return a.mean((2, 3), keepdim=True) if mask is None else coverage.mean(a, mask)[:, :, None, None]
 
 
-def ranked(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c p 1"]:
+def ranked(a: Float[Tensor, "n c h w"], mask: Tensor | None = None) -> Float[Tensor, "n c p 1"]:
     """Sort each channel over places, the lowest first: rank is compared with rank."""
+    if mask is not None:
+        raise ValueError("a place that a mask covers in part has no rank")
     # stable, so that equal features, such as a rectifier's zeros, get the same gradients on every device;
     # in float32, since not every device sorts half precision
     return working(a).flatten(2).sort(dim=2, stable=True).values[..., None]
 
 
-Arrangement = Callable[[Tensor], Tensor]
+# of the features of a layer, and of a mask on their grid
+Arrangement = Callable[[Tensor, Tensor | None], Tensor]
 
 # What is compared, by the names of arXiv 2207.02512. The distances of several arrangements are added.
 COMPARISONS: dict[str, tuple[Arrangement, ...]] = {
@@ -91,21 +97,23 @@ def lpips_map(
     *,
     arrange: Arrangement = in_place,
     channel_norm: bool = True,
+    mask: Float[Tensor, "n 1 h w"] | None = None,
 ) -> Float[Tensor, "n 1 p q"]:
     """Compare two feature maps place by place: sum_c w_c (a^_c - b^_c)^2, with w = 1 where `head` is None.
 
-    a^ = unit(arrange(a)), or arrange(a) without `channel_norm`: normalisation follows averaging or sorting.
+    a^ = unit(arrange(a)), or arrange(a) without `channel_norm`: normalisation follows averaging or sorting. With a mask
+    averages are of what it covers.
     """
     scale = unit if channel_norm else working
-    difference = (scale(arrange(a)) - scale(arrange(b))).square()
+    difference = (scale(arrange(a, mask)) - scale(arrange(b, mask))).square()
     if head is not None:
         difference = difference * head.to(difference)[None, :, None, None]
     return difference.sum(1, keepdim=True)
 
 
-def pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
-    """Average a map over its places."""
-    return d.mean((1, 2, 3))
+def pool(d: Float[Tensor, "n 1 h w"], mask: Float[Tensor, "n 1 h w"] | None = None) -> Float[Tensor, " n"]:
+    """Average a map over its places, or over those that a mask covers."""
+    return d.mean((1, 2, 3)) if mask is None else coverage.mean(d, mask)[:, 0]
 
 
 def upsample(d: Float[Tensor, "n 1 h w"], size: tuple[int, int]) -> Float[Tensor, "n 1 H W"]:
@@ -126,11 +134,11 @@ class Statistics(NamedTuple):
     power: Tensor
 
 
-def statistics(a: Float[Tensor, "n c h w"]) -> Statistics:
-    """Return the energy at each place, and the mean and the power of each channel."""
+def statistics(a: Float[Tensor, "n c h w"], mask: Float[Tensor, "n 1 h w"] | None = None) -> Statistics:
+    """Return the energy at each place, and the mean and the power of each channel, over what a mask covers."""
     a = working(a)
     square = a.square()
-    return Statistics(square.sum(1, keepdim=True), a.mean((2, 3)), square.mean((2, 3)))
+    return Statistics(square.sum(1, keepdim=True), coverage.mean(a, mask), coverage.mean(square, mask))
 
 
 class Adaptive(NamedTuple):
@@ -186,14 +194,15 @@ def peak_map(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
     return (d / _highest(d)).pow(PEAK_POWER)
 
 
-def peak_pool(d: Float[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
+def peak_pool(d: Float[Tensor, "n 1 h w"], mask: Float[Tensor, "n 1 h w"] | None = None) -> Float[Tensor, " n"]:
     """Pool a map over its places with Minkowski's mean, (mean_p d_p^2)^(1/2), in which strong differences count more.
 
-    It lies between the mean and the maximum. Where the map is zero everywhere, so are its value and its gradient.
+    With a mask it is that of the places that it covers; elsewhere the map is 0. It lies between the mean and the
+    maximum. Where the map is zero everywhere, so are its value and its gradient.
     """
     highest = _highest(d)
     # the root has no derivative at 0; the clamp changes no other mean, since one place has the value 1
-    mean = pool((d / highest).pow(PEAK_POWER)).clamp(min=_least(d))
+    mean = pool((d / highest).pow(PEAK_POWER), mask).clamp(min=_least(d))
     return highest.flatten() * mean.pow(1 / PEAK_POWER)
 
 
@@ -218,7 +227,11 @@ def _least(d: Tensor) -> float:
 
 
 def texture_distance(
-    a: Statistics, b: Statistics, place: Float[Tensor, "n 1 h w"], channel: Float[Tensor, "n c"]
+    a: Statistics,
+    b: Statistics,
+    place: Float[Tensor, "n 1 h w"],
+    channel: Float[Tensor, "n c"],
+    mask: Float[Tensor, "n 1 h w"] | None = None,
 ) -> Float[Tensor, " n"]:
     """Compare the mean and the spread of each channel over places, wherever in the image its features are.
 
@@ -228,7 +241,7 @@ def texture_distance(
 
     The bracket is the squared 2-Wasserstein distance between two normal distributions with these means and spreads.
     """
-    return (texture_differences(a, b) * channel).sum(1) / place.reciprocal().mean((1, 2, 3))
+    return (texture_differences(a, b) * channel).sum(1) / pool(place.reciprocal(), mask)
 
 
 def texture_differences(a: Statistics, b: Statistics) -> Float[Tensor, "n c"]:
@@ -258,12 +271,17 @@ class Comparison(NamedTuple):
     texture: Tensor
 
 
-def compare(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], weighing: Adaptive | Fixed) -> Comparison:
-    """Compare the feature maps of one layer as DAMLPIPS does."""
-    of_a, of_b = statistics(a), statistics(b)
+def compare(
+    a: Float[Tensor, "n c h w"],
+    b: Float[Tensor, "n c h w"],
+    weighing: Adaptive | Fixed,
+    mask: Float[Tensor, "n 1 h w"] | None = None,
+) -> Comparison:
+    """Compare the feature maps of one layer, or what a mask covers of them, as DAMLPIPS does."""
+    of_a, of_b = statistics(a, mask), statistics(b, mask)
     place, channel = weighing.weights(of_a, of_b)
-    d = adaptive_map(a, b, place, channel if isinstance(weighing, Adaptive) else None)
-    return Comparison(place, channel, d, peak_pool(d), texture_distance(of_a, of_b, place, channel))
+    d = coverage.covered(adaptive_map(a, b, place, channel if isinstance(weighing, Adaptive) else None), mask)
+    return Comparison(place, channel, d, peak_pool(d, mask), texture_distance(of_a, of_b, place, channel, mask))
 
 
 def share(d: Tensor, gain: float | None = None) -> Tensor:

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from damlpips.checks import is_optimised
+from damlpips.ops.coverage import box
 from damlpips.ops.execution import is_transformed, on_cpu
-from damlpips.ops.windows import box
 
 # The contrast of a place, in squared units of Oklab over a window of so many places, hides differences from where it
 # exceeds the floor.
@@ -57,9 +57,9 @@ def compared(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> tuple[Tensor, 
     return place * square, place
 
 
-def contrast(a: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Return the variance of an image in a window around each pixel, summed over colours."""
-    return box((a - box(a, MASKING_WINDOW)).square().sum(1, keepdim=True), MASKING_WINDOW)
+def contrast(a: Float[Tensor, "n c h w"], mask: Float[Tensor, "n 1 h w"] | None = None) -> Float[Tensor, "n 1 h w"]:
+    """Return the variance of an image in a window around each pixel, summed over colours; of what a mask covers."""
+    return box((a - box(a, MASKING_WINDOW, mask)).square().sum(1, keepdim=True), MASKING_WINDOW, mask)
 
 
 class _Masked(torch.autograd.Function):

@@ -84,6 +84,7 @@ class PerceptualMetric(StoreMetric):
         ref: Images,
         index: Tensor | Sequence[int] | None = None,
         reference_key: Keys | None = None,
+        mask: Tensor | None = None,
     ) -> None:
         """Score a batch of pairs and add the scores.
 
@@ -98,21 +99,23 @@ class PerceptualMetric(StoreMetric):
                 reference whose key came before is not run through the network again, also after `reset()`, as far as
                 `reference_cache` bytes hold the feature maps. A key stands for one image: another is an error on a CPU,
                 and on an accelerator only if it has another size.
+            mask: bool, (N, 1, H, W) or (1, 1, H, W): only where it is True is compared; see `LPIPS.per_layer`.
 
         Raises:
-            TypeError, ValueError: images, index or keys are not what they should be, or, with `on_error="raise"` on the
-                CPU, an image cannot be scored; the state is as it was.
+            TypeError, ValueError: images, index, keys or mask are not what they should be, or, with `on_error="raise"`
+                on the CPU, an image cannot be scored; the state is as it was.
             TorchMetricsUserError: the metric is synced.
         """
         self._refuse_if_synced("update")
-        limit_threads_after_fork(lambda: self._update(img, ref, index, reference_key))
+        limit_threads_after_fork(lambda: self._update(img, ref, index, reference_key, mask))
 
-    def _update(self, img: Images, ref: Images, index: Any, reference_key: Keys | None) -> None:
-        pair = self.model.prepared(img, ref)  # refuses what cannot be compared
+    def _update(self, img: Images, ref: Images, index: Any, reference_key: Keys | None, mask: Tensor | None) -> None:
+        pair = self.model.prepared(img, ref, mask)  # refuses what cannot be compared
         n = len(pair)
         indices = None if index is None else _checked_index(index, n).to(self.device, non_blocking=True)
         in_range = isinstance(pair, Pair) and pair.in_range
-        good = self._checked_values(() if in_range or not self.check_values else (img, ref), indices, n)
+        checked = () if in_range or not self.check_values else (img, ref)
+        good = self._checked_values(checked, indices, n, mask)
         scores = self.model.compared(*shared(self.model, img, ref, pair, reference_key)).sum(1)
         good = good & scores.isfinite() & (scores.abs() < exact_sums.LIMIT)
         if self._raises_at_once and (where := _first_false(good)) is not None:
@@ -131,12 +134,14 @@ class PerceptualMetric(StoreMetric):
         """Whether values may be read: on an accelerator that would wait for it, so `compute` raises instead."""
         return self.on_error == "raise" and self.device.type == "cpu"
 
-    def _checked_values(self, images: Sequence[Images], indices: Tensor | None, n: int) -> Tensor:
+    def _checked_values(self, images: Sequence[Images], indices: Tensor | None, n: int, mask: Tensor | None) -> Tensor:
         """Return which pairs have values that can be scored, (N,); raise at the first other where they may be read."""
         good = torch.ones(n, dtype=torch.bool, device=self.device)
         for what, x in zip(("first image", "second image"), images, strict=False):
             if not isinstance(x, Tensor):
                 continue
+            if mask is not None and x.is_floating_point():  # what is outside may be anything
+                x = x.where(mask, self.model.value_range[0])
             marks = checks.scorable(x, self.model.value_range)
             if self._raises_at_once and (where := _first_false(marks)) is not None:
                 fault = checks.fault(x[where], checks.extremes(x[where]), self.model.value_range)

@@ -84,14 +84,16 @@ def shared(
     """Return a pair of batches as feature maps, from one pass for all metrics that see it, and the keys still needed.
 
     What nobody else sees comes back as it is, and so do videos and images that are compared tile by tile, whose feature
-    maps would be too large to be kept.
+    maps would be too large to be kept, and images with a mask.
 
     Args:
         x, y: the images as they came; a change of theirs is noticed.
         pair: what `model.prepared` made of them.
     """
     alone = pair, reference_key
-    if not isinstance(pair, Pair) or not (_can_be_kept(x) and _can_be_kept(y)) or model.is_tiled(pair):
+    if not isinstance(pair, Pair) or pair.mask is not None or model.is_tiled(pair):
+        return alone
+    if not (_can_be_kept(x) and _can_be_kept(y)):
         return alone
     # two metrics cannot share a graph, which can be walked back only once
     if pair.is_optimised:
