@@ -42,13 +42,16 @@ def _hashable(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple((name, plain(value)) for name, value in sorted(options.items()))
 
 
-def lpips(x: Images, y: Images, *, backbone: str | Backbone = "alex", **options: Any) -> Tensor:
+def lpips(
+    x: Images, y: Images, *, mask: Tensor | None = None, backbone: str | Backbone = "alex", **options: Any
+) -> Tensor:
     """Return the LPIPS distance of each pair, (N,), or its mean or sum; lower is closer.
 
     Runs on the images' device. The module is built on the first call with its options and kept for the next.
 
     Args:
         x, y: (N, 3, H, W), or what `LPIPS.encode` returned.
+        mask: bool, (N, 1, H, W): only where it is True is compared; see `LPIPS.per_layer`.
         backbone, options: those of `damlpips.LPIPS` (`weights`, `heads`, `comparison`, `reduction`, ...).
 
     Raises:
@@ -61,16 +64,19 @@ def lpips(x: Images, y: Images, *, backbone: str | Backbone = "alex", **options:
         >>> lpips(x, x, backbone="nano", heads="uniform")
         tensor([0., 0.])
     """
-    return _module(LPIPS, _device(x), _hashable({"backbone": backbone, **options}))(x, y)
+    return _module(LPIPS, _device(x), _hashable({"backbone": backbone, **options}))(x, y, mask=mask)
 
 
-def damlpips(x: Images, y: Images, *, backbone: str | Backbone = DEFAULT_BACKBONE, **options: Any) -> Tensor:
+def damlpips(
+    x: Images, y: Images, *, mask: Tensor | None = None, backbone: str | Backbone = DEFAULT_BACKBONE, **options: Any
+) -> Tensor:
     """Return the DAMLPIPS distance of each pair, (N,), or its mean or sum; lower is closer.
 
     Runs on the images' device. The module is built on the first call with its options and kept for the next.
 
     Args:
         x, y: (N, 3, H, W), or what `DAMLPIPS.encode` returned.
+        mask: bool, (N, 1, H, W): only where it is True is compared; see `DAMLPIPS.per_layer`.
         backbone, options: those of `damlpips.DAMLPIPS` (`weights`, `value_range`, `reduction`, `rho`, `gamma`, ...).
 
     Raises:
@@ -83,7 +89,7 @@ def damlpips(x: Images, y: Images, *, backbone: str | Backbone = DEFAULT_BACKBON
         >>> damlpips(x, x)
         tensor([0., 0.])
     """
-    return _module(DAMLPIPS, _device(x), _hashable({"backbone": backbone, **options}))(x, y)
+    return _module(DAMLPIPS, _device(x), _hashable({"backbone": backbone, **options}))(x, y, mask=mask)
 
 
 def pairwise(
