@@ -28,14 +28,14 @@ def one_of(what: str, value: Any, known: Iterable[str]) -> Any:
     return value
 
 
-def value_range(value: Any) -> ValueRange:
+def value_range(value: Any, *, what: str = "value_range") -> ValueRange:
     """Return `value` as two floats, low and high."""
     try:
         low, high = (float(v) for v in value)
     except (TypeError, ValueError):
-        raise ValueError(f"value_range: expected two numbers (low, high), got {value!r}") from None
+        raise ValueError(f"{what}: expected two numbers (low, high), got {value!r}") from None
     if not (low < high and abs(low) != float("inf") and abs(high) != float("inf")):
-        raise ValueError(f"value_range: expected finite low < high, got {value!r}")
+        raise ValueError(f"{what}: expected finite low < high, got {value!r}")
     return low, high
 
 

@@ -1,4 +1,4 @@
-"""Metrics that the command line takes by one text: a line to cite."""
+"""Metrics that the command line takes by one text: a line to cite, or the name of a preset."""
 
 from pathlib import Path
 
@@ -79,6 +79,37 @@ def test_files_go_beside_it(pair: tuple[Path, Path], random_nano_weights: Path) 
     ],
 )
 def test_what_does_not_go_is_refused(pair: tuple[Path, Path], message: str, options: list[str]) -> None:
+    refused(message, "score", *pair, *options)
+
+
+@pytest.mark.parametrize("name", ["torchmetrics", "nerfstudio-2022"])
+def test_a_preset_is_the_lpips_of_its_code(pair: tuple[Path, Path], random_alex_weights: Path, name: str) -> None:
+    """Files have no range of their own: they are handed over in the preset's, and taken for what it says."""
+    row = score(*pair, "--preset", name, "--weights", random_alex_weights)
+    module = LPIPS.preset(name, weights=random_alex_weights)
+    low, high = module.value_range
+    x, y = (low + (high - low) * read_image(file)[None] / 255 for file in reversed(pair))
+    assert float(row["score"]) == pytest.approx(float(module(x, y)), rel=1e-5)  # the images were bytes
+    assert (row["metric"], row["backbone"]) == ("lpips", "alex")
+    rebuilt = rebuild(
+        RunSettings(*(row[k] for k in ("metric", "backbone", "weights", "options"))), weights=[random_alex_weights]
+    ).model
+    assert rebuilt is not None
+    assert rebuilt.settings == module.settings
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("--preset 4dgs: unknown preset '4dgs': expected one of 'lpips', ", ["--preset", "4dgs"]),
+        ("--preset 3dgs: says all that --heads says", ["--preset", "3dgs", "--heads", "v0.0"]),
+        ("--preset 3dgs: is LPIPS on a network of its own", ["--preset", "3dgs", "--backbone", "alex"]),
+        ("--preset 3dgs: is LPIPS: leave out --metric damlpips", ["--preset", "3dgs", "--metric", "damlpips"]),
+        ("--preset: stands for the one", ["--preset", "3dgs", "--metric", "lpips", "--metric", "lpips-alex"]),
+        ("--as: says all that --preset says", ["--preset", "3dgs", "--as", MODULES[0].describe()]),
+    ],
+)
+def test_presets_that_do_not_go_are_refused(pair: tuple[Path, Path], message: str, options: list[str]) -> None:
     refused(message, "score", *pair, *options)
 
 

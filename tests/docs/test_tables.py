@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from damlpips.models.presets import PRESETS
 from damlpips.nets import weights
 from damlpips.nets.geometry import named_geometry
 from damlpips.nets.table import BACKBONES
@@ -44,3 +45,16 @@ def test_halos_of_tiles() -> None:
     assert table("docs/how-to/huge-images.md", "backbone | halo, pixels a side") == [
         [f"`{name}`", str(halos.get(name, "not tiled"))] for name in BACKBONES
     ]
+
+
+def test_the_page_has_every_preset() -> None:
+    rows = table("docs/how-to/reproduce.md", "preset | network | images in | taken for | where its code shows it")
+
+    def shown(bounds: tuple[float, float] | None) -> str:
+        return "the same" if bounds is None else "[{:g}, {:g}]".format(*bounds)
+
+    assert [row[:4] for row in rows] == [
+        [f"`{name}`", preset.backbone, shown(preset.value_range), shown(preset.fed_as)]
+        for name, preset in PRESETS.items()
+    ]
+    assert all(row[4] for row in rows)

@@ -31,6 +31,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "reference_cache": st.integers(0, 10**12),
     "tile": st.none() | st.integers(64, 10**6),
     "comparison": st.sampled_from(["spatial", "mean", "spatial+mean"]),
+    "fed_as": st.none() | RANGES,
     "version": st.sampled_from([1, 2]),
     "align": st.sampled_from([None, False]),
     "rho": st.floats(0, 1),

@@ -36,6 +36,7 @@ OTHER = {
     "reference_cache": 0,
     "tile": 64,
     "comparison": "mean",
+    "fed_as": (-1.0, 1.0),
     "viewing_side": 64,
     "version": 1,
     "align": False,

@@ -60,11 +60,16 @@ class Several:
     @property
     def own(self) -> dict[str, Chosen]:
         """The metrics of this package by name: at least one, since rows have its score."""
-        own = [name for name in self.names if _is_own(name)] or [Metric.DAMLPIPS.value]
-        if self.given.cited is not None:
+        cited, preset = self.given.cited, self.given.preset
+        own = [name for name in self.names if _is_own(name)]
+        if preset is not None and any(name.startswith(Metric.DAMLPIPS.value) for name in own):
+            fail(f"--preset {preset}: is LPIPS: leave out --metric {own[0]}")
+        own = own or [Metric.DAMLPIPS.value if preset is None else Metric.LPIPS.value]
+        if cited is not None or preset is not None:
             if len(own) > 1:
-                fail(f"--as: stands for the one metric of this package: leave out --metric {own[1]}")
-            return {own[0]: replace(self._chosen(own[0], own), cited=self.given.cited)}
+                option = "--as" if preset is None else "--preset"
+                fail(f"{option}: stands for the one metric of this package: leave out --metric {own[1]}")
+            return {own[0]: replace(self._chosen(own[0], own), cited=cited, preset=preset)}
         if self.given.backbone is not None and all(OWN.fullmatch(name)[2] for name in own):  # type: ignore[index]
             fail(f"--backbone {self.given.backbone}: {' and '.join(own)} says its backbone already")
         return {name: self._chosen(name, own) for name in own}
@@ -139,9 +144,9 @@ def _said(name: str, model: "PerceptualDistance") -> "Said":
 
 
 def _several(given: dict[str, Any]) -> Several:
-    names, backbone, cited = given.pop("metric"), given.pop("backbone"), given.pop("cited")
+    names, own = given.pop("metric"), {name: given.pop(name) for name in ("backbone", "cited", "preset")}
     given = {name: value for name, value in given.items() if value is not None}
-    return Several(tuple(names or ()), Chosen(backbone=backbone, given=given, cited=cited))
+    return Several(tuple(names or ()), Chosen(given=given, **own))
 
 
 ALONE = Several()

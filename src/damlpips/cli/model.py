@@ -11,6 +11,7 @@ import typer
 
 from damlpips.cli.options import check_installed, in_place_of, option
 from damlpips.cli.program import complain, fail
+from damlpips.models.presets import PRESETS, preset
 from damlpips.models.registry import Metric
 from damlpips.models.settings import Settings
 from damlpips.nets.table import BACKBONES, TIMM
@@ -46,6 +47,14 @@ CitedOption = Annotated[
         help="In place of all of these: a line that describe() gave, 'DAMLPIPS v2 (nano, weights ...)'.",
     ),
 ]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"In place of --metric, --backbone and --heads: the LPIPS of other code. {', '.join(PRESETS)}.",
+        autocompletion=starting(PRESETS),
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(
@@ -62,12 +71,13 @@ class Chosen:
     backbone: str | None = None
     given: dict[str, Any] = field(default_factory=dict)
     cited: str | None = None
+    preset: str | None = None
 
     def settings(self) -> Settings:
         """Return the options with the values that were given; the others have their defaults."""
         options = {}
         for name, value in self.given.items():
-            if name not in self.metric.settings.commands():
+            if name not in self.metric.settings.names():
                 (owner,) = (metric.value for metric in Metric if name in metric.settings.commands())
                 fail(f"{spelled_option(name)} {value}: only --metric {owner} has {name}")
             try:
@@ -83,6 +93,8 @@ class Chosen:
         """Return the module; the metric's own defaults stand in for what was not given."""
         if self.cited is not None:
             return self._as_cited(self.cited)
+        if self.preset is not None:
+            return self._of_preset(self.preset).build()
         options = self.settings().changed()
         if self.backbone is not None:
             _check_backbone(self.backbone)
@@ -92,12 +104,24 @@ class Chosen:
         except (ValueError, TypeError) as error:
             fail(in_options(str(error)))
 
+    def _of_preset(self, name: str) -> "Chosen":
+        """Return the metric and the options of a preset, beside those that were given."""
+        if self.metric not in (DEFAULT.metric, Metric.LPIPS) or self.backbone is not None:
+            fail(f"--preset {name}: is LPIPS on a network of its own: leave --metric and --backbone out")
+        try:
+            options = preset(name).options
+        except ValueError as error:
+            fail(f"--preset {name}: {error}")
+        if twice := self.given.keys() & options.keys():
+            fail(f"--preset {name}: says all that {spelled_option(min(twice))} says: leave one of them out")
+        return Chosen(Metric.LPIPS, options.pop("backbone"), {**options, **self.given})
+
     def _as_cited(self, text: str) -> "PerceptualDistance":
         from damlpips.models.citation import Citation
         from damlpips.nets.weights import WeightsError
 
-        other = [name for name in self.given if name not in FILES] + ["backbone"] * (self.backbone is not None)
-        if other:
+        other = [name for name in self.given if name not in FILES]
+        if other := [*other, *(name for name in ("backbone", "preset") if getattr(self, name) is not None)]:
             fail(f"--as: says all that {spelled_option(other[0])} says: leave one of them out")
         try:
             cited = Citation.of(text)
@@ -143,14 +167,15 @@ def spelled_option(name: str) -> str:
 
 
 def _chosen(given: dict[str, Any]) -> Chosen:
-    metric, backbone, cited = given.pop("metric"), given.pop("backbone"), given.pop("cited")
-    return Chosen(metric, backbone, {name: value for name, value in given.items() if value is not None}, cited)
+    own = {name: given.pop(name) for name in ("metric", "backbone", "cited", "preset")}
+    return Chosen(given={name: value for name, value in given.items() if value is not None}, **own)
 
 
-# `--backbone`, each option that the settings of a metric declare for commands, and `--as` in place of them
+# `--backbone`, each option that the settings of a metric declare for commands, and `--preset` and `--as` in their place
 OPTIONS = [
     option("backbone", None, BackboneOption),
     *(option(name, None, _annotation(name)) for name in COMMANDS),
+    option("preset", None, PresetOption),
     option("cited", None, CitedOption),
 ]
 # Lets a command have `--metric` and these, in the place of its parameter `chosen`.

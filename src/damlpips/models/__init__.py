@@ -9,7 +9,7 @@
     references, tiled      feature maps that are kept under a key; sums over tiles
     pairwise, volumes      all pairs of two sets; volumes slice by slice
     registry               the metrics by name
-    citation               a line to cite, and the module that it describes
+    citation, presets      a line to cite, and the module that it describes; the LPIPS of other code, by name
 
 Imports `nets`, `ops` and the plain modules.
 """

@@ -52,7 +52,9 @@ class Encoder:
         self.device, self.dtype = device, settings.dtype or dtype
         self.settings = settings
         self.name, self.min_size, self.channels = source.name, source.min_size, source.channels
-        self.origin: Hashable = (source, scaling)
+        # LPIPS alone has it
+        self.fed_as: checks.ValueRange | None = getattr(settings, "fed_as", None)
+        self.origin: Hashable = (source, scaling, self.fed_as)
         self._backbone: Backbone | None = None
         self._warned = False
 
@@ -124,8 +126,10 @@ class Encoder:
     def _maps(self, *seen: Tensor) -> Sequence[Tensor]:
         """Return the feature maps of some batches of images, joined."""
 
+        taken_as = self.fed_as or self.settings.value_range
+
         def run(*images: Tensor) -> list[Tensor]:
-            return self.backbone(*images, value_range=self.settings.value_range, scaling=self.scaling)
+            return self.backbone(*images, value_range=taken_as, scaling=self.scaling)
 
         if not self.settings.deterministic:
             return run(*seen)
@@ -143,6 +147,8 @@ class Encoder:
     def seen(self, images: Tensor, size: Size) -> Tensor:
         """Return images that are compared at a size as the network sees them."""
         images = resized(images, size)
+        if self.fed_as is not None:  # bytes know of no other range
+            images = self.floats(images)
         seen = self.seen_size(size)
         if seen == size:
             return images

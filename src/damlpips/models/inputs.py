@@ -262,7 +262,8 @@ class _Clamped(torch.autograd.Function):
 def _check_encoded(x: Encoded, encoder: Encoder, *, what: str) -> None:
     if x.origin != encoder.origin:
         raise ValueError(
-            f"{what}: was encoded by another backbone, weights or heads version than this module's ({encoder.name!r})"
+            f"{what}: was encoded by another backbone, weights, heads version or `fed_as` than this module's"
+            f" ({encoder.name!r})"
         )
     seen, expected = checks.size_of(x.seen), encoder.seen_size(x.size)
     if seen != expected:

@@ -15,6 +15,7 @@ from damlpips.models.alignment import Motion
 from damlpips.models.base import PerceptualDistance
 from damlpips.models.encoder import Images, Size
 from damlpips.models.inputs import Pair
+from damlpips.models.presets import preset
 from damlpips.models.settings import LPIPSOptions, LPIPSSettings
 from damlpips.models.video import VideoPair
 from damlpips.nets.backbone import Backbone
@@ -150,6 +151,19 @@ class LPIPS(PerceptualDistance):
             )
         self._head_values = _learned_heads(settings, source)
         super().__init__(source, settings, scaling=SYMMETRIC if settings.heads == "v0.0" else None)
+
+    @classmethod
+    def preset(cls, name: str, **options: Unpack[LPIPSOptions]) -> "LPIPS":
+        """Return the LPIPS that other code computes: its network, heads and range, mistakes included.
+
+        Args:
+            name: `"3dgs"`, `"gsplat"`, `"nerfstudio"`, `"taming"`, ...: see "Reproduce numbers" in the documentation.
+            options: further ones, such as `weights`, or others than the preset's.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        return cls(**{**preset(name).options, **options})
 
     def _defined(self) -> LPIPSDefinition:
         # in float32 at least, from values that no cast has rounded

@@ -59,6 +59,7 @@ class LPIPSOptions(Options, total=False):
     heads: Path
     comparison: str
     channel_norm: bool
+    fed_as: tuple[float, float] | None
 
 
 class DAMLPIPSOptions(Options, total=False):
@@ -161,13 +162,13 @@ def option(
     )
 
 
-def _by(check: str, *what: Any) -> Callable[[Any], Any]:
+def _by(check: str, *before: Any, **options: Any) -> Callable[[Any], Any]:
     """Return a function of `damlpips.checks` by its name: that module loads torch, this one does not."""
 
     def run(value: Any) -> Any:
         from damlpips import checks
 
-        return getattr(checks, check)(*what, value)
+        return getattr(checks, check)(*before, value, **options)
 
     return run
 
@@ -525,6 +526,20 @@ class LPIPSSettings(Settings):
         unsaid=True,
         doc="whether features are divided by their norm over channels, which is done last.",
     )
+    fed_as: tuple[float, float] | None = option(
+        None,
+        _optional(_by("value_range", what="fed_as")),
+        scored=True,
+        unsaid=True,
+        doc="(low, high) that the network takes the values for, where that is not `value_range`: `(-1, 1)` with images"
+        " in [0, 1] is a mistake that much published code makes, and that its numbers are reproduced by.",
+        spelling=Spelling(read=_range_of, write=_range_text),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fed_as == self.value_range:  # says the same as None, and has its digest
+            object.__setattr__(self, "fed_as", None)
 
 
 @dataclass(frozen=True, kw_only=True)

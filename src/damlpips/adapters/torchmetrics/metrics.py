@@ -10,6 +10,7 @@ from damlpips.adapters.torchmetrics.accumulate import PerceptualMetric
 from damlpips.models.citation import Citation
 from damlpips.models.damlpips import DAMLPIPS
 from damlpips.models.lpips import LPIPS
+from damlpips.models.presets import preset
 from damlpips.models.settings import DAMLPIPSOptions, LPIPSOptions, unknown
 from damlpips.nets.backbone import Backbone
 from damlpips.nets.table import DEFAULT_BACKBONE
@@ -115,6 +116,15 @@ class LPIPSMetric(_Metric):
     """
 
     kind = LPIPS
+
+    @classmethod
+    def preset(cls, name: str, **options: Unpack[LPIPSMetricOptions]) -> "LPIPSMetric":
+        """Return the LPIPS that other code computes, as `LPIPS.preset` does; with its mean unless `reduction` says so.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        return cls(**{**preset(name).options, **options})
 
     def __init__(self, backbone: str | Backbone = "alex", **options: Unpack[LPIPSMetricOptions]) -> None:
         super().__init__(backbone, dict(options))
