@@ -199,7 +199,9 @@ def mask(mask: Any, n: int, size: tuple[int, int], device: torch.device, frames:
     counts = (n,) if frames is None else (n, frames)
     fits = mask.ndim == len(counts) + 3 and mask.shape[-3:] == (1, *size)
     if not (fits and all(k in (1, count) for k, count in zip(mask.shape, counts, strict=False))):
-        raise ValueError(f"{expected}, or 1 in place of {' or '.join(map(str, counts))}, got {_shape(mask)}")
+        several = [str(count) for count in counts if count > 1]
+        hint = f", or 1 in place of {' or '.join(several)}" if several else ""
+        raise ValueError(f"{expected}{hint}, got {_shape(mask)}")
     same_device(mask, device, what="mask", owner="the images are")
 
 

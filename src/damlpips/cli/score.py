@@ -94,6 +94,14 @@ def score(
             " (others are ignored), each a path within the folders REF and DIST.",
         ),
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Compare only where masks are not black: images with the names of the distorted ones, whatever their"
+            " endings, or one FILE for all pairs.",
+        ),
+    ] = None,
     chosen: Several = ALONE,
     channels: Annotated[
         Channels, typer.Option(help="What psnr, ssim and ms-ssim compare: all colours, or luma (Y of BT.601).")
@@ -144,7 +152,7 @@ def score(
     with bad_input():
         from damlpips.scoring import shards
         from damlpips.scoring.destinations import alone, destinations, growing, opened
-        from damlpips.scoring.pairs import PassedOver
+        from damlpips.scoring.pairs import PassedOver, with_masks
         from damlpips.scoring.rows import Table
         from damlpips.scoring.scorer import layer_count, score_pairs
         from damlpips.scoring.several import as_text
@@ -158,12 +166,16 @@ def score(
         if passed_over and not quiet and (team is None or team.rank == 0):
             complain(str(passed_over))
         _check_videos(found, frames_csv)
+        if masks is not None:
+            found = with_masks(found, masks)
         # with just two images, a bad one is a bad argument
         two_files = distorted is not None and pairs is None and not distorted.is_dir()
         errors = "raise" if two_files and not found[0].video else "keep"
         where = find_device(device)
         model, others, said = chosen.build(where, channels.value)
-        settings = settings_of(model, **reading.in_rows()) | {"metrics": as_text(said)}
+        if masks is not None and (whole := [other.said.name for other in others if other.model is None]):
+            fail(f"--masks {masks}: {', '.join(whole)} would compare whole images: expected metrics of this package")
+        settings = settings_of(model, **reading.in_rows(), **_said_of(masks)) | {"metrics": as_text(said)}
         table = Table(settings, layer_count(model), others=tuple(spelled(other.said.name) for other in others))
         progress = _Progress(len(found), shown=not quiet, videos=any(pair.video for pair in found))
 
@@ -231,6 +243,15 @@ def _methods(named: list[str]) -> dict[str, Path]:
             fail(f"--method {text}: there is a method {name!r} already")
         methods[name] = Path(folder)
     return methods
+
+
+def _said_of(masks: Path | None) -> dict[str, str]:
+    """Return what rows say of masks; those of a folder go by the names of the pairs."""
+    if masks is None:
+        return {}
+    from damlpips.scoring.frames import digest_if_readable
+
+    return {"masks": "named" if masks.is_dir() else digest_if_readable(masks)}
 
 
 def _check_videos(pairs: "list[Pair]", frames_csv: Path | None) -> None:

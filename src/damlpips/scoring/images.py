@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import lru_cache, partial
 from io import SEEK_END, BytesIO
 from pathlib import Path
@@ -116,6 +117,18 @@ def decode_image(content: bytes, name: str, *, deep: bool = False, **options: Un
         ScoringError: as `read_image`.
     """
     return decode_still(content, name, deep=deep, reading=Reading(**options)).pixels
+
+
+def read_mask(path: Path, reading: Reading | None = None) -> Still:
+    """Return which pixels of a mask's file count, (1, H, W) of bool: those that are not black and not transparent.
+
+    Raises:
+        ScoringError: as `read_image`.
+    """
+    # colours are not what matters
+    reading = replace(reading or Reading(), alpha="black", colour="ignore")
+    still = read_still(path, deep=True, reading=reading)
+    return still._replace(pixels=(still.pixels != 0).any(0, keepdim=True))
 
 
 def read_still(path: Path, *, deep: bool = False, reading: Reading | None = None) -> Still:

@@ -66,6 +66,7 @@ class Pair:
         name: what a table calls the pair.
         method: what made the distorted one; empty if there are no methods.
         video: whether they are videos.
+        mask: the image file that says which pixels count; None: all.
     """
 
     reference: Path
@@ -73,6 +74,7 @@ class Pair:
     name: str
     method: str = ""
     video: bool = False
+    mask: Path | None = None
 
 
 class PassedOverWarning(UserWarning):
@@ -226,6 +228,40 @@ def find_methods(
         order = {pair.reference: k for k, pair in enumerate(found[0])}
         found = [sorted(pairs, key=lambda pair: order[pair.reference]) for pairs in found]
     return [pair for pairs in zip(*found, strict=True) for pair in pairs]
+
+
+def with_masks(pairs: Sequence[Pair], masks: Path) -> list[Pair]:
+    """Return pairs of images with their masks.
+
+    A file is the mask of all. In a folder, that of a pair has its name, or is the only one that differs from it in its
+    ending alone; of a pair that has none there, it is the path at which it was expected, which is an error when it is
+    read.
+
+    Raises:
+        ScoringError: there is no such path; a folder has no images; several masks differ in their ending alone; a pair
+            is of videos.
+    """
+    if (video := next((pair for pair in pairs if pair.video), None)) is not None:
+        raise ScoringError(f"{video.distorted}: is a video, and masks are of images")
+    if not _is_folder(masks, "masks"):
+        return [replace(pair, mask=masks) for pair in pairs]
+    found = [file for file in _found(masks, False, PassedOver()) if not _is_video(file)]
+    by_name = {composed(str(file.relative_to(masks))): file for file in found}
+    by_stem: dict[str, list[Path]] = {}
+    for name, file in by_name.items():
+        by_stem.setdefault(str(Path(name).with_suffix("")), []).append(file)
+
+    def mask_of(pair: Pair) -> Path:
+        name = Path(composed(pair.name))
+        if (same := by_name.get(str(name))) is not None:
+            return same
+        alike = by_stem.get(str(name.with_suffix("")), [])
+        if len(alike) > 1:
+            listed = ", ".join(map(str, alike[:MOST_NAMED]))
+            raise ScoringError(f"several masks differ in their ending alone, which is that of {pair.name}? {listed}")
+        return alike[0] if alike else masks / pair.name
+
+    return [replace(pair, mask=mask_of(pair)) for pair in pairs]
 
 
 def _is_video(path: Path) -> bool:

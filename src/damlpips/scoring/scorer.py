@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 
 from damlpips.models.base import PerceptualDistance
 from damlpips.scoring.frames import Compared, FrameScores, digest_if_readable, score_frames
-from damlpips.scoring.images import ScoringError, Still, read_still
+from damlpips.scoring.images import ScoringError, Still, read_mask, read_still
 from damlpips.scoring.orientation import explained, remark
 from damlpips.scoring.pairs import Pair
 from damlpips.scoring.reader import Later, Reader
@@ -79,6 +79,12 @@ class Item(NamedTuple):
     shared: bool
     distorted: Picture
     reference: Picture
+    mask: Picture | None = None
+
+    @property
+    def error(self) -> str:
+        """Why one of its files cannot be read."""
+        return self.reference.error or self.distorted.error or (self.mask.error if self.mask else "")
 
     @property
     def rotated(self) -> str:
@@ -93,7 +99,7 @@ class Item(NamedTuple):
     @property
     def kind(self) -> Hashable:
         """What the pairs of a batch have in common."""
-        images = self.distorted.pixels, self.reference.pixels
+        images = self.distorted.pixels, self.reference.pixels, self.mask and self.mask.pixels
         shapes = [None if p is None else (p.shape, p.dtype) for p in images]
         return self.pair.reference if self.shared else None, *shapes
 
@@ -170,6 +176,12 @@ def score_pairs(
     how = Reading(**reading)
     if workers < 0:
         raise ValueError(f"workers: expected at least 0, got {workers}")
+    if others and any(pair.mask for pair in pairs):
+        for other in others:
+            if other.model is None:
+                raise ValueError(
+                    f"{other.said.name}: compares whole images: with masks expected metrics of this package"
+                )
     if model.reduction != "none":
         raise ValueError(f"model: expected reduction='none', a score a pair, got {model.reduction!r}")
     scorer = Scorer(model, torch.device(device) if device is not None else model.anchor.device, watch, others)
@@ -233,15 +245,22 @@ def _sound(scores: Iterable[Score]) -> Iterator[Score]:
 def _scored(
     scorer: "Scorer", pairs: Sequence[Pair], *, size: int, span: tuple[int, int | None], reading: Reading, workers: int
 ) -> Iterator[Score]:
-    with Reader(partial(read_picture, reading=reading), workers) as reader:
-        waiting: deque[list[tuple[Pair, bool, Later[Picture], Later[Picture]]]] = deque()
+    with (
+        Reader(partial(read_picture, reading=reading), workers) as reader,
+        Reader(partial(_read_mask, reading=reading), workers) as masks,
+    ):
+        waiting: deque[list[tuple[Pair, bool, Later[Picture], Later[Picture], Later[Picture] | None]]] = deque()
         # so many batches that every worker has an image to read while one is scored
         ahead = 0 if workers == 0 else 1 + workers // size
         reference: tuple[Path, Later[Picture]] | None = None
+        mask: tuple[Path | None, Later[Picture] | None] = None, None
 
         def scored_next() -> list[Score]:
             batch = waiting.popleft()
-            items = [Item(pair, shared, distorted(), reference()) for pair, shared, distorted, reference in batch]
+            items = [
+                Item(pair, shared, distorted(), reference(), mask and mask())
+                for pair, shared, distorted, reference, mask in batch
+            ]
             return scorer.scores(items)
 
         for chunk in chunks(pairs, size, *span):
@@ -254,7 +273,9 @@ def _scored(
             for pair, shared in chunk:
                 if reference is None or reference[0] != pair.reference:
                     reference = pair.reference, reader.ask(pair.reference)
-                waiting[-1].append((pair, shared, reader.ask(pair.distorted), reference[1]))
+                if mask[0] != pair.mask:
+                    mask = pair.mask, masks.ask(pair.mask) if pair.mask else None
+                waiting[-1].append((pair, shared, reader.ask(pair.distorted), reference[1], mask[1]))
             if len(waiting) > ahead:
                 yield from scored_next()
         while waiting:
@@ -264,6 +285,11 @@ def _scored(
 def read_picture(path: Path, reading: Reading) -> Picture:
     """Read an image file: its pixels, or its error; what cannot be read as an image still has its SHA-256."""
     return Picture.of(lambda: read_still(path, deep=True, reading=reading), digest_if_readable(path))
+
+
+def _read_mask(path: Path, reading: Reading) -> Picture:
+    """Read a mask's file, or its error."""
+    return Picture.of(lambda: read_mask(path, reading), "")
 
 
 class Scorer:
@@ -290,7 +316,7 @@ class Scorer:
         batches: dict[Hashable, list[int]] = {}
         found: dict[int, Score] = {}
         for k, item in enumerate(items):
-            if error := item.reference.error or item.distorted.error:
+            if error := item.error:
                 found[k] = item.score(None, error=error)
             else:
                 batches.setdefault(item.kind, []).append(k)
@@ -325,9 +351,10 @@ class Scorer:
         first, shared = items[0].pair, items[0].shared
         distorted = [item.distorted.pixels for item in items if item.distorted.pixels is not None]
         references = [item.reference.pixels for item in items if item.reference.pixels is not None]
-        batch = Batch(
-            distorted, references[:1] if shared else references, self.device, first.reference if shared else None
-        )
+        masks = [item.mask.pixels for item in items if item.mask is not None and item.mask.pixels is not None]
+        # feature maps of a reference that is seen through a mask stand in for no other pair's
+        path = first.reference if shared and not masks else None
+        batch = Batch(distorted, references[:1] if shared else references, self.device, path, masks)
         rows: Sequence[Compared]
         try:
             rows = self._compared(first, batch)

@@ -165,13 +165,20 @@ class Batch:
     Args:
         distorted, references: (3, H, W) each; a single reference is that of all pairs.
         path: of the reference if all pairs of a run's neighbourhood share it: its feature maps are worth keeping.
+        masks: which pixels count, (1, H, W) of bool for each pair; none: all.
     """
 
     def __init__(
-        self, distorted: Sequence[Tensor], references: Sequence[Tensor], device: torch.device, path: Path | None = None
+        self,
+        distorted: Sequence[Tensor],
+        references: Sequence[Tensor],
+        device: torch.device,
+        path: Path | None = None,
+        masks: Sequence[Tensor] = (),
     ) -> None:
         self.x = torch.stack(list(distorted)).to(device)
         self.y = torch.stack(list(references)).to(device)
+        self.mask = torch.stack(list(masks)).to(device) if masks else None
         self.path = path
         self.maps: dict[Hashable, tuple[Encoded, Encoded]] = {}
 
@@ -181,7 +188,7 @@ class Batch:
     def only(self, k: int) -> "Batch":
         """Return one pair of it."""
         y = self.y[k] if len(self.y) == len(self.x) else self.y[0]
-        return Batch([self.x[k]], [y], self.x.device, self.path)
+        return Batch([self.x[k]], [y], self.x.device, self.path, () if self.mask is None else [self.mask[k]])
 
     @property
     def is_shared(self) -> bool:
@@ -217,6 +224,8 @@ class Passes:
         if batch.is_shared and batch.path != self._path:
             self._references.clear()  # before the next ones are made: they may be large
             self._path = batch.path
+        if batch.mask is not None:
+            return model.per_layer(*batch.in_range(*model.value_range), mask=batch.mask)
         if len(self.models) > 1:
             x, y = batch.in_range(*model.value_range)
             pair = model.prepared(x, y)

@@ -63,6 +63,8 @@ def _options(settings: RunSettings) -> dict[str, str]:
         raise _Different(f"the metric {shown(settings.metric)} is not one of this package")
     options = dict(part.partition("=")[::2] for part in settings.options.split(" "))
     spellings = Metric(settings.metric).settings.spelled_in_rows()
+    if "masks" in options:
+        raise _Different("they were scored with masks, which are not in the rows")
     needed = {"alpha", *(name for name, spelling in spellings.items() if spelling.rows == "always")}
     known = needed | {*UNSAID, *spellings}
     different = _Different(f"this version of damlpips cannot score with the options {shown(settings.options)}")
