@@ -17,6 +17,7 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 DEMO := jpeg_q30 jpeg_q8 blur_1.5 noise_15
+PAPER := damlpips psnr ssim ms-ssim piq:fsim
 demo: $(READY)
 	$(BIN)/damlpips score docs/demo/landscape.png docs/demo/landscape
 	$(BIN)/damlpips score docs/demo/pebbles.png docs/demo/pebbles
@@ -24,8 +25,10 @@ demo: $(READY)
 	mkdir -p build
 	$(BIN)/damlpips map docs/demo/pebbles.png docs/demo/pebbles/jpeg_q8.jpg -o build/map.png
 	$(BIN)/python docs/demo/methods.py build/demo
-	$(BIN)/damlpips score build/demo/reference $(foreach m,$(DEMO),--method $(m)=build/demo/$(m)) -o build/scores.csv --overwrite
+	$(BIN)/damlpips score build/demo/reference $(foreach m,$(DEMO),--method $(m)=build/demo/$(m)) $(PAPER:%=--metric %) -o build/scores.csv --overwrite
 	$(BIN)/damlpips report build/scores.csv -o build/report.html --title "Demo"
+	$(BIN)/damlpips table build/scores.csv --latex --intervals -o build/table.tex
+	$(BIN)/damlpips table build/scores.csv
 
 # A file's tests stay in one process: they share real processes that they have started.
 test: lint

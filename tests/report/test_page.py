@@ -210,7 +210,7 @@ class TestContents:
         options = ("--metric", "lpips", "--backbone", "nano", "--heads", "uniform")
         other = run_score(tmp_path, *options, noises={"m": 9}, names=["a.png", "b.png"])
         page = rendered(run, other)
-        assert [a["id"] for a in page.of("section")] == ["s0", "s1", "meaning"]
+        assert [a["id"] for a in page.of("section")] == ["metrics", "s0", "s1", "meaning"]
         assert "LPIPS (nano)" in page.text
         assert len(page.images("heat")) == 8
         assert "heads uniform" in page.text

@@ -10,4 +10,5 @@ from damlpips.cli import info as info
 from damlpips.cli import map as map
 from damlpips.cli import report as report
 from damlpips.cli import score as score
+from damlpips.cli import table as table
 from damlpips.cli.program import app as app

@@ -2,11 +2,11 @@
 
 import heapq
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from damlpips.report.page.reading import RunSettings, ScoredPair, read_rows
+from damlpips.report.page.reading import RunSettings, ScoredPair, method_names, read_rows
 from damlpips.scoring.images import ScoringError
 
 # failed pairs of a section that are listed
@@ -63,13 +63,13 @@ class Section:
 
 
 class Collection:
-    """Rows by section and method; the names of `keep` pairs at each end of a method."""
+    """Rows by section and method; the names of `keep` pairs at each end of a method. `told` is called for each row."""
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, told: Callable[[ScoredPair, str], None] = lambda row, where: None) -> None:
         self.sections: dict[RunSettings, Section] = {}
         self.cut: list[Path] = []
         self.rows = 0
-        self._keep = keep
+        self._keep, self._told = keep, told
         self._seen: set[int] = set()
 
     def add_files(self, paths: Sequence[Path]) -> None:
@@ -88,6 +88,7 @@ class Collection:
         if (key := hash((row.settings, row.method, row.reference, row.distorted))) in self._seen:
             raise ScoringError(f"{where}: {row.distorted} of method {row.method!r} comes a second time")
         self._seen.add(key)
+        self._told(row, where)
         self.rows += 1
         section = self.sections.setdefault(row.settings, Section(row.settings))
         method = section.methods.setdefault(row.method, Method(row.method))
@@ -112,9 +113,3 @@ class Collection:
             heapq.heappush(heap, entry)
         elif heap and entry[:2] > heap[0][:2]:
             heapq.heapreplace(heap, entry)
-
-
-def method_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return what rows without a method are called: by their file, with its folder where that is not enough."""
-    stems = [path.stem for path in paths]
-    return {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in paths}

@@ -57,10 +57,10 @@ def figures(section: Section, *, samples: int = SAMPLES, seed: int = 0) -> list[
     order = sorted(range(len(methods)), key=means.__getitem__)
     methods, means = [methods[k] for k in order], [means[k] for k in order]
     tables = [_by_content(method, len(section.contents)) for method in methods]
-    intervals = _intervals(tables, means, samples, seed)
+    with_ends = intervals(tables, means, samples, seed)
     differences = _differences(tables, samples, seed)
     found = []
-    for method, mean, (_, counts), difference in zip(methods, intervals, tables, differences, strict=True):
+    for method, mean, (_, counts), difference in zip(methods, with_ends, tables, differences, strict=True):
         scores, total = np.frombuffer(method.scores, np.float64), fsum(method.layers)
         found.append(
             Figures(
@@ -84,9 +84,10 @@ def _by_content(method: Method, contents: int) -> tuple[Floats, Floats]:
     return sums.astype(np.float64), np.bincount(which, minlength=contents).astype(np.float64)
 
 
-def _intervals(
+def intervals(
     tables: Sequence[tuple[Floats, Floats]], means: Sequence[float], samples: int, seed: int
 ) -> list[Interval]:
+    """Return means with their intervals, from the sum and the number of scores of each reference."""
     found = {}
     for places, has in _alike([counts > 0 for _, counts in tables]):
         drawn = means_of_samples(*_stacked([tables[k] for k in places], has), samples=samples, seed=seed)

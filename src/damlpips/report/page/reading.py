@@ -94,3 +94,9 @@ def _pair(row: Mapping[str, Any], metrics_of: Callable[[str], list[Said]]) -> Sc
         others=tuple(CONVERTERS[NUMBER](m.name, row.get(spelled(m.name))) for m in others),
         **{name: row[name] for name in ScoredPair._fields if name in row and name != "others"},
     )
+
+
+def method_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return what rows without a method are called: by their file, with its folder where that is not enough."""
+    stems = [path.stem for path in paths]
+    return {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in paths}

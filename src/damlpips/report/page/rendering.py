@@ -13,9 +13,10 @@ import torch
 
 from damlpips.files import spelled, write_whole
 from damlpips.report.page.collecting import Collection
+from damlpips.report.page.comparison import Scores
 from damlpips.report.page.figures import SAMPLES
 from damlpips.report.page.pictures import SIDE
-from damlpips.report.page.views import TYPICAL, number, signed, view
+from damlpips.report.page.views import TYPICAL, comparison_view, number, signed, view
 from damlpips.scoring.images import ScoringError
 from damlpips.version import __version__
 
@@ -43,8 +44,10 @@ def render_report(
 ) -> str:
     """Return the HTML page of what `damlpips score` wrote: figures, charts, the best and worst pairs with heat maps.
 
-    Rows of each metric, backbone and set of options are a section of their own. The page does not grow with the rows;
-    memory grows by a few hundred bytes a row. The same rows and images give the same page.
+    Rows of each metric, backbone and set of options are a section of their own. Where there are several metrics, in one
+    file or in several, a section compares them: their means, how alike they order pairs, and where they do not.
+    The page does not grow with the rows; memory grows by a few hundred bytes a row. The same rows and images give the
+    same page.
 
     An image is shown only if its SHA-256 is that of its row, a heat map only if the metric of the rows can be rebuilt
     here with the very same weights; the page says what is missing, and why.
@@ -87,11 +90,14 @@ def render_report(
     paths = [Path(path) for path in rows]
     if not paths:
         raise ScoringError("expected a file of rows, got none")
-    found = Collection(pairs)
+    scores = Scores()
+    found = Collection(pairs, scores.add)
     found.add_files(paths)
+    compared = scores.compared(samples=samples, most=pairs) if scores.count > 1 else None
+    rows_of = scores.named(paths, [d.pair for d in compared.disagreements]) if compared else {}
     total = sum(
         min(2 * pairs, len(method.scores)) for section in found.sections.values() for method in section.methods.values()
-    )
+    ) + len(rows_of)
     drawn = count(1)
     sections = [
         view(
@@ -105,6 +111,7 @@ def render_report(
             heads=[Path(path) for path in heads],
             device=device,
             samples=samples,
+            disagreed={n: row for n, row in rows_of.items() if row.settings == section.settings},
             moved=lambda: progress(next(drawn), total),
         )
         for k, section in enumerate(found.sections.values())
@@ -115,6 +122,7 @@ def render_report(
         title=spelled(title),
         version=__version__,
         sections=sections,
+        comparison=compared and comparison_view(compared, sections, scores.incomplete),
         rows=found.rows,
         files=[spelled(path.name) for path in paths],
         cut=[spelled(path.name) for path in found.cut],

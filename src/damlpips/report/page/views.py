@@ -1,6 +1,6 @@
 """What the templates are given: names as plain text, numbers, positions in charts, and pictures."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -14,6 +14,7 @@ from damlpips.report.figure import layer_names
 from damlpips.report.page import charts
 from damlpips.report.page.charts import Axis, Bar, Distribution
 from damlpips.report.page.collecting import Section
+from damlpips.report.page.comparison import Comparison, MetricColumn, heading, places
 from damlpips.report.page.figures import Figures, figures
 from damlpips.report.page.pictures import ImageRenderer, PairImages
 from damlpips.report.page.reading import ScoredPair
@@ -84,6 +85,7 @@ class SectionView:
         scale: the colours of heat maps, from 0 to the limit.
         unseen: how many of the pairs that are shown have no pictures.
         paired: whether some methods have references in common.
+        disagreed: pairs on which metrics disagree, by their numbers.
     """
 
     key: str
@@ -105,6 +107,7 @@ class SectionView:
     scale: tuple[str, ...]
     unseen: int
     paired: bool
+    disagreed: Mapping[int, PairView]
 
 
 def view(
@@ -119,9 +122,13 @@ def view(
     heads: Sequence[Path],
     device: str | torch.device,
     samples: int,
+    disagreed: Mapping[int, ScoredPair],
     moved: Callable[[], None],
 ) -> SectionView:
-    """Return what a section shows; the options are those of `render_report`. `moved` is called after each pair."""
+    """Return what a section shows; the options are those of `render_report`.
+
+    `disagreed` are further pairs to show. `moved` is called after each pair.
+    """
     settings = section.settings
     metric = printable(settings.metric)
     found = figures(section, samples=samples)
@@ -133,7 +140,11 @@ def view(
     colours = heat.palette(len(names), "viridis", 0.28, 0.92)
     options = (part.partition("=")[::2] for part in settings.options.split(" ") if part)
     axis = charts.axis(found) if found else None
-    methods = () if axis is None else tuple(_methods(found, key, names, axis, renderer, pairs))
+    chosen = [_chosen(f, pairs) for f in found]
+    further = {number: pair for number, pair in disagreed.items() if pair.score is not None}
+    # all pictures first, since their heat maps share one scale
+    *rendered, of_further = renderer.render([*(row for lists in chosen for _, row in lists), list(further.values())])
+    methods = () if axis is None else tuple(_methods(found, key, names, axis, chosen, iter(rendered)))
     return SectionView(
         key=key,
         title=f"{Metric(metric).name if metric in list(Metric) else metric} ({printable(settings.backbone)})",
@@ -154,15 +165,21 @@ def view(
         scale=tuple(heat.palette(24)),
         unseen=sum(not pair.images.result for m in methods for row in m.lists for pair in row.pairs),
         paired=any(f.difference is not None for f in found),
+        disagreed={
+            number: _pair(images, f"{key}d{number}", names, "", 0)
+            for number, images in zip(further, of_further, strict=True)
+        },
     )
 
 
 def _methods(
-    found: Sequence[Figures], key: str, layers: Sequence[str], axis: Axis, renderer: ImageRenderer, pairs: int
+    found: Sequence[Figures],
+    key: str,
+    layers: Sequence[str],
+    axis: Axis,
+    chosen: Sequence[list[tuple[str, list[ScoredPair]]]],
+    rendered: Iterator[list[PairImages]],
 ) -> Iterator[MethodView]:
-    chosen = [_chosen(f, pairs) for f in found]
-    # all pictures first, since their heat maps share one scale
-    rendered = iter(renderer.render(shown for lists in chosen for _, shown in lists))
     for k, (f, lists) in enumerate(zip(found, chosen, strict=True)):
         shown = []
         for n, (title, _) in enumerate(lists):
@@ -205,6 +222,95 @@ def _pair(images: PairImages, key: str, layers: Sequence[str], title: str, rank:
         tuple(zip(layers, pair.layers, strict=False)),
         f"{_ordinal(rank + 1)}{'best' if title == BEST else 'worst'}",
     )
+
+
+@dataclass(frozen=True)
+class MetricCell:
+    """What a method has by a metric; `place` is 1 for the best, 0 where nothing is compared; `ends` of its interval."""
+
+    value: float
+    text: str
+    place: int
+    ends: tuple[str, ...]
+    failed: int
+
+
+@dataclass(frozen=True)
+class DisagreementView:
+    """A pair, its method, the key of its section, and what two metrics find."""
+
+    pair: PairView
+    method: str
+    section: str
+    finding: str
+
+
+@dataclass(frozen=True)
+class ComparisonView:
+    """The section that compares metrics.
+
+    Attributes:
+        heads: the name of each metric, its unit and the arrow to its better scores.
+        rows: a method, and its cell for each metric.
+        correlations: a metric, and Spearman's correlation with each of those before it.
+        descriptions: a metric, and what it is.
+        incomplete: a method, an image and why it lacks a score.
+    """
+
+    heads: tuple[tuple[str, str, str], ...]
+    rows: tuple[tuple[str, tuple[MetricCell, ...]], ...]
+    correlations: tuple[tuple[str, tuple[float, ...]], ...]
+    descriptions: tuple[tuple[str, str], ...]
+    disagreements: tuple[DisagreementView, ...]
+    incomplete: tuple[tuple[str, str, str], ...]
+    pairs: int
+    marked: bool
+
+
+def comparison_view(
+    found: Comparison, sections: Sequence[SectionView], incomplete: Sequence[ScoredPair]
+) -> ComparisonView:
+    """Return what the section that compares metrics shows."""
+    names = [heading(column.name) for column in found.columns]
+    columns = [_metric_cells(column) for column in found.columns]
+    pictures = {n: (section, pair) for section in sections for n, pair in section.disagreed.items()}
+    disagreements = [
+        DisagreementView(
+            pair=pictures[d.pair][1],
+            method=printable(pictures[d.pair][1].images.pair.method),
+            section=pictures[d.pair][0].key,
+            finding=f"{names[d.closer]} finds {_percent(d.shares[0])} of the pairs closer than this one,"
+            f" {names[d.further]} {_percent(d.shares[1])}.",
+        )
+        for d in found.disagreements
+        if d.pair in pictures
+    ]
+    return ComparisonView(
+        heads=tuple((name, c.said.unit, c.said.arrow) for name, c in zip(names, found.columns, strict=True)),
+        rows=tuple((printable(m), tuple(column[k] for column in columns)) for k, m in enumerate(found.methods)),
+        correlations=tuple((name, found.correlations[k][:k]) for k, name in enumerate(names)),
+        descriptions=tuple((n, printable(c.said.description)) for n, c in zip(names, found.columns, strict=True)),
+        disagreements=tuple(disagreements),
+        incomplete=tuple((printable(p.method), printable(p.distorted), printable(p.error)) for p in incomplete),
+        pairs=found.pairs,
+        marked=len(found.methods) > 1,
+    )
+
+
+def _metric_cells(column: MetricColumn) -> list[MetricCell]:
+    def shown(value: float) -> str:
+        return f"{value:.2f}" if column.said.unit == "dB" and not isnan(value) else number(value)
+
+    values = [cell.mean.value for cell in column.cells]
+    texts = [shown(value) for value in values]
+    ranks = places(values, texts, lower_is_closer=column.said.lower_is_closer)
+    ends = [() if isnan(c.mean.low) else (shown(c.mean.low), shown(c.mean.high)) for c in column.cells]
+    failed = [cell.failed for cell in column.cells]
+    return [MetricCell(*each) for each in zip(values, texts, ranks, ends, failed, strict=True)]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _ordinal(number: int) -> str:
