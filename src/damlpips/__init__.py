@@ -35,7 +35,7 @@ _HOME = {
     "WeightsError": "damlpips.nets.weights",
     "register": "damlpips.adapters",
 }
-_PACKAGES = ("adapters", "checks", "evaluation", "functional", "models", "nets", "ops", "report", "scoring")
+_PACKAGES = ("adapters", "checks", "evaluation", "functional", "models", "nets", "ops", "report", "scoring", "testing")
 # Modules as version 0.1.0's documentation named them.
 _MOVED = {
     "distance": "damlpips.ops.distance",

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 import damlpips
 from damlpips import DAMLPIPSMetric, functional
 from damlpips.cli import app
+from damlpips.testing import assert_similar
 from tests.support.layouts import tid
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -207,7 +208,14 @@ def test_docstring_examples(module: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_public_names_have_examples_that_ran() -> None:
     finder = doctest.DocTestFinder()
     public = [getattr(damlpips, name) for name in damlpips.__all__ if name[0].isupper() or name == "register"]
-    public += [functional.lpips, functional.damlpips, functional.pairwise, functional.volume, functional.slices]
+    public += [
+        assert_similar,
+        functional.lpips,
+        functional.damlpips,
+        functional.pairwise,
+        functional.volume,
+        functional.slices,
+    ]
     found = {thing.__name__: finder.find(thing, thing.__name__) for thing in public}
     without = {name for name, tests in found.items() if not any(test.examples for test in tests)}
     assert without == {"Encoded", "AdaptiveWeights", "WeightsError"}  # results and an error

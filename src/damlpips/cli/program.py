@@ -13,7 +13,7 @@ from damlpips.files import reason, spelled
 from damlpips.scoring import workers
 from damlpips.version import __version__
 
-BAD_INPUT, FAILED_PAIRS, INTERRUPTED = 2, 3, 130
+ABOVE_LIMIT, BAD_INPUT, FAILED_PAIRS, INTERRUPTED = 1, 2, 3, 130
 # as a shell says of a program that SIGPIPE ended: who read the output has read enough
 CLOSED_PIPE = 141
 # what a disk says that takes no more; a file-size limit (EFBIG) and a quota are like a full disk

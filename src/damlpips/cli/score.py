@@ -21,7 +21,7 @@ from damlpips.cli.options import (
     takes_reading,
     to_standard_output,
 )
-from damlpips.cli.program import FAILED_PAIRS, app, complain, fail
+from damlpips.cli.program import ABOVE_LIMIT, FAILED_PAIRS, app, complain, fail
 from damlpips.cli.summary import RunSummary
 from damlpips.files import spelled
 from damlpips.scoring.reading import Reading
@@ -57,6 +57,8 @@ EXAMPLES = """[bold]Examples[/bold]
 [cyan]damlpips score originals/ restored/ --metric damlpips --metric lpips-alex --metric psnr -o scores.csv[/cyan]
 
 [cyan]damlpips score originals/ restored/ --pairs pairs.csv --csv scores.csv[/cyan]
+
+[cyan]damlpips score golden/ rendered/ --fail-above 0.05[/cyan]
 
 [cyan]damlpips score original.mp4 encoded.mp4 --frames-csv frames.csv[/cyan]
 
@@ -135,6 +137,12 @@ def score(
     frames_csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write a row a frame of videos, as CSV.")
     ] = None,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Exit with 1 if the score of any pair is above X, and name those pairs, the worst first."
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Score all anew, whatever the files to write hold.")
     ] = False,
@@ -146,6 +154,8 @@ def score(
     command is given again. A pair that cannot be scored, at all or by one of several metrics, gets a row with its
     error, and the exit code is 3.
     """
+    if fail_above is not None and not 0 <= fail_above < float("inf"):
+        fail(f"--fail-above {fail_above}: expected a finite number of at least 0")
     files = {"--csv": csv, "--jsonl": jsonl, "--parquet": parquet, "--json": json, "--output": output}
     files["--frames-csv"] = frames_csv  # last: a pair whose frames are written has its own row, too
     check_outputs(files)
@@ -200,7 +210,7 @@ def score(
         if team is not None and team.rank > 0:
             shards.help_out(team, job)
             return
-        summary, echo = RunSummary(table.others), partial(typer.echo, nl=False)
+        summary, echo = RunSummary(table.others, limit=fail_above), partial(typer.echo, nl=False)
         notes = {"passed_over": {spelled(kind): number for kind, number in passed_over.kinds.items()}}
         with (
             alone(wanted),
@@ -227,9 +237,11 @@ def score(
                     summary.add(row)
         if not quiet and not to_standard_output(files):
             summary.print(f"{settings['metric']} ({model.source.name}), lower is closer", said)
+        summary.complain()
         if summary.failed:
-            summary.complain()
             raise typer.Exit(FAILED_PAIRS)
+        if summary.above:
+            raise typer.Exit(ABOVE_LIMIT)
 
 
 def _methods(named: list[str]) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """The summary that `damlpips score` prints: means, the first scores and the first errors, however many there are."""
 
+import heapq
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -37,10 +38,17 @@ class Mean:
 
 
 class RunSummary:
-    """Means, the first rows and the first errors of a run; `others` are the columns of its further metrics."""
+    """Means, the first rows, the first errors and the highest scores of a run.
 
-    def __init__(self, others: Sequence[str] = ()) -> None:
-        self.pairs = self.failed = 0
+    Args:
+        others: the columns of its further metrics.
+        limit: pairs whose score is above it are counted and named.
+    """
+
+    def __init__(self, others: Sequence[str] = (), *, limit: float | None = None) -> None:
+        self.pairs = self.failed = self.above = 0
+        self._limit = limit
+        self._worst: list[tuple[float, int, str]] = []  # a heap, the least of them first
         self._columns = ("score", *others)
         self.means = self._none()
         self.methods: dict[str, list[Mean]] = {}
@@ -60,6 +68,11 @@ class RunSummary:
         if None in values:
             self.failed += 1
             self._errors = [*self._errors, unspelled(str(scored.row["error"]))][:MOST_ERRORS]
+        if self._limit is not None and values[0] is not None and float(values[0]) > self._limit:
+            self.above += 1
+            heapq.heappush(self._worst, (float(values[0]), -self.pairs, str(pair.distorted)))
+            if len(self._worst) > MOST_ERRORS:
+                heapq.heappop(self._worst)
         for k, value in enumerate(values):
             if value is not None:
                 self.means[k].add(float(value))
@@ -97,10 +110,20 @@ class RunSummary:
         print_table(table)
 
     def complain(self) -> None:
-        """Print on stderr which pairs have no score."""
-        lines = [*self._errors, f"and {self.failed - len(self._errors)} more"][: self.failed]
-        by = " by every metric" if len(self._columns) > 1 else ""
-        complain(f"{self.failed} of {self.pairs} pairs could not be scored{by}:", *(f"  {line}" for line in lines))
+        """Print on stderr which pairs are above the limit, and which have no score."""
+        if self.above:
+            worst = [f"{number(score)} {name}" for score, _, name in sorted(self._worst, reverse=True)]
+            complain(f"{self.above} of {self.pairs} pairs are above {self._limit}:", *_first(worst, self.above))
+        if self.failed:
+            by = " by every metric" if len(self._columns) > 1 else ""
+            complain(
+                f"{self.failed} of {self.pairs} pairs could not be scored{by}:", *_first(self._errors, self.failed)
+            )
+
+
+def _first(lines: list[str], count: int) -> list[str]:
+    """Return the first lines of a list of `count`, and how many more there are."""
+    return [f"  {line}" for line in [*lines, f"and {count - len(lines)} more"][:count]]
 
 
 def _text(name: str) -> Text:
