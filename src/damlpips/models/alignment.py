@@ -140,6 +140,9 @@ def _explained(levels: Levels, level: int, field: Field) -> Tensor:
 
 def _refined(x: Tensor, y: Tensor, levels: Levels, field: Field, share: Tensor, mask: Tensor | None) -> Middle:
     field = displacement.refined(levels.x, levels.y, field, levels.masks)
+    if levels.masks is not None:
+        with torch.no_grad():
+            share = share * displacement.kept_share(levels.masks[0], field.by)
     motion = Motion(field.by.detach(), share, *displacement.extent(field), torch.ones_like(share))
     a, b = aligned(x, y, motion)
     if mask is not None:
@@ -177,7 +180,9 @@ def _seen_in(mask: Tensor, motion: Motion) -> tuple[Tensor, Tensor, Tensor]:
         u = motion.field.to(mask.dtype) * motion.share[:, None, None, None].to(mask.dtype)
         at = displacement.halfway(displacement.in_places(u, mask), mask)
         a, b = (displacement.sampled(mask, p) for p in at)
-    return a, b, torch.minimum(a, b)
+        both = torch.minimum(a, b)
+        # never nothing at all: what is left after a part of the way may be less than after all of it
+        return a, b, torch.where(both.amax((1, 2, 3), keepdim=True) > 0, both, mask)
 
 
 def _continued(a: Tensor, b: Tensor, mask: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
@@ -187,7 +192,7 @@ def _continued(a: Tensor, b: Tensor, mask: Tensor, motion: Motion) -> tuple[Tens
 
     def of(image: Tensor, own: Tensor) -> Tensor:
         # what is covered in this image only in part is continued there already
-        kept = torch.where(own > 0, both / own.clamp(min=coverage.LEAST), 0)
+        kept = torch.where(own > 0, both / own.clamp(min=coverage.LEAST), 0).clamp(max=1)
         found = torch.lerp(coverage.continued(image, both), image, kept.to(image.dtype))
         return torch.where(moved, found, image)
 

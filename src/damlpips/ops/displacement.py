@@ -55,6 +55,9 @@ HINT_LEVEL, HINTED_FROM, HINTED_TO = GRID_LEVEL + 1, 0.25, 0.35
 # A far motion has to explain more, by its extent, up to a bound: true ones explain .85 and more, but the farther places
 # are looked for, the more of them look alike by chance.
 FAR, FARTHEST = 1.5, 0.35
+# With a mask a pair counts as moved from where the field leaves this share of the mask in sight in both images to where
+# it counts in full: of a line that moved by more than its width there is nothing to compare in the middle frame.
+KEPT_FROM, KEPT_TO = 0.25, 0.5
 
 
 class Field(NamedTuple):
@@ -182,6 +185,12 @@ def _frame(x: Tensor, reach: float) -> list[tuple[slice, ...]]:
     width = int(reach) + 2
     ends, rest = (slice(width), slice(-width, None)), slice(width, -width)
     return [*((every, every, end, every) for end in ends), *((every, every, rest, end) for end in ends)]
+
+
+def kept_share(mask: Float[Tensor, "n 1 h w"], u: Float[Tensor, "n 2 H W"]) -> Float[Tensor, " n"]:
+    """Return how far pairs may have moved, smoothly from 0 to 1, by how much of a mask a field leaves in sight."""
+    kept = middle_mask(mask, halfway(in_places(u, mask), mask)).mean((1, 2, 3)) / mask.mean((1, 2, 3))
+    return _smooth((kept - KEPT_FROM) / (KEPT_TO - KEPT_FROM))
 
 
 def middle_mask(mask: Float[Tensor, "n 1 h w"], at: Sequence[Tensor]) -> Float[Tensor, "n 1 H W"]:
@@ -463,11 +472,16 @@ def _smooth(t: Tensor) -> Tensor:
 
 
 def extent(field: Field) -> Extent:
-    """Return how much a field moves and deforms."""
+    """Return how much a field moves and deforms; none of what moves out of a mask, where nothing is left of that."""
     fit = affine(field, FINAL_OUTLIER)
     trust = field.trust / (field.trust.mean((2, 3), keepdim=True) + 1e-12)
     apart = ((field.by - fit.by).square() * trust).sum(1).mean((1, 2))
-    square = coverage.mean(fit.by.square().sum(1, keepdim=True), field.mask)[:, 0] + apart
+    by_place = fit.by.square().sum(1)
+    if field.mask is None:
+        square = by_place.mean((1, 2)) + apart
+    else:
+        in_both = field.mask[:, 0]
+        square = (by_place * in_both).sum((1, 2)) / in_both.sum((1, 2)).clamp(min=coverage.LEAST) + apart
     (_, xx, xy), (_, yx, yy) = (row.unbind(1) for row in fit.coefficients.unbind(1))
     strain = xx.square() + yy.square() + (xy + yx).square() / 2
     # the root has no derivative at 0
