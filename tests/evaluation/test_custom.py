@@ -174,7 +174,7 @@ class TestErrors:
             ("my metrics.py:brightness", "no 'brightness' in this file: did you mean Brightness, from_weights?"),
             ("my metrics.py:zzzzz", "no 'zzzzz' in this file: no name is near it"),
             ("my metrics.py:constant", "expected a callable that makes the metric, got float 'constant'"),
-            ("my metrics.py:makes_none", "expected it to make a callable of two batches of images, it made int"),
+            ("my metrics.py:makes_none", "expected it to make a callable of batches of images, it made int"),
             ("my metrics.py:", "expected FILE.py:NAME, got '' for a name"),
             ("my metrics.py", "expected FILE.py:NAME, got '' for a name"),
             ("gone.py:mine", "No such file or directory"),

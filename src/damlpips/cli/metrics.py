@@ -12,11 +12,13 @@ from damlpips.cli.options import in_place_of, option
 from damlpips.cli.program import fail
 from damlpips.models.registry import Metric
 from damlpips.nets.table import BACKBONES
+from damlpips.scoring.workers import here
 
 if TYPE_CHECKING:
     import torch
 
     from damlpips.models.base import PerceptualDistance
+    from damlpips.scoring.sets import SetScorer
     from damlpips.scoring.several import OtherMetric, Said
 
 OWN = re.compile(rf"({'|'.join(Metric)})(?:-({'|'.join(BACKBONES)}))?(?::([0-9]+))?")
@@ -120,6 +122,29 @@ class Several:
                 fail(f"--metric {error}")
         said = [_said(first, models[first]), *(other.said for other in others)] if others else []
         return Built(models[first], others, said)
+
+
+def set_scorer(
+    names: Sequence[str], features: str | None, device: "torch.device", **options: Any
+) -> "SetScorer | None":
+    """Return what scores whole sets by metrics of these names; None where there is none."""
+    if not names:
+        if features is not None:
+            fail(f"--fid-features {features}: only --metric fid and kid have features")
+        return None
+    if here() is not None:
+        fail(f"--metric {names[0]}: one process computes it: leave torchrun out; the rows that there are remain")
+    from damlpips.evaluation.custom import MetricFileError
+    from damlpips.evaluation.features import build
+    from damlpips.evaluation.named import UnavailableMetricError
+    from damlpips.scoring.sets import SetScorer
+
+    try:
+        return SetScorer(names, build(features, device=device, metric=names[0]), device=device, **options)
+    except UnavailableMetricError as error:
+        fail(*f"--metric {error}".split("\n"))
+    except MetricFileError as error:
+        fail(f"--fid-features {error}")
 
 
 def _is_own(name: str) -> bool:

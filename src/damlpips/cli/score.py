@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from damlpips.cli.metrics import ALONE, Several, settings_of, takes_metrics
+from damlpips.cli.metrics import ALONE, Several, set_scorer, settings_of, takes_metrics
 from damlpips.cli.model import DeviceOption, bad_input, in_options
 from damlpips.cli.options import (
     READING,
@@ -108,6 +108,14 @@ def score(
     channels: Annotated[
         Channels, typer.Option(help="What psnr, ssim and ms-ssim compare: all colours, or luma (Y of BT.601).")
     ] = Channels.RGB,
+    fid_features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The network of fid and kid in place of Inception: FILE.py:NAME, or FILE.pt of TorchScript; images"
+            " in [0, 1] to features (N, F).",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     frames: Annotated[
         bool, typer.Option("--frames", help="A folder of images is a video, and they are its frames, in order.")
@@ -165,6 +173,7 @@ def score(
         from damlpips.scoring.pairs import PassedOver, with_masks
         from damlpips.scoring.rows import Table
         from damlpips.scoring.scorer import layer_count, score_pairs
+        from damlpips.scoring.sets import score_sets
         from damlpips.scoring.several import as_text
 
         wanted = destinations(files)
@@ -185,6 +194,9 @@ def score(
         model, others, said = chosen.build(where, channels.value)
         if masks is not None and (whole := [other.said.name for other in others if other.model is None]):
             fail(f"--masks {masks}: {', '.join(whole)} would compare whole images: expected metrics of this package")
+        of_sets = set_scorer(chosen.of_sets, fid_features, where, batch_size=batch_size, reading=reading)
+        if of_sets is not None and (masks is not None or any(pair.video for pair in found)):
+            fail(f"--metric {chosen.of_sets[0]}: compares whole images, not {'masks' if masks else 'videos'}")
         settings = settings_of(model, **reading.in_rows(), **_said_of(masks)) | {"metrics": as_text(said)}
         table = Table(settings, layer_count(model), others=tuple(spelled(other.said.name) for other in others))
         progress = _Progress(len(found), shown=not quiet, videos=any(pair.video for pair in found))
@@ -211,14 +223,20 @@ def score(
             shards.help_out(team, job)
             return
         summary, echo = RunSummary(table.others, limit=fail_above), partial(typer.echo, nl=False)
-        notes = {"passed_over": {spelled(kind): number for kind, number in passed_over.kinds.items()}}
+        notes: dict[str, Any] = {"passed_over": {spelled(kind): number for kind, number in passed_over.kinds.items()}}
         with (
             alone(wanted),
             shards.beside(growing(wanted), anew=overwrite) as file,
             opened(wanted, table, found, batch_size=batch_size, overwrite=overwrite, echo=echo, notes=notes) as outputs,
         ):
-            for row in outputs.kept_rows():
+
+            def count(row: "Scored") -> None:
                 summary.add(row)
+                if of_sets is not None:
+                    of_sets.add(row.pair, row.row)
+
+            for row in outputs.kept_rows():
+                count(row)
             kept, plan = summary.pairs, None
             # shards have no rows of frames
             if kept < len(found) and frames_csv is None and (team is not None or shards.shards_of(file)):
@@ -234,11 +252,14 @@ def score(
                     rows = plan.rows(after=progress.along(plan.work(), done))
                 for row in rows:
                     outputs.write(row)
-                    summary.add(row)
+                    count(row)
+            if of_sets is not None:
+                summary.sets = score_sets(of_sets, growing(wanted), anew=overwrite)
+                notes["sets"] = [asdict(score) for score in summary.sets]
         if not quiet and not to_standard_output(files):
             summary.print(f"{settings['metric']} ({model.source.name}), lower is closer", said)
         summary.complain()
-        if summary.failed:
+        if not summary.is_whole:
             raise typer.Exit(FAILED_PAIRS)
         if summary.above:
             raise typer.Exit(ABOVE_LIMIT)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+import typer
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +16,7 @@ from damlpips.files import spelled, unspelled
 
 if TYPE_CHECKING:
     from damlpips.scoring.rows import Scored
+    from damlpips.scoring.sets import SetScore
     from damlpips.scoring.several import Said
 
 # Nobody reads more rows than this on a screen.
@@ -55,6 +57,8 @@ class RunSummary:
         self._kinds: set[str] = set()
         self._rows: list[tuple[str, list[str]]] = []
         self._errors: list[str] = []
+        # what whole sets score, for the methods' table
+        self.sets: Sequence[SetScore] = ()
 
     def _none(self) -> list[Mean]:
         return [Mean() for _ in self._columns]
@@ -108,12 +112,24 @@ class RunSummary:
             if len(self._rows) > 1:
                 table.add_row("mean", *map(str, self.means))
         print_table(table)
+        for found in self.sets:
+            value = "failed" if found.score is None else number(found.score)
+            of = f"{spelled(found.method)}: " if found.method else ""
+            typer.echo(f"{of}{found.metric} \u2193 {value} ({found.images} images, {found.references} references)")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything has a score."""
+        return not self.failed and not any(found.error for found in self.sets)
 
     def complain(self) -> None:
-        """Print on stderr which pairs are above the limit, and which have no score."""
+        """Print on stderr which pairs are above the limit, and what has no score."""
         if self.above:
             worst = [f"{number(score)} {name}" for score, _, name in sorted(self._worst, reverse=True)]
             complain(f"{self.above} of {self.pairs} pairs are above {self._limit}:", *_first(worst, self.above))
+        for found in self.sets:
+            if found.error:
+                complain(f"{found.metric} of {found.method or 'the images'} could not be computed: {found.error}")
         if self.failed:
             by = " by every metric" if len(self._columns) > 1 else ""
             complain(

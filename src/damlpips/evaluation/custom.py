@@ -42,7 +42,18 @@ def split(name: str) -> tuple[Path, str] | None:
 
 
 def build(name: str, device: torch.device) -> Made:
-    """Run FILE.py, call its NAME without arguments, and return the metric that this makes.
+    """Return the metric that NAME in FILE.py makes.
+
+    Raises:
+        MetricFileError, Exception: as `made`.
+    """
+    found, options = made(name, device)
+    encode = torch.no_grad()(found.encode) if isinstance(found, PerceptualDistance) else None
+    return Made(_checked(found, name), encode, options)
+
+
+def made(name: str, device: torch.device) -> tuple[Any, dict[str, Any]]:
+    """Run FILE.py, call its NAME without arguments, and return what this makes, and what that depends on.
 
     The file's bytes are read once: what is run is what the digest is of. It is run alone: modules beside it cannot be
     imported unless they are on Python's path.
@@ -61,15 +72,14 @@ def build(name: str, device: torch.device) -> Made:
         raise MetricFileError(f"{name}: {reason(error)}") from error
     digest = hashlib.sha256(source).hexdigest()
     maker = _named(_module(file, source, digest), attribute, name)
-    made = maker()
-    if not callable(made):
+    found = maker()
+    if not callable(found):
         raise MetricFileError(
-            f"{name}: expected it to make a callable of two batches of images, it made {type(made).__name__}"
+            f"{name}: expected it to make a callable of batches of images, it made {type(found).__name__}"
         )
-    if isinstance(made, nn.Module):
-        made = made.to(device).eval()
-    encode = torch.no_grad()(made.encode) if isinstance(made, PerceptualDistance) else None
-    return Made(_checked(made, name), encode, {"file": digest, **_state(made)})
+    if isinstance(found, nn.Module):
+        found = found.to(device).eval()
+    return found, {"file": digest, **_state(found)}
 
 
 def _module(file: Path, source: bytes, digest: str) -> ModuleType:

@@ -13,6 +13,7 @@ from damlpips.files import printable
 from damlpips.report.page.comparison import Comparison, MetricColumn, Scores, heading, places
 from damlpips.report.page.figures import SAMPLES
 from damlpips.scoring.images import ScoringError
+from damlpips.scoring.sets import NAMES
 
 # decimals: of decibels, and of everything else
 OF_DECIBELS, OF_OTHERS = 2, 3
@@ -146,6 +147,16 @@ def _notes(found: Comparison, layout: Layout) -> Iterator[str]:
     for column in found.columns:
         yield f"{heading(column.name)}: {printable(column.said.description)}."
     for column in found.columns:
+        if column.said.name in NAMES:
+            counts = ", ".join(sorted({f"{cell.count:,}" for cell in column.cells if cell.count})) or "no"
+            lacking = ", ".join(
+                printable(m) for m, cell in zip(found.methods, column.cells, strict=True) if cell.failed
+            )
+            yield (
+                f"{heading(column.name)} is of whole sets of {counts} images, on whose number it depends"
+                f"{f'; that of {lacking} could not be computed' if lacking else ''}."
+            )
+            continue
         failed = [
             f"{cell.failed} of {cell.failed + cell.count} of {printable(method)}"
             for method, cell in zip(found.methods, column.cells, strict=True)
@@ -237,7 +248,8 @@ def _csv(found: Comparison, layout: Layout) -> str:
         ["method", "pairs", *(n for c in found.columns for n in (c.name, *(f"{c.name} {e}" for e in ends)))]
     )
     for k, method in enumerate(found.methods):
-        row: list[object] = [printable(method), max(column.cells[k].count for column in found.columns)]
+        count = max(column.cells[k].count for column in found.columns if column.said.name not in NAMES)
+        row: list[object] = [printable(method), count]
         for column in found.columns:
             mean = column.cells[k].mean
             row += [shown(getattr(mean, name)) for name in ("value", *ends)]

@@ -18,6 +18,7 @@ from damlpips.report.page.collecting import MOST_FAILURES
 from damlpips.report.page.figures import SAMPLES, intervals
 from damlpips.report.page.reading import RunSettings, ScoredPair, method_names, read_rows
 from damlpips.scoring.images import ScoringError
+from damlpips.scoring.sets import Members, SetScore, read_sets, sets_of
 from damlpips.scoring.several import Said, from_text
 
 # names of this package and of the literature that are set in capitals
@@ -83,8 +84,9 @@ class Comparison:
     """Methods by metrics.
 
     Attributes:
-        correlations: Spearman's, of each two metrics over the pairs that have both scores, each score taken so that
-            lower is closer; NaN with fewer than three such pairs, and where a metric gives all the same.
+        columns: metrics of pairs first, then those of whole sets.
+        correlations: Spearman's, of each two metrics of pairs over the pairs that have both scores, each score taken
+            so that lower is closer; NaN with fewer than three such pairs, and where a metric gives all the same.
         disagreements: the pairs on which two metrics differ most, the first ones furthest.
         pairs, contents: how many pairs and references there are.
     """
@@ -111,6 +113,8 @@ class Scores:
         self._contents: dict[str, int] = {}
         self._pairs: dict[int, int] = {}
         self.incomplete: list[ScoredPair] = []
+        self._members: dict[tuple[RunSettings, str], Members] = {}
+        self._sets: dict[Said, dict[str, SetScore]] = {}
 
     @classmethod
     def of_files(cls, paths: Sequence[Path]) -> "Scores":
@@ -126,15 +130,36 @@ class Scores:
                 found.add(row._replace(method=row.method or names[path]), f"{path}: row {number}")
             if not number:
                 raise ScoringError(f"{path}: there are no rows in it")
+        found.add_sets(paths)
         return found
 
     @property
     def count(self) -> int:
         """How many metrics there are."""
-        return len(self._series)
+        return len(self._series) + len(self._sets)
+
+    def add_sets(self, paths: Sequence[Path]) -> None:
+        """Add what whole sets score, from the files beside those whose rows have been added.
+
+        Raises:
+            ScoringError: such a file is damaged, or of other images than the rows.
+        """
+        names = method_names(paths)
+        for path in paths:
+            for score in read_sets(sets_of(path)):
+                method = score.method or names[path]
+                of_rows = [m.sha256 for (_, name), m in self._members.items() if name == method]
+                if score.sha256 not in of_rows:
+                    of = score.method or "the images"
+                    raise ScoringError(
+                        f"{sets_of(path)}: {score.metric} of {of} is not that of the images in {path}: score them"
+                        " again, or remove the file"
+                    )
+                self._sets.setdefault(score.said, {})[method] = score
 
     def add(self, row: ScoredPair, where: str = "") -> None:
         """Add a row that has a method; errors begin with `where`."""
+        self._members.setdefault((row.settings, row.method), Members()).tell(row.sha256, row.reference_sha256)
         method = self._methods.setdefault(row.method, len(self._methods))
         content = self._contents.setdefault(row.reference_sha256 or row.reference, len(self._contents))
         pair = self._pairs.setdefault(_key(row), len(self._pairs))
@@ -153,11 +178,10 @@ class Scores:
     def compared(self, *, samples: int = SAMPLES, seed: int = 0, most: int = 0) -> Comparison:
         """Return the methods by the metrics; at most so many disagreements."""
         every = list(self._series.values())
-        names = _told_apart([said.name for said, _ in every])
-        columns = tuple(
-            MetricColumn(name, said, tuple(self._cells(series, samples, seed)))
-            for name, (said, series) in zip(names, every, strict=True)
-        )
+        whole = [(said, list(self._cells(series, samples, seed))) for said, series in every]
+        whole += [(said, [_cell_of(scores.get(m)) for m in self._methods]) for said, scores in self._sets.items()]
+        names = _told_apart([said.name for said, _ in whole])
+        columns = tuple(MetricColumn(n, said, tuple(cells)) for n, (said, cells) in zip(names, whole, strict=True))
         shares = self._shares()
         return Comparison(
             tuple(self._methods),
@@ -233,6 +257,13 @@ def _told_apart(names: Sequence[str]) -> list[str]:
     return [
         f"{name} ({number})" if (number := names[: k + 1].count(name)) > 1 else name for k, name in enumerate(names)
     ]
+
+
+def _cell_of(score: SetScore | None) -> Cell:
+    """Return the cell of a whole set, whose images count as one."""
+    if score is None or score.score is None:
+        return Cell(NO_INTERVAL, 0, int(score is not None))
+    return Cell(Interval(score.score, nan, nan), score.images, 0)
 
 
 def _by_content(values: Floats, contents: np.ndarray, count: int) -> tuple[Floats, Floats]:

@@ -93,6 +93,7 @@ def render_report(
     scores = Scores()
     found = Collection(pairs, scores.add)
     found.add_files(paths)
+    scores.add_sets(paths)
     compared = scores.compared(samples=samples, most=pairs) if scores.count > 1 else None
     rows_of = scores.named(paths, [d.pair for d in compared.disagreements]) if compared else {}
     total = sum(

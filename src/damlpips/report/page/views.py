@@ -288,7 +288,7 @@ def comparison_view(
     return ComparisonView(
         heads=tuple((name, c.said.unit, c.said.arrow) for name, c in zip(names, found.columns, strict=True)),
         rows=tuple((printable(m), tuple(column[k] for column in columns)) for k, m in enumerate(found.methods)),
-        correlations=tuple((name, found.correlations[k][:k]) for k, name in enumerate(names)),
+        correlations=tuple((names[k], values[:k]) for k, values in enumerate(found.correlations)),
         descriptions=tuple((n, printable(c.said.description)) for n, c in zip(names, found.columns, strict=True)),
         disagreements=tuple(disagreements),
         incomplete=tuple((printable(p.method), printable(p.distorted), printable(p.error)) for p in incomplete),
