@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -306,6 +307,26 @@ def test_thin_masks_of_whatever_moves(batch) -> None:
     for mask, y in itertools.product((lines, lines.transpose(2, 3), MASKS["pixel"]()), others):
         assert metric(x, y, mask=mask).isfinite().all()
         assert metric.spatial_map(x, y, mask=mask).isfinite().all()
+
+
+def test_where_values_are_not_read(modules, batch) -> None:
+    """As on an accelerator: all pairs are refined, those in which nothing moved as well."""
+    masks = torch.cat([make() for make in MASKS.values()])
+    expected = forms(modules["damlpips"], *batch, masks)
+    with mock.patch("damlpips.models.alignment.on_cpu", return_value=False):
+        found = forms(modules["damlpips"], *batch, masks)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_an_empty_mask_that_is_not_read_scores_nan(batch) -> None:
+    with mock.patch("damlpips.models.inputs.on_cpu", return_value=False):
+        for make in KINDS.values():
+            found = make("nano")(*batch, mask=empty(4, 2, SIDE, SIDE))
+            assert found.isnan().tolist() == [False, False, True, False]
+        metric = DAMLPIPSMetric()
+        with pytest.raises(ValueError, match="number 2 of the batch: its score is nan"):
+            metric.update(*batch, mask=empty(4, 2, SIDE, SIDE))
 
 
 @KIND
