@@ -363,3 +363,43 @@ class TestOnItsOwn:
         assert TRAP in one(page, "main").text
         assert page.execute_script("return document.scripts.length") == 1
         assert page.execute_script("return document.querySelectorAll('.pair img').length") == 36
+
+
+@pytest.fixture(scope="module")
+def report_of_several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("several")
+    metrics = [part for name in ("damlpips", "psnr", "ssim", "piq:gmsd") for part in ("--metric", name)]
+    rows = run_score(folder, *metrics, noises={"weak": 6, "strong": 25}, names=[f"{k}.png" for k in range(4)])
+    write_report([rows], folder / "report.html", pairs=2)
+    return folder / "report.html"
+
+
+class TestSeveralMetrics:
+    @pytest.fixture
+    def several(self, browser: webdriver.Chrome, report_of_several: Path) -> webdriver.Chrome:
+        looks(browser, "light")
+        wide(browser, 1280)
+        browser.get(report_of_several.as_uri())
+        return browser
+
+    def test_sorted_by_any_metric(self, several: webdriver.Chrome) -> None:
+        heads = several.find_elements(By.CSS_SELECTOR, "#metrics .sortable thead button")
+        assert [head.text.split(" ")[0] for head in heads] == ["Method", "DAMLPIPS", "PSNR", "SSIM", "piq:gmsd"]
+        for head, lowest in zip(heads[1:], ("weak", "strong", "strong", "weak"), strict=True):
+            head.click()
+            first = one(several, "#metrics .sortable tbody th")
+            assert first.get_dom_attribute("data-value") == lowest
+        for cell in several.find_elements(By.CSS_SELECTOR, "#metrics .sortable td strong"):
+            assert int(cell.value_of_css_property("font-weight")) >= 600
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("width", [360, 1280])
+    def test_it_is_legible(self, several: webdriver.Chrome, width: int, scheme: str) -> None:
+        looks(several, scheme)
+        wide(several, width)
+        inner, visible, whole = several.execute_script(
+            "const d = document.documentElement; return [innerWidth, d.clientWidth, d.scrollWidth]"
+        )
+        assert (inner, whole) == (width, visible)
+        _, least = several.execute_script(CONTRAST)
+        assert least[0] >= 4.5, least

@@ -4,6 +4,7 @@
     judgements                       what observers said: a kind of judgement has its figures in `figures.FIGURES`
     named, peers, custom             a metric by its name; another library's is a row of the tables in `peers`,
                                      one's own a callable in a file
+    others, features                 what `damlpips score` computes beside its first metric, and the network of FID
     views, distances, cache          pairs of files to distances, kept between runs
     correlation, logistic, votes     the figures of agreement, as functions of columns
     figures, means                   the figures of a set, and their mean over sets, with intervals

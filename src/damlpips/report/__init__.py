@@ -1,8 +1,8 @@
 """Scores made visible: heat maps, figures of a pair, and the HTML page.
 
 `heat` is the one way from a spatial map to a picture, `figure` and `panels` draw a pair with matplotlib, `intervals`
-says how sure a mean is, and `page` is the report of a run. Imports `scoring` and what is below it. A new part of the
-page is a value in `page/views.py` and a place for it in `page/templates`.
+says how sure a mean is, `page` is the report of a run, and `table` the table of a paper. Imports `scoring` and what is
+below it. A new part of the page is a value in `page/views.py` and a place for it in `page/templates`.
 """
 
 from importlib import import_module

@@ -3,7 +3,8 @@
 Imports `models` and what is below it. A new column of the rows is declared in `rows`, a new format in `formats`; a new
 kind of image or video file is allowed in `images` or `videos`. What a file states beside its pixels is read in
 `containers` and `orientation`, its colours become sRGB in `colour_profiles`, more than 8 bits a channel are read in
-`depth`, and the options of reading are declared in `reading`.
+`depth`, and the options of reading are declared in `reading`. `several` has the metrics that stand beside the first
+one, `sets` those of whole sets of images.
 """
 
 from importlib import import_module
