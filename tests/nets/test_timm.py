@@ -73,7 +73,7 @@ def same(found: list[Tensor], expected: list[Tensor]) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_are_those_of_features_only(name: str, tmp_path: Path) -> None:
     x = reference.noise(2, 64, 96)[0]
-    flexible = {"dynamic_img_size": True} if name.startswith("swin") else {}
+    flexible = {"strict_img_size": False} if name.startswith("swin") else {}
     own = model(name, features_only=True, **STAGES[name], **flexible)
     if name == "test_efficientnet":  # has no classifier, whose random weights would come first
         own.load_state_dict({k: v for k, v in model(name).state_dict().items() if k in own.state_dict()})

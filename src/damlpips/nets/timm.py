@@ -22,6 +22,8 @@ from damlpips.ops.distance import working
 DEPTHS = 4
 # A side of the images by which sizes are found, in cells of the coarsest map: the networks that pad nothing need three.
 PROBE_CELLS = 4
+# Options of models by which they take images of any size; not all models have one, and some need none.
+FLEXIBLE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 Size = tuple[int, int]
 
@@ -89,10 +91,7 @@ def timm_network(
     def create(*, pretrained: bool = False, **more: Any) -> Any:
         return timm.create_model(name, pretrained=pretrained, in_chans=channels, **options, **more).eval()
 
-    flexible, blank = _created(create)
-    strides = [info["reduction"] for info in blank.feature_info]
-    layers = _chosen(layers, strides)
-    sizes = _sizes(blank, layers, max(strides), channels, blank.pretrained_cfg["input_size"][1:])
+    blank, chosen, sizes, flexible = _blank(create, layers, channels)
     if file is not None or not pretrained:
         model = create(**flexible)
     else:
@@ -106,11 +105,11 @@ def timm_network(
                 " for random weights"
             ) from error
     known = set(model.state_dict())
-    model.prune_intermediate_layers(layers, prune_norm=not norm, prune_head=True)
+    model.prune_intermediate_layers(chosen, prune_norm=not norm, prune_head=True)
     if file is not None:
         needed = {key: tuple(t.shape) for key, t in model.state_dict().items()}
         model.load_state_dict(load_tensors(file, needed, ignored_prefixes=known - needed.keys()))
-    return TimmNetwork(model, layers, sizes, norm=norm), _scaling(blank.pretrained_cfg, channels)
+    return TimmNetwork(model, chosen, sizes, norm=norm), _scaling(blank.pretrained_cfg, channels)
 
 
 def _timm() -> Any:
@@ -121,13 +120,29 @@ def _timm() -> Any:
     return timm
 
 
-def _created(create: Callable[..., Any]) -> tuple[dict[str, bool], Any]:
-    """Return the options by which a model takes images of any size, if it has any, and a model without numbers."""
-    with torch.device("meta"):
+class _Blank(NamedTuple):
+    """A model on the device "meta", and how it takes images."""
+
+    model: Any
+    layers: list[int]
+    sizes: Sizes
+    flexible: dict[str, bool]
+
+
+def _blank(create: Callable[..., Any], layers: Sequence[int] | None, channels: int) -> _Blank:
+    """Return a model without numbers, made with the option by which it takes images of any size, if it has one."""
+    blanks = []
+    for flexible in FLEXIBLE:
         try:
-            return {"dynamic_img_size": True}, create(dynamic_img_size=True)
+            with torch.device("meta"):
+                model = create(**flexible)
         except TypeError:  # it does not have this option
-            return {}, create()
+            continue
+        chosen = _chosen(layers, [info["reduction"] for info in model.feature_info])
+        blanks.append(_Blank(model, chosen, _sizes(model, chosen, channels), flexible))
+        if blanks[-1].sizes.fixed is None:
+            break
+    return blanks[-1]
 
 
 def _chosen(layers: Sequence[int] | None, strides: Sequence[int]) -> list[int]:
@@ -147,8 +162,10 @@ def _chosen(layers: Sequence[int] | None, strides: Sequence[int]) -> list[int]:
     return chosen
 
 
-def _sizes(model: Any, layers: Sequence[int], stride: int, channels: int, native: Size) -> Sizes:
-    """Find what sizes a model on the device "meta" takes, whose coarsest map has a stride."""
+def _sizes(model: Any, layers: Sequence[int], channels: int) -> Sizes:
+    """Find what sizes a model on the device "meta" takes."""
+    strides = [info["reduction"] for info in model.feature_info]
+    stride, native = max(strides), model.pretrained_cfg["input_size"][1:]
 
     def takes(height: int, width: int) -> bool:
         try:
@@ -158,7 +175,7 @@ def _sizes(model: Any, layers: Sequence[int], stride: int, channels: int, native
         return all(0 not in m.shape for m in maps)
 
     side = PROBE_CELLS * stride
-    for multiple in sorted({1, *(info["reduction"] for info in model.feature_info), stride}):
+    for multiple in sorted({1, *strides}):
         # multiples of it, and of nothing larger: just above and just below one of the stride
         odd = [(side + multiple, side + stride - multiple), (side + stride - multiple, side + 3 * multiple)]
         if all(takes(*size) for size in odd):
