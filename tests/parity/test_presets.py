@@ -1,6 +1,7 @@
 """Presets are what the code that they are named after computes: by its formula, and by itself where it is installed."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,21 @@ def test_it_is_what_the_installed_package_returns(name: str, kind: str, installe
     x, y = in_range_of(name, noise(backbone))
     with torch.no_grad():
         torch.testing.assert_close(ours(name, file)(x, y), CALLS[name]()(x, y).flatten(), **SCORE)
+
+
+@pytest.mark.parametrize("backbone", ["alex", "vgg"])
+def test_their_heads_are_those_of_lpips(backbone: str) -> None:
+    """By bytes in torchmetrics, by the digits in a file's name in pyiqa, by a digest in taming and CogVideo."""
+    import lpips
+    import torchmetrics.functional.image.lpips as of_torchmetrics
+    from pyiqa.archs.lpips_arch import default_model_urls
+
+    content = (Path(lpips.__file__).parent / f"weights/v0.1/{backbone}.pth").read_bytes()
+    assert (Path(of_torchmetrics.__file__).parent / f"lpips_models/{backbone}.pth").read_bytes() == content
+    digest = hashlib.sha256(content).hexdigest()
+    assert default_model_urls[f"0.1_{backbone}"].endswith(f"LPIPS_v0.1_{backbone}-{digest[:8]}.pth")
+    if backbone == "vgg":  # taming/util.py and sat/sgm/modules/autoencoding/lpips/util.py: MD5_MAP
+        assert hashlib.md5(content).hexdigest() == "d507d7349b931f0638a25a48a722f98a"
 
 
 def test_every_preset_has_a_formula() -> None:
