@@ -238,6 +238,7 @@ class TestFiles:
         whole = json.loads(files["json"].read_text())
         names = ("reference", "distorted", "score", "psnr", "mse")
         assert whole["pairs"] == [{name: row[name] for name in names} for row in rows]
+        assert whole["metrics"] == json.loads(rows[0]["metrics"])
         assert whole["means"] == {
             name: pytest.approx(sum(row[name] for row in rows) / 3, rel=1e-12) for name in ("psnr", "mse")
         }

@@ -37,12 +37,13 @@ def means():
 def flat():
     return lambda images: images.mean((1, 2, 3))
 
-class Linear(torch.nn.Module):
-    def forward(self, images):
-        return images.mean((2, 3))
-
 def number():
     return 3
+
+def fussy():
+    def network(images):
+        raise RuntimeError("expected 299 x 299")
+    return network
 """
 SIZES = [(40, 48)] * 5 + [(32, 48)] * 4
 
@@ -228,10 +229,15 @@ class TestCommand:
         refused("only --metric fid and kid have features", "score", image, image, "--fid-features", f"{network}:means")
         frames = ("--metric", "fid", "--fid-features", f"{network}:means", "--frames")
         refused("--metric fid: compares whole images, not videos", "score", tmp_path / "r", tmp_path / "a", *frames)
-        arguments[arguments.index("--fid-features") + 1] = f"{network}:flat"
-        result = commands.run(*arguments)
-        assert result.exit_code == 3
-        assert "expected features (2, F) of as many images, got (2,)" in result.stderr
+        for name, message in (
+            ("flat", "expected features (2, F) of as many images, got (2,)"),
+            ("fussy", "fails on images of 48 x 40 pixels (expected 299 x 299)"),
+        ):
+            arguments[arguments.index("--fid-features") + 1] = f"{network}:{name}"
+            result = commands.run(*arguments)
+            assert result.exit_code == 3
+            assert f"net.py:{name}, " in result.stderr
+            assert message in result.stderr
 
 
 class TestShown:

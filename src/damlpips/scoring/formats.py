@@ -328,6 +328,7 @@ def json_parts(journal: Path, table: Table, notes: Mapping[str, Any] = MappingPr
         "backbone": table.settings["backbone"],
         "version": __version__,
         "mean": means["score"].value,
+        **({"metrics": json.loads(table.settings["metrics"])} if table.others else {}),
         **({"means": {name: means[name].value for name in table.others}} if table.others else {}),
         **{name: note for name, note in notes.items() if note},
     }

@@ -64,8 +64,13 @@ class Features:
             images = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
         elif images.dtype == torch.uint8:
             images = images / 255
-        with torch.no_grad():
-            found = self.network(images)
+        try:
+            with torch.no_grad():
+                found = self.network(images)
+        except Exception as error:  # a network of one's own raises what it likes
+            what = " ".join(str(error).split()) or type(error).__name__
+            size = f"{images.shape[3]} x {images.shape[2]}"
+            raise ScoringError(f"{self.description}: fails on images of {size} pixels ({what})") from error
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ScoringError(f"{self.description}: expected features ({len(images)}, F) of as many images, got {got}")
