@@ -178,7 +178,7 @@ def _seen_in(mask: Tensor, motion: Motion) -> tuple[Tensor, Tensor, Tensor]:
     """Return how much of each place of the middle frame a mask covers in the first image, in the second, in both."""
     with torch.no_grad():
         u = motion.field.to(mask.dtype) * motion.share[:, None, None, None].to(mask.dtype)
-        at = displacement.halfway(displacement.in_places(u, mask), mask)
+        at = displacement.halfway(u, mask)
         a, b = (displacement.sampled(mask, p) for p in at)
         both = torch.minimum(a, b)
         # never nothing at all: what is left after a part of the way may be less than after all of it

@@ -106,27 +106,57 @@ def places(u: Tensor, of: Tensor, first: int = 0) -> Float[Tensor, "1 2 h w"]:
     return torch.stack([right.expand(h, w), down[:, None].expand(h, w)])[None]
 
 
-def halfway(u: Float[Tensor, "n 2 h w"], of: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
-    """Return where each place p of the middle frame is in both images: p - u/2 and p + u/2, with u in places."""
-    p, half = places(u, of, first), u / 2
+def halfway(
+    u: Float[Tensor, "n 2 h w"], of: Tensor, *, every: int = 1, rows: Span | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return where each place p of the middle frame is in both images: p - u/2 and p + u/2, in halves of their sides.
+
+    Args:
+        u: the field, in shares of the shorter side; of any size, or of some `rows` the size of the field of all.
+        of: the images, (N, C, H, W).
+        every: every so manieth row and column only.
+    """
+    h, w = of.shape[2:]
+    # all that can be done on the small field is done there: u/2 in halves of a side is u in sides
+    half = u * _by_side([shorter_side(of) / w, shorter_side(of) / h], u)
+    if rows is not None:
+        half = sampled(half, _middle_places(of, u, rows=rows).expand(len(u), -1, -1, -1))
+    elif u.shape[2:] != of.shape[2:] or every > 1:
+        half = enlarged(half, (h, w), every)
+    p = _middle_places(of, u, every=every, rows=rows)
     return p - half, p + half
 
 
+def _middle_places(of: Tensor, like: Tensor, every: int = 1, rows: Span | None = None) -> Float[Tensor, "1 2 h w"]:
+    """Return how far right and down of the middle of images their places are, in halves of their sides."""
+    h, w = of.shape[2:]
+    top, bottom = (0, h) if rows is None else rows
+    down, right = (
+        (torch.arange(start, stop, every, device=like.device, dtype=like.dtype) * 2 + (1 - side)) / side
+        for start, stop, side in ((top, bottom, h), (0, w, w))
+    )
+    size = down.shape[0], right.shape[0]
+    return torch.stack([right.expand(size), down[:, None].expand(size)])[None]
+
+
+def _by_side(values: Sequence[float], like: Tensor) -> Float[Tensor, "2 1 1"]:
+    """Return a number for the direction to the right, and one down."""
+    return torch.stack([torch.full((1, 1), v, device=like.device, dtype=like.dtype) for v in values])
+
+
 def sampled(x: Tensor, at: Float[Tensor, "n 2 h w"], padding: str = "border") -> Tensor:
-    """Sample maps bilinearly at places as `places` counts them."""
+    """Sample maps bilinearly at places right and down of their middle, in halves of their sides."""
     if is_dual(x, at) or is_transformed(x) or is_transformed(at):
         return _gathered(x, at, padding)
-    # `grid_sample` counts half sides; columns and rows lie apart until here, since on a CPU operations on pairs of
-    # numbers take ten times as long
-    half_sides = torch.stack([torch.full((1, 1), 2 / n, device=x.device, dtype=x.dtype) for n in x.shape[:1:-1]])
-    at = (at * half_sides).permute(0, 2, 3, 1)
+    # columns and rows lie apart until here, since on a CPU operations on pairs of numbers take ten times as long
+    at = at.permute(0, 2, 3, 1)
     return F.grid_sample(x, at, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def _gathered(x: Tensor, at: Float[Tensor, "n 2 h w"], padding: str) -> Tensor:
     """Do what `sampled` does with operations that forward mode follows, also into a gradient."""
     h, w = x.shape[2:]
-    column, row = (m + (n - 1) / 2 for m, n in zip(at.unbind(1), (w, h), strict=True))
+    column, row = (m * (n / 2) + (n - 1) / 2 for m, n in zip(at.unbind(1), (w, h), strict=True))
     if padding == "border":
         column, row = column.clamp(0, w - 1), row.clamp(0, h - 1)
     left, top = column.detach().floor(), row.detach().floor()
@@ -140,14 +170,10 @@ def _gathered(x: Tensor, at: Float[Tensor, "n 2 h w"], padding: str) -> Tensor:
     return found
 
 
-def in_places(u: Float[Tensor, "n 2 h w"], of: Tensor, rows: Span | None = None) -> Float[Tensor, "n 2 H W"]:
-    """Bring a field, or some rows of it, to the size of maps, with displacements in places of theirs."""
+def in_places(u: Float[Tensor, "n 2 h w"], of: Tensor) -> Float[Tensor, "n 2 H W"]:
+    """Bring a field to the size of maps, with displacements in places of theirs."""
     h, w = of.shape[2:]
-    if rows is None:
-        return enlarged(u * shorter_side(of), (h, w))
-    at = places(u.new_empty(1, 1, rows.length, w), of, rows.start).split(1, 1)
-    of_field = torch.cat([m * (own / side) for m, own, side in zip(at, u.shape[:1:-1], (w, h), strict=True)], 1)
-    return sampled(u, of_field.expand(len(u), -1, -1, -1)) * shorter_side(of)
+    return enlarged(u * shorter_side(of), (h, w))
 
 
 def aligned(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"], rows: Span | None = None) -> tuple[Tensor, Tensor]:
@@ -157,7 +183,7 @@ def aligned(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"], rows: Span | None
         x, y: (N, C, H, W).
         u: the field, in shares of the shorter side.
     """
-    at = halfway(in_places(u, x, rows), x, 0 if rows is None else rows.start)
+    at = halfway(u, x, rows=rows)
     a, b = (sampled(m, p, "zeros") for m, p in zip((x, y), at, strict=True))
     if rows is not None or not on_cpu(a) or is_optimised(a) or is_optimised(b):
         return _filled(a, b, at, x)
@@ -203,7 +229,8 @@ def middle_mask(mask: Float[Tensor, "n 1 h w"], at: Sequence[Tensor]) -> Float[T
 
 def _inside(at: Float[Tensor, "n 2 h w"], x: Tensor) -> Float[Tensor, "n 1 h w"]:
     """Return the weight that places of the image have in what is sampled, 0 from one place beyond its edge on."""
-    across, down = (((n + 1) / 2 - m.abs()).clamp(0, 1) for m, n in zip(at.split(1, 1), x.shape[:1:-1], strict=True))
+    ends = zip(at.split(1, 1), x.shape[:1:-1], strict=True)
+    across, down = (((n + 1) / 2 - m.abs() * (n / 2)).clamp(0, 1) for m, n in ends)
     return across * down
 
 
@@ -250,14 +277,14 @@ def searched(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Float[Tensor, 
 
 
 def step(a: Tensor, b: Tensor, u: Tensor, mask: Tensor | None = None) -> Field:
-    """Return one step of Lucas and Kanade's method from the field u between normalised luma; u is in places.
+    """Return one step of Lucas and Kanade's method, in places, from the field u between normalised luma.
 
     With r = b(p + u/2) - a(p - u/2) and g the gradient of their mean, it minimises the sum of (r + g . step)^2 over a
     window, or over what a mask covers of it; a step is one place at most.
     """
     at = halfway(u, a)
     a, b = (sampled(m, p) for m, p in zip((a, b), at, strict=True))
-    return _solved(b - a, *_slopes(a + b, 1), mask=None if mask is None else middle_mask(mask, at))
+    return _solved(_products(b - a, *_slopes(a + b), mask=None if mask is None else middle_mask(mask, at)))
 
 
 def fine_step(a: Tensor, b: Tensor, u: Tensor, shrink: int, mask: Tensor | None = None) -> Field:
@@ -266,39 +293,40 @@ def fine_step(a: Tensor, b: Tensor, u: Tensor, shrink: int, mask: Tensor | None 
     `shrink` x `shrink` places of a and b make a place of the result. Gradients pass through r, with g and what luma is
     normalised by held fixed: where the field is best, r is near 0, and so is what they change.
     """
-    s = 2 if shrink > 2 else 1  # of many places, every second row and column says as much
-    at = halfway(u, a)
-    (a, *of_a), (b, *of_b) = (_with_slopes(sampled(m, p), s) for m, p in zip((a, b), at, strict=True))
+    every = 2 if shrink > 2 else 1  # of many places, every second row and column says as much
+    at = halfway(u, a, every=every)
+    (a, *of_a), (b, *of_b) = (_with_slopes(m, p, 4 // every) for m, p in zip((a, b), at, strict=True))
     gx, gy = (p + q for p, q in zip(of_a, of_b, strict=True))
-    in_both = None if mask is None else middle_mask(mask, at)[..., ::s, ::s].detach()
-    return _solved(b - a, gx, gy, shrink // s, in_both)
+    in_both = None if mask is None else middle_mask(mask, at).detach()
+    return _solved(shrunk(_products(b - a, gx, gy, mask=in_both), shrink // every))
 
 
-def _with_slopes(luma: Tensor, every: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return normalised luma, and its slopes as `_slopes` does."""
-    own = luma[..., ::every, ::every]
+def _with_slopes(luma: Tensor, at: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return luma that is sampled, then normalised, and with it its slopes as `_slopes` does."""
+    own, *slopes = sampled(torch.cat([luma, *_slopes(luma.detach())], 1), at).split(1, 1)
     with torch.no_grad():
-        mean, scale = _normalisation(own, 4 // every)
-        right, down = (slope * scale for slope in _slopes(luma, every))
+        mean, scale = _normalisation(own, block)
+        right, down = (slope * scale for slope in slopes)
     return (own - mean) * scale, right, down
 
 
-def _slopes(m: Tensor, every: int) -> tuple[Tensor, Tensor]:
-    """Return twice the slopes of maps to the right and down, at every so manieth row and column."""
-    s, m = every, F.pad(m, (1, 1, 1, 1), mode="replicate")
-    return m[..., 1:-1:s, 2::s] - m[..., 1:-1:s, :-2:s], m[..., 2::s, 1:-1:s] - m[..., :-2:s, 1:-1:s]
+def _slopes(m: Tensor) -> tuple[Tensor, Tensor]:
+    """Return twice the slopes of maps to the right and down."""
+    m = F.pad(m, (1, 1, 1, 1), mode="replicate")
+    return m[..., 1:-1, 2:] - m[..., 1:-1, :-2], m[..., 2:, 1:-1] - m[..., :-2, 1:-1]
 
 
-def _solved(r: Tensor, gx: Tensor, gy: Tensor, shrink: int = 1, mask: Tensor | None = None) -> Field:
+def _products(r: Tensor, gx: Tensor, gy: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the products of r and slopes that a step's equations are made of; with a mask, what it covers, and it."""
+    products = torch.cat([v * w for v, w in ((gx, gx), (gx, gy), (gy, gy), (gx, r), (gy, r))], 1)
+    return products if mask is None else torch.cat([products * mask, mask], 1)
+
+
+def _solved(products: Tensor) -> Field:
     """Return the steps that r and four times the slopes of the mean ask for; that factor is taken off the sums."""
-    products = [v * w for v, w in ((gx, gx), (gx, gy), (gy, gy), (gx, r), (gy, r))]
-    if mask is not None:
-        products = [*(m * mask for m in products), mask]
-    if shrink > 1:
-        products = [shrunk(m, shrink) for m in products]
-    sums = box(torch.cat(products, 1), WINDOW)
-    if mask is not None:
-        mask, sums = products[5], sums[:, :5] / sums[:, 5:].clamp(min=coverage.LEAST)
+    sums, mask = box(products, WINDOW), None
+    if products.shape[1] > 5:
+        mask, sums = products[:, 5:], sums[:, :5] / sums[:, 5:].clamp(min=coverage.LEAST)
     (xx, xy, yy), (xr, yr) = (m.split(1, 1) for m in (sums[:, :3].detach() / 16, sums[:, 3:] / 4))
     xx, yy = xx + DAMPING, yy + DAMPING
     det = xx * yy - xy * xy
@@ -377,12 +405,12 @@ def coarse_field(
         by = torch.cat([a, a], 1) * 0 if by is None else in_places(by, a)
         before = by
         if is_searched:
-            at = halfway(by, a)
+            at = halfway(by / side, a)
             seen = None if mask is None else middle_mask(mask, at)
             found = searched(sampled(a, at[0]), sampled(b, at[1]), seen)
             by = coverage.box(by + found, 3, seen)
         for _ in range(STEPS[level]):
-            found, trust, in_both = step(a, b, by, mask)
+            found, trust, in_both = step(a, b, by / side, mask)
             by = by + found
             if level >= LEVELS - AFFINE_LEVELS:
                 before = affine(Field(by, trust), at_least(1.0, OUTLIER * side)).by
@@ -404,7 +432,7 @@ def refined(x: Sequence[Tensor], y: Sequence[Tensor], field: Field, masks: Seque
         for left in reversed(range(STEPS[level])):
             with torch.set_grad_enabled(torch.is_grad_enabled() and level == 0 and left == 0):
                 a, b, mask = x[level], y[level], None if masks is None else masks[level]
-                found, trust, in_both = fine_step(a, b, in_places(by, a), 2 ** (GRID_LEVEL - level), mask)
+                found, trust, in_both = fine_step(a, b, by, 2 ** (GRID_LEVEL - level), mask)
                 by = smoothed(by + found / shorter_side(a), trust, before, in_both)
     fit = affine(Field(by, trust), FINAL_OUTLIER).by
     apart = by - fit
@@ -425,7 +453,7 @@ def explained(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"], mask: Tensor | 
     with a and b the local deviations of x and y when they are aligned, and w_p how far both are seen there, or covered
     by a mask. In proportion to what is seen: a field that moves out of sight what it cannot match explains nothing.
     """
-    at = halfway(in_places(u, x), x)
+    at = halfway(u, x)
     a, b = (sampled(m, p) for m, p in zip((x, y), at, strict=True))
     both = torch.minimum(*(_inside(p, x) for p in at))
     whole = torch.ones_like(both)
