@@ -12,7 +12,7 @@ from torch import Tensor
 
 from damlpips.checks import is_optimised
 from damlpips.ops.coverage import box
-from damlpips.ops.execution import is_transformed, on_cpu
+from damlpips.ops.execution import BLOCK, batches, is_transformed, on_cpu
 
 # The contrast of a place, in squared units of Oklab over a window of so many places, hides differences from where it
 # exceeds the floor.
@@ -66,12 +66,12 @@ class _Masked(torch.autograd.Function):
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         d, place = (a.new_empty(len(a), 1, *a.shape[2:]) for _ in range(2))
-        windows = _Windows(a)
-        for x, y, difference, weight in zip(a, b, d[:, 0], place[:, 0], strict=True):
-            # one colour at a time: a core's cache holds it with all that is made of it
-            of_x, of_y = (windows.raised_contrast(map(windows.apart, image)) for image in (x, y))
+        for part in _parts(a):
+            x, y, difference, weight = a[part], b[part], d[part, 0], place[part, 0]
+            windows = _Windows(x)
+            of_x, of_y = (windows.raised_contrast(map(windows.apart, images.unbind(1))) for images in (x, y))
             torch.mul(of_x, of_y, out=weight).sqrt_()
-            for k, (one, other) in enumerate(zip(x, y, strict=True)):
+            for k, (one, other) in enumerate(zip(x.unbind(1), y.unbind(1), strict=True)):
                 _add_square(difference, torch.sub(one, other, out=windows.scratch), first=k == 0)
             weight.add_(difference, alpha=1 / MOST).reciprocal_()
             difference.mul_(weight)
@@ -106,18 +106,19 @@ class _Masked(torch.autograd.Function):
         by_difference = 2 * torch.addcmul(by_divisor / MOST, place, by_d)
         # of g, times g: divided by a variance and the floor, it is twice that of the variance
         by_either = by_divisor.mul_((1 - d / MOST).div_(place))
-        windows = _Windows(a)
-        by_deviation = torch.empty_like(place[0, 0])
-        for k, (x, y) in enumerate(zip(a, b, strict=True)):
-            for image, other, part in ((x, y, found[0]), (y, x, found[1])):
-                if part is not None:
-                    deviations = [windows.apart(colour).clone() for colour in image]
-                    torch.div(by_either[k, 0], windows.raised_contrast(deviations), out=by_deviation)
+        for part in _parts(a):
+            windows = _Windows(a[part])
+            by_deviation = torch.empty_like(windows.scratch)
+            for images, others, whole in ((a[part], b[part], found[0]), (b[part], a[part], found[1])):
+                if whole is not None:
+                    deviations = [windows.apart(colour).clone() for colour in images.unbind(1)]
+                    torch.div(by_either[part, 0], windows.raised_contrast(deviations), out=by_deviation)
                     windows.box_adjoint(by_deviation, out=by_deviation)
-                    for one, another, deviation, own in zip(image, other, deviations, part[k], strict=True):
+                    colours = (m.unbind(1) for m in (images, others, whole[part]))
+                    for one, another, own, deviation in zip(*colours, deviations, strict=True):
                         windows.box_adjoint(deviation.mul_(by_deviation), out=own)
                         torch.sub(deviation, own, out=own)
-                        own.addcmul_(torch.sub(one, another, out=windows.scratch), by_difference[k, 0])
+                        own.addcmul_(torch.sub(one, another, out=windows.scratch), by_difference[part, 0])
         return tuple(found)
 
 
@@ -132,19 +133,27 @@ def _plain_gradients(a: Tensor, b: Tensor, by: Sequence[Tensor | None], needed: 
     return tuple(next(found) if want else None for want in needed)
 
 
+def _parts(a: Tensor) -> Iterator[slice]:
+    """Yield the images that are worked on at once.
+
+    One colour at a time of one for each thread: a core's cache holds it with all that is made of it.
+    """
+    return batches(a, max(1, BLOCK // 4 * torch.get_num_threads() // a[0, 0].numel()))
+
+
 class _Windows:
-    """`box` of one map (H, W), and what is made with it, in memory that is used again for the next."""
+    """`box` of some images' maps (N, H, W), and what is made with it, in memory that is used again for the next."""
 
     def __init__(self, like: Tensor) -> None:
-        h, w = like.shape[2:]
+        n, _, h, w = like.shape
         self.size, self.margin = (h, w), MASKING_WINDOW // 2
         m = self.margin
-        self.scratch = like.new_empty(h, w)
-        self._tall, self._wide = like.new_empty(h + 2 * m, w), like.new_empty(h, w + 2 * m)
-        self._pairs = like.new_empty(h + 2 * m - 1, w)
-        self._zeros_around = like.new_zeros(h + 4 * m, w)
-        self._zeros_beside = like.new_zeros(h, w + 4 * m)
-        self._summed = like.new_empty(h + 2 * m, w), like.new_empty(h, w + 2 * m)
+        self.scratch = like.new_empty(n, h, w)
+        self._tall, self._wide = like.new_empty(n, h + 2 * m, w), like.new_empty(n, h, w + 2 * m)
+        self._pairs_of_rows, self._pairs_of_columns = like.new_empty(n, h + 3, w), like.new_empty(n, h, w + 3)
+        self._zeros_around = like.new_zeros(n, h + 4 * m, w)
+        self._zeros_beside = like.new_zeros(n, h, w + 4 * m)
+        self._summed = like.new_empty(n, h + 2 * m, w), like.new_empty(n, h, w + 2 * m)
 
     def raised_contrast(self, deviations: Iterable[Tensor]) -> Tensor:
         """Return `contrast` of an image, and the floor, from what `apart` returns for each colour."""
@@ -161,29 +170,27 @@ class _Windows:
     def box_sum(self, x: Tensor, out: Tensor) -> Tensor:
         """Return `windows.box` of x, which may be `out`, times the places of a window."""
         m, (h, w) = self.margin, self.size
-        self._tall[m : m + h] = x
-        self._tall[:m], self._tall[m + h :] = x[:1], x[-1:]
-        inner = self._wide[:, m : m + w]
-        # two rows at a time, then two of those
-        torch.add(self._tall[:-1], self._tall[1:], out=self._pairs)
-        torch.add(self._pairs[:h], self._pairs[2 : 2 + h], out=out).add_(self._tall[4:])
-        inner.copy_(out)
-        self._wide[:, :m], self._wide[:, m + w :] = inner[:, :1], inner[:, -1:]
-        return _sum((self._wide[:, i : i + w] for i in range(MASKING_WINDOW)), out)
+        self._tall[:, m : m + h] = x
+        self._tall[:, :m], self._tall[:, m + h :] = x[:, :1], x[:, -1:]
+        inner = self._wide[..., m : m + w]
+        # two rows at a time, then two of those; and columns likewise
+        _five(self._tall, 1, self._pairs_of_rows, inner)
+        self._wide[..., :m], self._wide[..., m + w :] = inner[..., :1], inner[..., -1:]
+        return _five(self._wide, 2, self._pairs_of_columns, out)
 
     def box_adjoint(self, x: Tensor, out: Tensor) -> Tensor:
         """Apply the transpose of `box`: what goes to beyond the edge goes to the edge."""
         m, (h, w) = self.margin, self.size
         tall, wide = self._summed
-        self._zeros_beside[:, 2 * m : 2 * m + w] = x
-        _sum((self._zeros_beside[:, i : i + w + 2 * m] for i in range(MASKING_WINDOW)), wide)
-        wide[:, m] += wide[:, :m].sum(1)
-        wide[:, m + w - 1] += wide[:, m + w :].sum(1)
-        self._zeros_around[2 * m : 2 * m + h] = wide[:, m : m + w]
-        _sum((self._zeros_around[i : i + h + 2 * m] for i in range(MASKING_WINDOW)), tall)
-        tall[m] += tall[:m].sum(0)
-        tall[m + h - 1] += tall[m + h :].sum(0)
-        return torch.mul(tall[m : m + h], 1 / WINDOW_PLACES, out=out)
+        self._zeros_beside[..., 2 * m : 2 * m + w] = x
+        _sum((self._zeros_beside[..., i : i + w + 2 * m] for i in range(MASKING_WINDOW)), wide)
+        wide[..., m] += wide[..., :m].sum(-1)
+        wide[..., m + w - 1] += wide[..., m + w :].sum(-1)
+        self._zeros_around[:, 2 * m : 2 * m + h] = wide[..., m : m + w]
+        _sum((self._zeros_around[:, i : i + h + 2 * m] for i in range(MASKING_WINDOW)), tall)
+        tall[:, m] += tall[:, :m].sum(1)
+        tall[:, m + h - 1] += tall[:, m + h :].sum(1)
+        return torch.mul(tall[:, m : m + h], 1 / WINDOW_PLACES, out=out)
 
 
 def _add_square(total: Tensor, x: Tensor, *, first: bool) -> None:
@@ -191,6 +198,14 @@ def _add_square(total: Tensor, x: Tensor, *, first: bool) -> None:
         torch.mul(x, x, out=total)
     else:
         total.addcmul_(x, x)
+
+
+def _five(x: Tensor, dim: int, pairs: Tensor, out: Tensor) -> Tensor:
+    """Add up every five places in a row, by way of their pairs."""
+    torch.add(x.narrow(dim, 0, pairs.shape[dim]), x.narrow(dim, 1, pairs.shape[dim]), out=pairs)
+    size = out.shape[dim]
+    torch.add(pairs.narrow(dim, 0, size), pairs.narrow(dim, 2, size), out=out)
+    return out.add_(x.narrow(dim, 4, size))
 
 
 def _sum(parts: Iterator[Tensor], out: Tensor) -> Tensor:
