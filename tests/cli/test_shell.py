@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from damlpips import __version__
 from damlpips.cli import app
 from damlpips.nets import weights
-from damlpips.nets.table import BACKBONES
+from damlpips.nets.table import BACKBONES, TRAINED_FOR
 from tests.support.commands import piped, variables
 from tests.support.pictures import image_file, image_folders
 
@@ -230,10 +230,10 @@ class TestInfo:
         monkeypatch.setattr(weights, "_known_digests", lambda: known)
         torch_home = {"TORCH_HOME": str(tmp_path)}
         found = self.described(DAMLPIPS_WEIGHTS_DIR=str(tmp_path), **torch_home)["weights"]
-        assert list(found) == list(BACKBONES)
+        assert set(found) == {*BACKBONES, *TRAINED_FOR.values()}
         assert {name: state["sha256"] for name, state in found.items()} == {
             **dict.fromkeys(BACKBONES, "absent"),
-            "nano": "embedded",
+            **{"nano": "embedded", "nano:2": "embedded"},
             "alex": "other",
             "vgg": "unknown",
             "squeeze": "known",
@@ -244,3 +244,4 @@ class TestInfo:
         text = CliRunner().invoke(app, ["info"], env={"DAMLPIPS_WEIGHTS_DIR": None, **torch_home}).stdout
         assert re.search(r"^  alex +not here: .* into a folder that DAMLPIPS_WEIGHTS_DIR names$", text, re.MULTILINE)
         assert re.search(r"^  nano +part of the package: .*nano.safetensors$", text, re.MULTILINE)
+        assert re.search(r"^  nano:2 +part of the package: .*nano_v2.safetensors$", text, re.MULTILINE)

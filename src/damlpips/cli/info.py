@@ -131,16 +131,18 @@ def devices() -> dict[str, Any]:
 
 
 def weights() -> dict[str, Any]:
-    """Return of each backbone the file that would be used, what its SHA-256 says (see `WORDS`), and what to do then."""
+    """Return of each card the file that would be used, what its SHA-256 says (see `WORDS`), and what to do then.
+
+    A backbone has a card, and another one for each version of DAMLPIPS that has weights of its own.
+    """
     from damlpips.nets import weights as files
-    from damlpips.nets.table import BACKBONES
 
     found = {}
-    for name in BACKBONES:
+    for name, card in files.cards()["backbone"].items():
         path = None
         try:
             path = files.find_backbone(name)
-            state, advice = _state(path, files.backbone_card(name))
+            state, advice = _state(path, card)
         except files.WeightsError as error:  # a folder or a file that cannot be read
             state, advice = "other", str(error)
         found[name] = {"file": path and spelled(str(path)), "sha256": state, "advice": advice and spelled(advice)}
