@@ -121,7 +121,7 @@ def halfway(
     half = u * _by_side([shorter_side(of) / w, shorter_side(of) / h], u)
     if rows is not None:
         half = sampled(half, _middle_places(of, u, rows=rows).expand(len(u), -1, -1, -1))
-    elif u.shape[2:] != of.shape[2:] or every > 1:
+    else:
         half = enlarged(half, (h, w), every)
     p = _middle_places(of, u, every=every, rows=rows)
     return p - half, p + half
