@@ -215,7 +215,7 @@ def _frame(x: Tensor, reach: float) -> list[tuple[slice, ...]]:
 
 def kept_share(mask: Float[Tensor, "n 1 h w"], u: Float[Tensor, "n 2 H W"]) -> Float[Tensor, " n"]:
     """Return how far pairs may have moved, smoothly from 0 to 1, by how much of a mask a field leaves in sight."""
-    kept = middle_mask(mask, halfway(in_places(u, mask), mask)).mean((1, 2, 3)) / mask.mean((1, 2, 3))
+    kept = middle_mask(mask, halfway(u, mask)).mean((1, 2, 3)) / mask.mean((1, 2, 3))
     return _smooth((kept - KEPT_FROM) / (KEPT_TO - KEPT_FROM))
 
 
