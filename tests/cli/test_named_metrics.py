@@ -1,5 +1,6 @@
 """Metrics that the command line takes by one text: a line to cite, or the name of a preset."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_its_rows_say_every_option_that_a_score_depends_on(pair: tuple[Path, Pat
 def test_a_line_of_a_metric_gives_its_scores(pair: tuple[Path, Path]) -> None:
     metric = DAMLPIPSMetric(rho=0.5, viewing_side=None, reduction="sum", on_error="skip", video=True)
     assert score(*pair, "--as", metric.describe()) == score(*pair, "--as", MODULES[0].describe())
+
+
+def test_it_has_its_own_name_beside_other_metrics(pair: tuple[Path, Path]) -> None:
+    for module in MODULES:
+        said = json.loads(score(*pair, "--metric", "psnr", "--as", module.describe())["metrics"])
+        assert [(each["name"], each["description"]) for each in said[:1]] == [
+            (module.settings.metric.lower(), module.describe())
+        ]
 
 
 def test_files_go_beside_it(pair: tuple[Path, Path], random_nano_weights: Path) -> None:

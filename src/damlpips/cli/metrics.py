@@ -66,7 +66,8 @@ class Several:
         own = [name for name in self.names if _is_own(name)]
         if preset is not None and any(name.startswith(Metric.DAMLPIPS.value) for name in own):
             fail(f"--preset {preset}: is LPIPS: leave out --metric {own[0]}")
-        own = own or [Metric.DAMLPIPS.value if preset is None else Metric.LPIPS.value]
+        is_lpips = preset is not None or (cited or "").split()[:1] == [Metric.LPIPS.name]
+        own = own or [Metric.LPIPS.value if is_lpips else Metric.DAMLPIPS.value]
         if cited is not None or preset is not None:
             if len(own) > 1:
                 option = "--as" if preset is None else "--preset"
