@@ -233,7 +233,8 @@ class TestInfo:
         assert set(found) == {*BACKBONES, *TRAINED_FOR.values()}
         assert {name: state["sha256"] for name, state in found.items()} == {
             **dict.fromkeys(BACKBONES, "absent"),
-            **{"nano": "embedded", "nano:2": "embedded"},
+            "nano": "embedded",
+            "nano:2": "embedded",
             "alex": "other",
             "vgg": "unknown",
             "squeeze": "known",
