@@ -149,7 +149,7 @@ def agree(
         from damlpips.evaluation.cache import DistanceCache
         from damlpips.nets.weights import find_backbone
 
-        judged = _load(sets or [], layout)
+        judged = load_sets(sets or [], layout)
         cases = challenges.load(challenge) if challenge is not None else []
         chosen = metric or ["damlpips", *(["lpips-alex"] if find_backbone("alex") is not None else [])]
         names = list(dict.fromkeys([*chosen, *([baseline] if baseline else [])]))
@@ -195,7 +195,7 @@ def _bad_input() -> Iterator[None]:
         fail(str(error))
 
 
-def _load(paths: Sequence[Path], layout: str) -> "list[JudgedSet]":
+def load_sets(paths: Sequence[Path], layout: str) -> "list[JudgedSet]":
     """Return the sets of all paths, with names that tell them apart."""
     if layout not in KNOWN_LAYOUTS:
         fail(f"--layout {layout}: expected {', '.join(KNOWN_LAYOUTS)}")

@@ -1,0 +1,36 @@
+"""Metrics that learn from people: the heads of LPIPS, fitted to choices between two images.
+
+    recipe           what a fit is asked for; the defaults are published ones
+    differences      judged pairs of files to what heads weigh, kept on disk
+    split            contents to learn from, and contents held out
+    ranking          from two distances to the share of observers that is expected to choose the second
+    training         the fit itself, on Lightning
+    heads            what comes out: the file of heads, and a card beside it
+
+It may import everything but `damlpips.cli`; of the package, only that imports it. It needs
+`pip install 'damlpips[fit]'`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from damlpips.calibration.heads import save as save
+    from damlpips.calibration.recipe import Recipe as Recipe
+    from damlpips.calibration.training import Fitted as Fitted
+    from damlpips.calibration.training import fit as fit
+
+_PUBLIC = {"Recipe": "recipe", "Fitted": "training", "fit": "training", "save": "heads"}
+__all__ = ["Fitted", "Recipe", "fit", "save"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lightning is loaded when a fit is asked for
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,306 @@
+"""The fit: heads learned from choices, on Lightning's Trainer, and how well they agree with people before and after."""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from damlpips.calibration.differences import Choices, Progress, channels, dropped, network, read
+from damlpips.calibration.ranking import KINDS
+from damlpips.calibration.recipe import BETAS, Recipe
+from damlpips.calibration.split import held_out, linked
+from damlpips.evaluation.figures import SetFigures, compare, evaluate
+from damlpips.evaluation.judgements import JudgedSet
+from damlpips.models.lpips import LPIPS
+from damlpips.report.intervals import Difference
+from damlpips.version import __version__
+
+CHECKPOINT = "last"
+# rows that an error names
+MOST_ROWS = 8
+
+
+class FitError(ValueError):
+    """A fit that cannot go on; the message names the batch, or the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """Heads that were learned, and how well they agree with people.
+
+    Attributes:
+        heads: of each layer, (C_l,), 0 or more.
+        metric: what was fitted: a line of `describe()`; `before` is its figures.
+        before, after: the figures on the contents held out, with 95 % intervals over contents.
+        difference: of the two.
+        learned_from: choices and contents.
+        sets: name and number of choices of each.
+        sha256: of the data: images, votes and contents.
+    """
+
+    heads: list[Tensor]
+    recipe: Recipe
+    backbone: str
+    metric: str
+    before: SetFigures
+    after: SetFigures
+    difference: Difference
+    learned_from: tuple[int, int]
+    sets: tuple[tuple[str, int], ...]
+    sha256: str
+
+
+def fit(
+    sets: Sequence[JudgedSet],
+    metric: LPIPS,
+    recipe: Recipe | None = None,
+    *,
+    cache: Path | None = None,
+    checkpoints: Path | None = None,
+    precision: str = "32-true",
+    samples: int = 1000,
+    progress: Progress | None = None,
+    shown: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Fitted:
+    """Learn heads from choices between two pairs of images (2AFC).
+
+    ::
+
+        d_k = sum_lc w_lc mean_p (a^_lcp - b^_lcp)^2,    w >= 0,    p(the second is chosen) = G(d_0, d_1)
+
+    The heads w, and the parameters of G, minimise the cross-entropy of p and the votes: see `Recipe.loss`. The network
+    is not changed. Contents are held out whole; images are of one content where a judgement or a file joins them.
+
+    Args:
+        sets: of choices, as `damlpips.evaluation.datasets.load` reads them.
+        metric: a network known by name, on the device to learn on. What it weighs so far is what the figures before
+            are of; learning starts from random heads, as published.
+        recipe: the published one by default.
+        cache: a folder in which what is computed of the images is kept, 8 bytes a channel and pair; None: until the
+            end.
+        checkpoints: a folder in which each epoch is kept; a fit that was interrupted goes on from there, to the same
+            bits.
+        precision: as of Lightning's `Trainer`.
+        samples: bootstrap samples behind each interval.
+        progress: called while the images are read.
+        shown: whether Lightning shows its bar.
+        callbacks: further ones of Lightning.
+
+    Raises:
+        ValueError: no choices, votes that are none (names the row), too few contents, a metric that heads cannot be
+            learned for.
+        ScoringError: an image that cannot be read or compared.
+        FitError: a loss that is not finite; checkpoints of another fit.
+
+    Reference:
+        Zhang, Isola, Efros, Shechtman, Wang, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
+        CVPR 2018, arXiv 1801.03924: the variant "lin".
+    """
+    recipe = Recipe() if recipe is None else recipe
+    sizes = channels(metric)
+    _check(metric)
+    with ExitStack() as stack:
+        choices = read(sets, metric, stack, cache=cache, progress=progress)
+        contents = linked(choices.keys)
+        out = held_out(contents, recipe.held_out, recipe.seed)
+        start = metric.definition.heads
+        before = torch.ones(sum(sizes)) if start is None else torch.cat(list(start)).cpu()
+        learner = _Learner(sizes, recipe, _fingerprint(choices, metric, recipe))
+        _train(learner, choices, np.flatnonzero(~out), metric.encoder.device, checkpoints, precision, shown, callbacks)
+        weights = learner.heads.detach().cpu()
+        judgements = [judgement for judged in sets for judgement in judged.judgements]
+        kept = JudgedSet("held out", tuple(judgements[k] for k in np.flatnonzero(out)))
+        kept = _of_contents(kept, [str(contents[k]) for k in np.flatnonzero(out)])
+        one, other = (choices.distances(w)[out] for w in (before, weights))
+    figures = [evaluate(kept, d, samples=samples, seed=recipe.seed, headline_only=True) for d in (one, other)]
+    differences = compare(kept, other, one, samples=samples, seed=recipe.seed, headline_only=True)
+    return Fitted(
+        heads=list(weights.split(list(sizes))),
+        recipe=recipe,
+        backbone=str(metric.source.backbone),
+        metric=metric.describe(),
+        before=figures[0],
+        after=figures[1],
+        difference=differences[figures[0].headline_name],
+        learned_from=(int((~out).sum()), len({contents[k] for k in np.flatnonzero(~out)})),
+        sets=tuple((judged.name, len(judged.judgements)) for judged in sets),
+        sha256=choices.sha256,
+    )
+
+
+def _check(metric: LPIPS) -> None:
+    """Refuse what heads from a file are not loaded for, or what is not a mean of places."""
+    settings = metric.settings
+    wanted = {"comparison": "spatial", "channel_norm": True, "video": False, "tile": None}
+    for name, value in wanted.items():
+        if getattr(settings, name) != value:
+            raise ValueError(f"{name}: heads are learned for {name}={value!r}, got {getattr(settings, name)!r}")
+    if settings.heads == "v0.0":
+        raise ValueError("heads: expected 'uniform', 'v0.1' or a file, got 'v0.0', whose network sees other values")
+
+
+def _of_contents(judged: JudgedSet, contents: Sequence[str]) -> JudgedSet:
+    paired = zip(judged.judgements, contents, strict=True)
+    return replace(judged, judgements=tuple(replace(judgement, content=content) for judgement, content in paired))
+
+
+def _fingerprint(choices: Choices, metric: LPIPS, recipe: Recipe) -> str:
+    """Return all that a fit depends on: what its checkpoints are good for."""
+    of = {"data": choices.sha256, "network": network(metric), "recipe": asdict(recipe), "version": __version__}
+    return json.dumps(of, sort_keys=True, default=str)
+
+
+class _Rows(Dataset):
+    """Batches of choices by their rows."""
+
+    def __init__(self, choices: Choices) -> None:
+        self.choices = choices
+
+    def __getitem__(self, rows: Any) -> tuple[Tensor, ...]:
+        of = self.choices
+        columns = (of.table[of.first[rows]], of.table[of.second[rows]], of.share[rows], of.votes[rows], rows)
+        return tuple(map(torch.from_numpy, columns))
+
+
+class _Shuffled(Sampler):
+    """The rows of each batch, in an order that the seed and the epoch decide."""
+
+    def __init__(self, rows: np.ndarray, recipe: Recipe) -> None:
+        self.rows, self.recipe, self.epoch = rows, recipe, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.recipe.batch)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        order = np.random.default_rng([self.recipe.seed, self.epoch]).permutation(self.rows)
+        yield from (order[k : k + self.recipe.batch] for k in range(0, len(order), self.recipe.batch))
+
+
+class _Learner(lightning.LightningModule):
+    """Heads of all layers one behind the other, and what makes a share of votes of two distances."""
+
+    heads: Tensor
+
+    def __init__(self, sizes: Sequence[int], recipe: Recipe, fingerprint: str) -> None:
+        super().__init__()
+        self.recipe, self.fingerprint = recipe, fingerprint
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            # as those of a 1 x 1 convolution, and never below 0
+            drawn = [torch.empty(c).uniform_(-(c**-0.5), c**-0.5).clamp_(min=0) for c in sizes]
+            self.votes = KINDS[recipe.loss]()
+        self.heads = nn.Parameter(torch.cat(drawn))
+
+    def on_train_epoch_start(self) -> None:
+        (seed,) = np.random.SeedSequence([self.recipe.seed, self.current_epoch]).generate_state(1)
+        self.generator = torch.Generator(self.device).manual_seed(int(seed))
+
+    def training_step(self, batch: tuple[Tensor, ...], number: int) -> Tensor:
+        first, second, share, votes, rows = batch
+        d0, d1 = (dropped(x[:, 0], x[:, 1], self.recipe.dropout, self.generator) @ self.heads for x in (first, second))
+        loss = self.votes.loss(self.votes(d0, d1), share, votes)
+        if not bool(loss.isfinite()):
+            named = ", ".join(map(str, rows[:MOST_ROWS].tolist())) + (", ..." if len(rows) > MOST_ROWS else "")
+            raise FitError(
+                f"epoch {self.current_epoch + 1}, batch {number + 1}: the loss is {loss.item()} (choices {named}): try"
+                f" a lower learning rate than {self.recipe.learning_rate:g}"
+            )
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        # a head below 0 would reward differences
+        with torch.no_grad():
+            self.heads.clamp_(min=0)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.recipe.learning_rate, betas=BETAS)
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, self.recipe.rate)]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["fingerprint"] = self.fingerprint
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if checkpoint.get("fingerprint") != self.fingerprint:
+            raise FitError("checkpoints: are those of another fit (data, network, recipe or version): name another")
+
+
+def _train(
+    learner: _Learner,
+    choices: Choices,
+    rows: np.ndarray,
+    device: torch.device,
+    checkpoints: Path | None,
+    precision: str,
+    shown: bool,
+    callbacks: Sequence[Callback],
+) -> None:
+    loader: DataLoader = DataLoader(_Rows(choices), sampler=_Shuffled(rows, learner.recipe), batch_size=None)
+    keeping = [] if checkpoints is None else [_each_epoch(checkpoints)]
+    last = None if checkpoints is None else checkpoints / f"{CHECKPOINT}.ckpt"
+    with _quietly():
+        trainer = lightning.Trainer(
+            accelerator="cpu" if device.type == "cpu" else "gpu",
+            devices=1 if device.index is None else [device.index],
+            precision=precision,  # type: ignore[arg-type]
+            max_epochs=learner.recipe.all_epochs,
+            callbacks=[*keeping, *callbacks],
+            enable_checkpointing=bool(keeping),
+            enable_progress_bar=shown,
+            enable_model_summary=False,
+            logger=False,
+            use_distributed_sampler=False,
+        )
+        # nothing in a checkpoint needs more, where Lightning offers it
+        safely = {"weights_only": True} if "weights_only" in signature(trainer.fit).parameters else {}
+        resumed = str(last) if last is not None and last.exists() else None
+        try:
+            trainer.fit(learner, loader, ckpt_path=resumed, **safely)  # type: ignore[arg-type]
+        except SystemExit as error:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from error
+    if not bool(learner.heads.isfinite().all()):
+        rate = learner.recipe.learning_rate
+        raise FitError(f"the heads are not finite after the last batch: try a lower learning rate than {rate:g}")
+
+
+def _each_epoch(folder: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        dirpath=folder,
+        filename=CHECKPOINT,
+        every_n_epochs=1,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep Lightning from its remarks on devices and workers."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,69 @@
+"""Choices between two distorted images, with votes that a known metric would give."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+
+from damlpips import LPIPS
+from damlpips.evaluation.judgements import Choice, JudgedSet
+from damlpips.nets.table import BACKBONES
+from tests.support.pictures import pixels
+
+SIZE = 24
+# from the distances of both to the share of votes for the second
+Share = Callable[[np.ndarray], np.ndarray]
+
+
+def distorted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One of five distortions, of a random strength."""
+    kind, strength = rng.integers(5), rng.uniform(0.3, 1)
+    x = image.astype(float)
+    if kind == 0:
+        x = x + rng.normal(0, 40 * strength, x.shape)
+    elif kind == 1:
+        x = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(2 * strength)), float)
+    elif kind == 2:
+        x = x.mean() + (x - x.mean()) * (1 - 0.7 * strength)
+    elif kind == 3:
+        x = x + strength * rng.normal(0, 50, 3)
+    else:
+        x = np.roll(x, round(3 * strength), axis=rng.integers(2))
+    return np.clip(x, 0, 255).astype(np.uint8)
+
+
+def known_heads(seed: int = 0) -> list[torch.Tensor]:
+    """Random heads for nano: few channels count for much."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(c, generator=generator).log().neg().pow(4) for c in BACKBONES["nano"].channels]
+
+
+def voted_set(folder: Path, contents: int, each: int, share: Share, votes: int, *, seed: int = 0) -> JudgedSet:
+    """Write images, and return choices with votes drawn at the shares that the known heads give."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    metric, heads = LPIPS("nano", heads="uniform"), known_heads()
+    found = []
+    for c in range(contents):
+        image = pixels(1000 * seed + c, SIZE, SIZE)
+        others = [distorted(image, rng) for _ in range(2 * each)]
+        paths = [folder / f"{c}_{k}.png" for k in range(2 * each + 1)]
+        for path, array in zip(paths, [image, *others], strict=True):
+            Image.fromarray(array).save(path)
+        stack = torch.from_numpy(np.stack([image, *others])).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            maps = metric.encode(stack).features
+        d = sum(difference(m, m[:1], w) for m, w in zip(maps, heads, strict=True)).double().numpy()[1:].reshape(-1, 2)
+        for k, p in enumerate(share(d)):
+            chose = float(rng.binomial(votes, p))
+            a, b = (paths[0], paths[2 * k + 1]), (paths[0], paths[2 * k + 2])
+            found.append(Choice(a, b, votes - chose, chose, content=str(c)))
+    return JudgedSet("voted", tuple(found))
+
+
+def difference(a: torch.Tensor, b: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """LPIPS of a layer, by its equation."""
+    a, b = (v / (v.norm(dim=1, keepdim=True) + 1e-10) for v in (a, b))
+    return ((a - b) ** 2).mean((2, 3)) @ w
