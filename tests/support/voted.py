@@ -1,11 +1,13 @@
 """Choices between two distorted images, with votes that a known metric would give."""
 
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
+from safetensors.torch import save_file
 
 from damlpips import LPIPS
 from damlpips.evaluation.judgements import Choice, JudgedSet
@@ -40,26 +42,32 @@ def known_heads(seed: int = 0) -> list[torch.Tensor]:
     return [torch.rand(c, generator=generator).log().neg().pow(4) for c in BACKBONES["nano"].channels]
 
 
-def voted_set(folder: Path, contents: int, each: int, share: Share, votes: int, *, seed: int = 0) -> JudgedSet:
-    """Write images, and return choices with votes drawn at the shares that the known heads give."""
+def known_metric(folder: Path) -> LPIPS:
+    """LPIPS with the known heads, from a file."""
+    path = folder / "known.safetensors"
+    save_file({f"lin{k}.model.1.weight": w.reshape(1, -1, 1, 1) for k, w in enumerate(known_heads())}, path)
+    return LPIPS("nano", heads=str(path))
+
+
+def voted_set(folder: Path, contents: int, images: int, share: Share, votes: int, *, seed: int = 0) -> JudgedSet:
+    """Write images, and return a choice between any two of a content, votes drawn at the shares of the known heads."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     metric, heads = LPIPS("nano", heads="uniform"), known_heads()
     found = []
     for c in range(contents):
         image = pixels(1000 * seed + c, SIZE, SIZE)
-        others = [distorted(image, rng) for _ in range(2 * each)]
-        paths = [folder / f"{c}_{k}.png" for k in range(2 * each + 1)]
-        for path, array in zip(paths, [image, *others], strict=True):
+        arrays = [image, *(distorted(image, rng) for _ in range(images))]
+        paths = [folder / f"{c}_{k}.png" for k in range(images + 1)]
+        for path, array in zip(paths, arrays, strict=True):
             Image.fromarray(array).save(path)
-        stack = torch.from_numpy(np.stack([image, *others])).permute(0, 3, 1, 2)
         with torch.no_grad():
-            maps = metric.encode(stack).features
-        d = sum(difference(m, m[:1], w) for m, w in zip(maps, heads, strict=True)).double().numpy()[1:].reshape(-1, 2)
-        for k, p in enumerate(share(d)):
-            chose = float(rng.binomial(votes, p))
-            a, b = (paths[0], paths[2 * k + 1]), (paths[0], paths[2 * k + 2])
-            found.append(Choice(a, b, votes - chose, chose, content=str(c)))
+            maps = metric.encode(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)).features
+        d = sum(difference(m, m[:1], w) for m, w in zip(maps, heads, strict=True)).double().numpy()
+        for one, other in combinations(range(1, images + 1), 2):
+            chose = float(rng.binomial(votes, share(np.array([[d[one], d[other]]])).item()))
+            pairs = [(paths[0], paths[k]) for k in (one, other)]
+            found.append(Choice(*pairs, votes - chose, chose, content=str(c)))
     return JudgedSet("voted", tuple(found))
 
 

@@ -228,7 +228,7 @@ def dropped(mean: Tensor, noise: Tensor, share: float, generator: torch.Generato
     """Return means over places as if a share q of the squared differences had been dropped, the rest scaled up.
 
     Dropout of the maps, x_cp m_cp / (1 - q) with P(m_cp = 1) = 1 - q, has the mean mean_c and the variance
-    q / (1 - q) noise_c^2, each channel for itself, and no value below 0. Here it is log-normally distributed with these.
+    q / (1 - q) noise_c^2, each channel for itself, and no value below 0. Here it is log-normal with these.
     """
     if not share:
         return mean

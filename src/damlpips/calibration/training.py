@@ -252,7 +252,9 @@ def _train(
     shown: bool,
     callbacks: Sequence[Callback],
 ) -> None:
-    loader: DataLoader = DataLoader(_Rows(choices), sampler=_Shuffled(rows, learner.recipe), batch_size=None)
+    # a generator of its own: the loader would draw from torch's
+    own: dict[str, Any] = {"batch_size": None, "generator": torch.Generator()}
+    loader: DataLoader = DataLoader(_Rows(choices), sampler=_Shuffled(rows, learner.recipe), **own)
     keeping = [] if checkpoints is None else [_each_epoch(checkpoints)]
     last = None if checkpoints is None else checkpoints / f"{CHECKPOINT}.ckpt"
     with _quietly():

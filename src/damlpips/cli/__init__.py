@@ -6,6 +6,7 @@ at once. A new command is a module here with a function under `@app.command()`, 
 
 # a command is known to the program once its module is imported
 from damlpips.cli import agree as agree
+from damlpips.cli import fit as fit
 from damlpips.cli import info as info
 from damlpips.cli import map as map
 from damlpips.cli import report as report

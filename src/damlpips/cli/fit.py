@@ -1,0 +1,152 @@
+"""`damlpips fit`: choices between two images in, heads of LPIPS out."""
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from damlpips.calibration import recipe as published
+from damlpips.calibration.recipe import LOSSES, Recipe
+from damlpips.cli.agree import KNOWN_LAYOUTS, load_sets
+from damlpips.cli.model import DeviceOption, bad_input, starting
+from damlpips.cli.options import check_installed, check_outputs, find_device, progress_bar
+from damlpips.cli.program import app, complain, fail
+from damlpips.evaluation.datasets import DatasetError
+from damlpips.evaluation.datasets.layouts import AUTO
+from damlpips.files import reason
+from damlpips.nets.table import BACKBONES
+
+if TYPE_CHECKING:
+    from damlpips.calibration import Fitted
+    from damlpips.evaluation.judgements import JudgedSet
+
+EXAMPLES = """[bold]Examples[/bold]
+
+[cyan]damlpips fit dataset/2afc/train --backbone alex -o heads.safetensors[/cyan]
+
+[cyan]damlpips fit choices.csv --backbone nano --loss likelihood --learning-rate 0.01 -o heads.safetensors[/cyan]
+
+[cyan]damlpips score REF DIST --metric lpips --backbone alex --heads heads.safetensors[/cyan]
+
+Exit status: 0; 2 for bad input; 130 when interrupted: with --checkpoints the same
+command goes on from the last epoch."""
+
+
+class Variant(str, Enum):
+    """What is learned."""
+
+    LIN = "lin"
+
+
+Loss = Enum("Loss", {value: value for value in LOSSES}, type=str)  # type: ignore[misc]
+DEFAULT = Recipe()
+
+
+@app.command(epilog=EXAMPLES)
+def fit(
+    sets: Annotated[list[Path], typer.Argument(metavar="SET...", help="Judged sets of choices: folders or CSV files.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="FILE.safetensors", help="Where the heads go; beside it a card, FILE.json."
+        ),
+    ],
+    variant: Annotated[Variant, typer.Option(help="lin: the heads, on a network that stays as it is.")] = Variant.LIN,
+    backbone: Annotated[
+        str, typer.Option(metavar="NAME", help=f"{', '.join(BACKBONES)}.", autocompletion=starting(BACKBONES))
+    ] = "alex",
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="The network's weights.")] = None,
+    heads: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="What the new heads are compared with: uniform, v0.1 or a file.")
+    ] = "uniform",
+    layout: Annotated[str, typer.Option(metavar="NAME", help=f"{', '.join(KNOWN_LAYOUTS)}.")] = AUTO,
+    loss: Annotated[
+        Loss, typer.Option(help="ranking: a small network between distances and votes; likelihood: none.")
+    ] = Loss[DEFAULT.loss],
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = published.LEARNING_RATE,
+    epochs: Annotated[int, typer.Option(help="At the full learning rate.")] = published.EPOCHS,
+    decay_epochs: Annotated[int, typer.Option(help="With one that falls.")] = published.DECAY_EPOCHS,
+    batch: Annotated[int, typer.Option(help="Choices in a step.")] = published.BATCH,
+    dropout: Annotated[float, typer.Option(help="The share of differences left out in training.")] = published.DROPOUT,
+    held_out: Annotated[float, typer.Option(help="The share of contents held out.")] = published.HELD_OUT,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same heads.")] = 0,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep what is computed of the images, for the next fit.")
+    ] = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep each epoch; go on from the last one if there is any.")
+    ] = None,
+    device: DeviceOption = "auto",
+    samples: Annotated[int, typer.Option(min=1, help="Bootstrap samples behind each interval.")] = 1000,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no figures and no progress bar.")] = False,
+) -> None:
+    """Learn the heads of LPIPS from choices between two images (2AFC), by the recipe of the paper."""
+    check_outputs({"--out": out})
+    check_installed("fit", "fit", ("scipy", "numpy", "lightning"))
+    if out.suffix != ".safetensors":
+        fail(f"--out {out}: expected a name that ends in .safetensors")
+    if backbone not in BACKBONES:
+        fail(f"--backbone {backbone}: expected {', '.join(BACKBONES)}")
+    named = ("learning_rate", "epochs", "decay_epochs", "batch", "dropout", "held_out", "seed")
+    given = locals()
+    try:
+        recipe = Recipe(loss=loss.value, **{name: given[name] for name in named})
+    except ValueError as error:
+        name, _, rest = str(error).partition(": ")
+        fail(f"--{name.replace('_', '-')}: {rest}")
+    with bad_input():
+        from damlpips.calibration import fit as fitted_to
+        from damlpips.calibration import save
+        from damlpips.models.lpips import LPIPS
+
+        try:
+            judged = _choices(load_sets(sets, layout))
+            metric = LPIPS(backbone, heads=heads, weights=None if weights is None else str(weights))
+            metric = metric.to(find_device(device))
+            columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            with progress_bar(*columns, shown=not quiet) as bar:
+                task = bar.add_task("")
+                found = fitted_to(
+                    *(judged, metric, recipe),
+                    cache=cache,
+                    checkpoints=checkpoints,
+                    samples=samples,
+                    progress=lambda done, total: bar.update(task, completed=done, total=total),
+                )
+        except (DatasetError, ValueError) as error:
+            fail(str(error))
+        try:
+            save(found, out)
+        except OSError as error:
+            fail(f"--out {out}: {reason(error)}")
+    if not quiet:
+        _print(found, out)
+
+
+def _choices(sets: "list[JudgedSet]") -> "list[JudgedSet]":
+    """Return the sets of choices; say of the others that they are left out."""
+    from damlpips.evaluation.judgements import HELD, Choice
+
+    wanted = HELD[Choice]
+    for judged in sets:
+        if judged.what != wanted:
+            complain(f"{judged.name} is left out: {judged.what}, expected {wanted}")
+    found = [judged for judged in sets if judged.what == wanted]
+    if not found:
+        fail(f"no {wanted} to learn from")
+    return found
+
+
+def _print(found: "Fitted", out: Path) -> None:
+    choices, contents = found.learned_from
+    typer.echo(f"{out}: {found.backbone}, learned from {choices} choices of {contents} contents")
+    typer.echo(f"{found.after.headline_name} of {found.after.judgements} choices of {found.after.contents} held out:")
+    for name, figures in (("before", found.before), ("after", found.after)):
+        figure = figures.headline
+        typer.echo(f"  {name:<10} {figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})")
+    d = found.difference
+    typer.echo(f"  {'difference':<10} {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f}), p = {d.p:.2g}")
+    for name, ceiling in found.after.ceilings.items():
+        typer.echo(f"  {name:<10} {ceiling:.3f}")

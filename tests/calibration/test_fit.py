@@ -1,0 +1,272 @@
+"""Heads learned from choices: they find what the votes were made from, and nothing where there is nothing."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
+
+from damlpips import LPIPS
+from damlpips.calibration import Fitted, Recipe, fit, save
+from damlpips.calibration.training import FitError
+from damlpips.evaluation.judgements import Choice, JudgedSet, Rating
+from damlpips.files import digest
+from damlpips.scoring.images import ScoringError
+from tests.support.processes import python
+from tests.support.voted import known_metric, voted_set
+
+EXPONENT, VOTES = 3, 10
+# far fewer choices than BAPPS has: larger steps, no regularisation
+LARGE = {"learning_rate": 3e-2, "epochs": 8, "decay_epochs": 8, "dropout": 0.0}
+SHORT = Recipe(learning_rate=1e-2, epochs=2, decay_epochs=2)
+
+
+def odds(d: np.ndarray) -> np.ndarray:
+    return d[:, 0] ** EXPONENT / (d**EXPONENT).sum(1)
+
+
+@pytest.fixture(scope="module")
+def voted(tmp_path_factory: pytest.TempPathFactory) -> JudgedSet:
+    return voted_set(tmp_path_factory.mktemp("voted"), 160, 6, odds, VOTES)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> JudgedSet:
+    return voted_set(tmp_path_factory.mktemp("small"), 10, 3, odds, VOTES, seed=1)
+
+
+def uniform() -> LPIPS:
+    return LPIPS("nano", heads="uniform")
+
+
+def fitted(judged: JudgedSet, recipe: Recipe = SHORT, **options: Any) -> Fitted:
+    return fit([judged], uniform(), recipe, samples=50, **options)
+
+
+def same_heads(a: Fitted, b: Fitted) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.heads, b.heads, strict=True))
+
+
+class TestTruth:
+    @pytest.mark.parametrize("loss", ["ranking", "likelihood"])
+    def test_finds_heads_as_good_as_those_that_the_votes_were_made_from(
+        self, loss: str, voted: JudgedSet, cache: Path, tmp_path: Path
+    ) -> None:
+        recipe = Recipe(loss=loss, **LARGE)
+        found = fit([voted], known_metric(tmp_path), recipe, cache=cache, samples=200)
+        # a figure is a mean over choices of shares of VOTES votes, whose deviation is at most 1/2 a vote
+        noise = 0.5 / math.sqrt(VOTES * found.after.judgements)
+        assert found.difference.value > -3 * noise
+        plain = fit([voted], uniform(), replace(recipe, epochs=1, decay_epochs=0), cache=cache, samples=200).before
+        assert found.after.headline.value > plain.headline.value + 3 * noise
+
+    def test_random_votes_give_one_half_on_contents_held_out(self, tmp_path: Path, cache: Path) -> None:
+        tossed = voted_set(tmp_path, 100, 5, lambda d: np.full(len(d), 0.5), 1, seed=2)
+        found = fit([tossed], uniform(), Recipe(loss="likelihood", **LARGE), cache=cache, samples=200)
+        # one vote a choice; choices of one content are independent here
+        assert abs(found.after.headline.value - 0.5) < 3 * 0.5 / math.sqrt(found.after.judgements)
+
+    def test_the_card_and_the_file_have_the_figures_of_the_metric_they_make(
+        self, small: JudgedSet, tmp_path: Path
+    ) -> None:
+        found = fitted(small)
+        path = tmp_path / "heads.safetensors"
+        save(found, path)
+        card = json.loads((tmp_path / "heads.json").read_text())
+        assert card["sha256"] == digest(path)
+        assert card["figures"]["after"]["value"] == found.after.headline.value
+        assert card["data"]["learned_from"]["choices"] + card["data"]["held_out"]["choices"] == len(small.judgements)
+        assert Recipe(**card["recipe"]) == SHORT
+        assert {name: tuple(w.shape) for name, w in load_file(path).items()} == {
+            f"lin{k}.model.1.weight": (1, len(w), 1, 1) for k, w in enumerate(found.heads)
+        }
+        # the figures before of a second fit are those of the file, read from images by the module itself
+        again = fit([small], LPIPS("nano", heads=str(path)), SHORT, samples=50)
+        assert again.before == found.after
+        assert again.difference.value == 0
+
+    def test_heads_are_never_below_zero_and_some_are_clamped(self, small: JudgedSet) -> None:
+        lowest = []
+
+        class Watch(Callback):
+            def on_train_batch_start(self, _trainer: Any, module: Any, *_: Any) -> None:
+                lowest.append(module.heads.min().item())
+
+        found = fitted(small, callbacks=[Watch()])
+        assert len(lowest) == 4
+        assert min(lowest) == 0
+        weights = torch.cat(found.heads)
+        assert weights.min() == 0
+        assert weights.max() > 0
+
+
+class TestSymmetry:
+    def test_swapped_images_give_one_minus_the_share(self) -> None:
+        from damlpips.calibration.ranking import Likelihood
+
+        d0, d1 = torch.rand(2, 100, dtype=torch.float64)
+        logits = Likelihood().double()
+        assert torch.allclose(logits(d0, d1).sigmoid(), 1 - logits(d1, d0).sigmoid(), atol=1e-12)
+
+    def test_it_does_not_matter_which_image_came_first(self, small: JudgedSet) -> None:
+        swapped = replace(
+            small, judgements=tuple(Choice(c.b, c.a, c.votes_b, c.votes_a, c.content) for c in small.judgements)
+        )
+        recipe = replace(SHORT, loss="likelihood", dropout=0.0)
+        one, other = fitted(small, recipe), fitted(swapped, recipe)
+        # sums in another order, and 40 steps of Adam that follow them
+        assert torch.allclose(torch.cat(one.heads), torch.cat(other.heads), atol=1e-4)
+        assert one.after.headline.value == other.after.headline.value
+
+
+class TestRuns:
+    def test_an_interrupted_run_goes_on_to_the_same_bits(self, small: JudgedSet, tmp_path: Path) -> None:
+        class Stop(Callback):
+            def on_train_epoch_start(self, trainer: Any, _module: Any) -> None:
+                if trainer.current_epoch == 2:
+                    raise RuntimeError("stopped")
+
+        whole = fitted(small)
+        with pytest.raises(RuntimeError, match="stopped"):
+            fitted(small, checkpoints=tmp_path, callbacks=[Stop()])
+        epochs = []
+
+        class Count(Callback):
+            def on_train_epoch_start(self, trainer: Any, _module: Any) -> None:
+                epochs.append(trainer.current_epoch)
+
+        assert same_heads(fitted(small, checkpoints=tmp_path, callbacks=[Count()]), whole)
+        assert epochs == [2, 3]
+        with pytest.raises(FitError, match="checkpoints: are those of another fit"):
+            fitted(small, replace(SHORT, seed=1), checkpoints=tmp_path)
+
+    def test_ctrl_c_is_an_interrupt(self, small: JudgedSet) -> None:
+        class Press(Callback):
+            def on_train_epoch_start(self, *_: Any) -> None:
+                raise KeyboardInterrupt
+
+        import signal
+
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                fitted(small, callbacks=[Press()])
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def test_the_seed_decides(self, small: JudgedSet) -> None:
+        assert same_heads(fitted(small), fitted(small))
+        assert not same_heads(fitted(small), fitted(small, replace(SHORT, seed=1)))
+
+    def test_the_cache_is_used_and_changes_nothing(self, small: JudgedSet, tmp_path: Path) -> None:
+        calls: list[tuple[int, int]] = []
+
+        def counted(done: int, total: int) -> None:
+            calls.append((done, total))
+
+        plain = fitted(small)
+        first = fitted(small, cache=tmp_path, progress=counted)
+        assert calls[-1] == (30, 30)
+        calls.clear()
+        assert same_heads(fitted(small, cache=tmp_path, progress=counted), first)
+        assert not calls
+        assert same_heads(first, plain)
+        (file,) = tmp_path.iterdir()
+        file.write_bytes(b"damaged")
+        with pytest.raises(ScoringError, match=file.name):
+            fitted(small, cache=tmp_path)
+
+    def test_the_global_generators_are_left_alone(self, small: JudgedSet) -> None:
+        before = torch.get_rng_state()
+        fitted(small)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_importing_it_does_not_load_lightning(self) -> None:
+        code = "import damlpips.calibration, damlpips.calibration.recipe, sys; print('torch' in sys.modules)"
+        assert python(code).split() == ["False"]
+
+
+class TestBadInput:
+    def test_no_choices(self) -> None:
+        for sets in ([], [JudgedSet("empty", ())]):
+            with pytest.raises(ValueError, match="sets: expected choices to learn from, got none"):
+                fit(sets, uniform())
+
+    def test_ratings(self, small: JudgedSet) -> None:
+        ratings = JudgedSet("rated", (Rating(Path("a.png"), Path("b.png"), 1.0, "a"),))
+        with pytest.raises(ValueError, match=r"rated: expected choices \(2AFC\), got ratings"):
+            fit([small, ratings], uniform())
+
+    @pytest.mark.parametrize("votes", [(0.0, 0.0), (-1.0, 2.0), (math.nan, 1.0), (math.inf, 1.0)])
+    def test_votes_that_are_none_name_the_row(self, votes: tuple[float, float], small: JudgedSet) -> None:
+        judgements = list(small.judgements)
+        judgements[7] = replace(judgements[7], votes_a=votes[0], votes_b=votes[1])
+        with pytest.raises(ValueError, match="voted, row 7: expected votes, 0 or more and not both 0"):
+            fitted(replace(small, judgements=tuple(judgements)))
+
+    def test_too_few_contents(self, small: JudgedSet) -> None:
+        kept = tuple(c for c in small.judgements if c.content in ("0", "1", "2"))
+        with pytest.raises(ValueError, match=r"held_out: 0.2 of 3 contents .* at least 4 contents"):
+            fitted(replace(small, judgements=kept))
+
+    def test_files_of_the_same_bytes_are_one_content(self, small: JudgedSet, tmp_path: Path) -> None:
+        kept = [c for c in small.judgements if c.content in ("0", "1", "2", "3")]
+        copy = tmp_path / "copy.png"
+        copy.write_bytes(kept[0].a[0].read_bytes())
+        kept = [replace(c, a=(copy, c.a[1]), b=(copy, c.b[1])) if c.content == "3" else c for c in kept]
+        with pytest.raises(ValueError, match=r"0\.2 of 3 contents"):
+            fitted(replace(small, judgements=tuple(kept)))
+
+    def test_images_that_are_missing_damaged_or_of_two_sizes(self, small: JudgedSet, tmp_path: Path) -> None:
+        from tests.support.pictures import image_file
+
+        damaged = tmp_path / "damaged.png"
+        damaged.write_bytes(b"no image")
+        for path in (tmp_path / "missing.png", damaged, image_file(tmp_path / "large.png")):
+            first = replace(small.judgements[0], a=(small.judgements[0].a[0], path))
+            with pytest.raises(ScoringError, match=path.name):
+                fitted(replace(small, judgements=(first, *small.judgements[1:])))
+
+    def test_a_loss_that_is_not_finite_names_the_batch(self, small: JudgedSet) -> None:
+        with pytest.raises(FitError, match=r"epoch 2, batch 1: the loss is (nan|inf) \(choices .*lower learning rate"):
+            fitted(small, replace(SHORT, learning_rate=1e30))
+
+    @pytest.mark.parametrize(
+        ("metric", "message"),
+        [
+            (lambda: LPIPS("nano", heads="uniform", comparison="mean"), "comparison: .*'spatial', got 'mean'"),
+            (lambda: LPIPS("nano", heads="uniform", channel_norm=False), "channel_norm: .*True, got False"),
+            (lambda: LPIPS("nano", heads="uniform", tile=64), "tile: .*None, got 64"),
+        ],
+    )
+    def test_metrics_that_heads_are_not_learned_for(self, metric: Any, message: str, small: JudgedSet) -> None:
+        with pytest.raises(ValueError, match=message):
+            fit([small], metric())
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *(("loss", "mse"), ("learning_rate", 0.0), ("learning_rate", math.nan), ("learning_rate", math.inf)),
+            *(("epochs", -1), ("decay_epochs", -1), ("batch", 0), ("dropout", 1.0), ("dropout", -0.1)),
+            *(("held_out", 0.0), ("held_out", 1.0), ("seed", -1)),
+        ],
+    )
+    def test_options_out_of_range(self, name: str, value: Any) -> None:
+        with pytest.raises(ValueError, match=f"{name}: expected .*got"):
+            Recipe(**{name: value})
+
+    def test_another_suffix(self, small: JudgedSet, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"heads.pth: expected a name that ends in .safetensors"):
+            save(fitted(small), tmp_path / "heads.pth")
+        assert not list(tmp_path.iterdir())

@@ -1,0 +1,115 @@
+"""`damlpips fit`: what it writes, prints and refuses."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.commands import contents, refused, run
+from tests.support.voted import voted_set
+
+QUICK = ("--backbone", "nano", "--epochs", 1, "--decay-epochs", 1, "--samples", 20)
+
+
+@pytest.fixture(scope="module")
+def choices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV file of choices, and their images beside it."""
+    folder = tmp_path_factory.mktemp("choices")
+    judged = voted_set(folder, 8, 3, lambda d: d[:, 0] / d.sum(1), 5)
+    with open(folder / "choices.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ref", "a", "b", "votes_a", "votes_b"])
+        writer.writerows([c.a[0].name, c.a[1].name, c.b[1].name, c.votes_a, c.votes_b] for c in judged.judgements)
+    return folder / "choices.csv"
+
+
+def test_heads_a_card_and_figures(choices: Path, tmp_path: Path) -> None:
+    out = tmp_path / "heads.safetensors"
+    result = run("fit", choices, "--variant", "lin", *QUICK, "-o", out)
+    assert (result.exit_code, result.stderr) == (0, "")
+    card = json.loads((tmp_path / "heads.json").read_text())
+    assert card["recipe"]["epochs"] == 1
+    first, second, before, after, *_ = result.stdout.splitlines()
+    assert first == f"{out}: nano, learned from 18 choices of 6 contents"
+    assert second == "2AFC of 6 choices of 2 contents held out:"
+    for line, name in ((before, "before"), (after, "after")):
+        assert line.split()[:2] == [name, f"{card['figures'][name]['value']:.3f}"]
+    assert set(contents(tmp_path)) == {out, tmp_path / "heads.json"}
+    images = [choices.parent / name for name in ("0_0.png", "0_1.png")]
+    scored = run("score", *images, "--metric", "lpips", "--backbone", "nano", "--heads", out, "--json", "-")
+    assert (scored.exit_code, scored.stderr) == (0, "")
+
+
+def test_quiet(choices: Path, tmp_path: Path) -> None:
+    result = run("fit", choices, *QUICK, "--quiet", "-o", tmp_path / "heads.safetensors")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_the_same_seed_writes_the_same_bytes_and_goes_on_from_checkpoints(choices: Path, tmp_path: Path) -> None:
+    written = []
+    for k in range(3):
+        out = tmp_path / f"{k}.safetensors"
+        keeping = ("--cache", tmp_path / "cache", "--checkpoints", tmp_path / "run") if k else ()
+        assert run("fit", choices, *QUICK, *keeping, "-o", out).exit_code == 0
+        written.append(out.read_bytes())
+    assert len(set(written)) == 1
+
+
+def test_sets_of_other_judgements_are_left_out(choices: Path, tmp_path: Path) -> None:
+    rated = tmp_path / "rated.csv"
+    image = choices.parent / "0_1.png"
+    for name in ("r.png", "d.png"):
+        (tmp_path / name).write_bytes(image.read_bytes())
+    rated.write_text("ref,dist,score\nr.png,d.png,1\n")
+    out = tmp_path / "heads.safetensors"
+    result = run("fit", choices, rated, *QUICK, "-o", out)
+    assert result.exit_code == 0
+    assert "rated is left out: ratings, expected choices" in result.stderr
+    refused_lines = run("fit", rated, *QUICK, "-o", out)
+    assert refused_lines.exit_code == 2
+    assert refused_lines.stderr.splitlines()[-1] == "damlpips: no choices to learn from"
+
+
+def test_what_it_refuses(choices: Path, tmp_path: Path) -> None:
+    out = tmp_path / "heads.safetensors"
+    for message, arguments in (
+        ("--out .*heads.pth: expected a name that ends in .safetensors", (choices, "-o", tmp_path / "heads.pth")),
+        ("--out .*: no such folder", (choices, "-o", tmp_path / "none/heads.safetensors")),
+        ("--backbone resnet: expected nano, alex", (choices, "-o", out, "--backbone", "resnet")),
+        ("--dropout: expected a share from 0 to 1, 1 excluded, got 1.0", (choices, "-o", out, "--dropout", 1)),
+        ("--learning-rate: expected a finite number above 0, got nan", (choices, "-o", out, "--learning-rate", "nan")),
+        ("none.csv: No such file", (tmp_path / "none.csv", "-o", out)),
+        ("'--variant'.*'tune'", (choices, "-o", out, "--variant", "tune")),
+        ("heads", (choices, "-o", out, *QUICK, "--heads", "v9")),
+        (r"epoch \d, batch \d: the loss is", (choices, "-o", out, *QUICK, "--learning-rate", 1e30)),
+        ("held_out: .* of 8 contents", (choices, "-o", out, *QUICK, "--held-out", 0.95)),
+    ):
+        refused(message, "fit", *arguments)
+    assert not contents(tmp_path)
+
+
+@pytest.mark.parametrize(("rows", "message"), [([], "the table is empty"), (["0_0.png,0_1.png,0_2.png,0,0"], "line 2")])
+def test_an_empty_or_malformed_table_names_the_row(
+    rows: list[str], message: str, choices: Path, tmp_path: Path
+) -> None:
+    bad = choices.parent / "bad.csv"
+    bad.write_text("\n".join(["ref,a,b,votes_a,votes_b", *rows]) + "\n")
+    refused(message, "fit", bad, *QUICK, "-o", tmp_path / "heads.safetensors")
+
+
+def test_bapps_is_read(choices: Path, tmp_path: Path) -> None:
+    leaf = tmp_path / "2afc/train/cnn"
+    for folder, k in (("ref", 0), ("p0", 1), ("p1", 2)):
+        (leaf / folder).mkdir(parents=True)
+        for c in range(6):
+            (leaf / folder / f"{c:06d}.png").write_bytes((choices.parent / f"{c}_{k}.png").read_bytes())
+    (leaf / "judge").mkdir()
+    for c in range(6):
+        np.save(leaf / f"judge/{c:06d}.npy", np.array([c / 5], np.float32))
+    out = tmp_path / "heads.safetensors"
+    result = run("fit", tmp_path, *QUICK, "-o", out)
+    assert (result.exit_code, result.stderr) == (0, "")
+    card = json.loads((tmp_path / "heads.json").read_text())
+    assert card["data"]["sets"] == [{"name": "2afc/train/cnn", "choices": 6}]
