@@ -142,7 +142,9 @@ def _choices(sets: "list[JudgedSet]") -> "list[JudgedSet]":
 def _print(found: "Fitted", out: Path) -> None:
     choices, contents = found.learned_from
     typer.echo(f"{out}: {found.backbone}, learned from {choices} choices of {contents} contents")
-    typer.echo(f"{found.after.headline_name} of {found.after.judgements} choices of {found.after.contents} held out:")
+    typer.echo(
+        f"{found.after.headline_name} of {found.after.judgements} choices of {found.after.contents} contents held out:"
+    )
     for name, figures in (("before", found.before), ("after", found.after)):
         figure = figures.headline
         typer.echo(f"  {name:<10} {figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})")

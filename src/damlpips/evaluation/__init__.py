@@ -11,6 +11,6 @@
     challenge, ladders               cases and distortions in which everybody knows what is closer
     agreement, tables, plots         metrics on sets, as text and as files
 
-It may import everything but `damlpips.cli` and `damlpips.calibration`; of the package, only these import it. Importing it
-loads neither torch nor SciPy.
+It may import everything but `damlpips.cli` and `damlpips.calibration`; of the package, only these import it. Importing
+it loads neither torch nor SciPy.
 """
