@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,22 +149,26 @@ class TestRuns:
 
         assert same_heads(fitted(small, checkpoints=tmp_path, callbacks=[Count()]), whole)
         assert epochs == [2, 3]
-        with pytest.raises(FitError, match="checkpoints: are those of another fit"):
+        with pytest.raises(FitError, match=r"checkpoints: .*last.ckpt is of another fit"):
             fitted(small, replace(SHORT, seed=1), checkpoints=tmp_path)
+
+    def test_a_checkpoint_that_cannot_be_used(self, small: JudgedSet, tmp_path: Path) -> None:
+        (tmp_path / "last.ckpt").write_bytes(b"damaged")
+        with pytest.raises(FitError, match=r"last.ckpt cannot be used .*: delete it"):
+            fitted(small, checkpoints=tmp_path)
+        (tmp_path / "file").touch()
+        with pytest.raises(FitError, match=r"file/last.ckpt cannot be used .*File exists"):
+            fitted(small, checkpoints=tmp_path / "file")
 
     def test_ctrl_c_is_an_interrupt(self, small: JudgedSet) -> None:
         class Press(Callback):
             def on_train_epoch_start(self, *_: Any) -> None:
                 raise KeyboardInterrupt
 
-        import signal
-
         before = signal.getsignal(signal.SIGINT)
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                fitted(small, callbacks=[Press()])
-        finally:
-            signal.signal(signal.SIGINT, before)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(small, callbacks=[Press()])
+        assert signal.getsignal(signal.SIGINT) is before
 
     def test_the_seed_decides(self, small: JudgedSet) -> None:
         assert same_heads(fitted(small), fitted(small))

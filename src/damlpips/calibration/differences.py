@@ -29,6 +29,8 @@ from damlpips.version import SCORES
 
 # pixels of the images that go through a network at a time: 64 patches of 64 x 64, or one pair of photographs
 PASS_PIXELS = 1 << 18
+# pairs whose numbers are held in float64 at a time: 38 MB for alex
+BLOCK = 1 << 12
 # of the numbers of a pair: the means, and how they vary
 PARTS = 2
 
@@ -62,7 +64,10 @@ class Choices:
 
     def distances(self, weights: Tensor) -> NDArray[np.float64]:
         """Return the distance of both pairs of each choice by heads one behind the other, (n, 2)."""
-        of_pairs = self.table[:, 0] @ weights.double().numpy()
+        w = weights.double().numpy()
+        # block by block: the whole table may not fit in memory
+        blocks = range(0, len(self.table), BLOCK)
+        of_pairs = np.concatenate([self.table[k : k + BLOCK, 0] @ w for k in blocks])
         return np.stack([of_pairs[self.first], of_pairs[self.second]], 1)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -237,10 +239,6 @@ class _Learner(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["fingerprint"] = self.fingerprint
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if checkpoint.get("fingerprint") != self.fingerprint:
-            raise FitError("checkpoints: are those of another fit (data, network, recipe or version): name another")
-
 
 def _train(
     learner: _Learner,
@@ -256,7 +254,8 @@ def _train(
     own: dict[str, Any] = {"batch_size": None, "generator": torch.Generator()}
     loader: DataLoader = DataLoader(_Rows(choices), sampler=_Shuffled(rows, learner.recipe), **own)
     keeping = [] if checkpoints is None else [_each_epoch(checkpoints)]
-    last = None if checkpoints is None else checkpoints / f"{CHECKPOINT}.ckpt"
+    last = None if checkpoints is None else _last(checkpoints, learner)
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
     with _quietly():
         trainer = lightning.Trainer(
             accelerator="cpu" if device.type == "cpu" else "gpu",
@@ -272,14 +271,32 @@ def _train(
         )
         # nothing in a checkpoint needs more, where Lightning offers it
         safely = {"weights_only": True} if "weights_only" in signature(trainer.fit).parameters else {}
-        resumed = str(last) if last is not None and last.exists() else None
         try:
-            trainer.fit(learner, loader, ckpt_path=resumed, **safely)  # type: ignore[arg-type]
-        except SystemExit as error:  # Lightning's answer to Ctrl-C
+            trainer.fit(learner, loader, ckpt_path=last, **safely)  # type: ignore[arg-type]
+        except SystemExit as error:  # Lightning's answer to Ctrl-C, which it then ignores
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, on_ctrl_c)
             raise KeyboardInterrupt from error
+        if trainer.interrupted:  # the same, before Lightning 2.3
+            raise KeyboardInterrupt
     if not bool(learner.heads.isfinite().all()):
         rate = learner.recipe.learning_rate
         raise FitError(f"the heads are not finite after the last batch: try a lower learning rate than {rate:g}")
+
+
+def _last(folder: Path, learner: _Learner) -> Path | None:
+    """Return the checkpoint in a folder, None if there is none; refuse one that is damaged, or of another fit."""
+    path = folder / f"{CHECKPOINT}.ckpt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            return None
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has many kinds of errors for a damaged file
+        raise FitError(f"checkpoints: {path} cannot be used ({' '.join(str(error).split())}): delete it") from error
+    if not isinstance(found, dict) or found.get("fingerprint") != learner.fingerprint:
+        raise FitError(f"checkpoints: {path} is of another fit (data, network, recipe or version): name another folder")
+    return path
 
 
 def _each_epoch(folder: Path) -> ModelCheckpoint:

@@ -1,5 +1,6 @@
 """`damlpips fit`: choices between two images in, heads of LPIPS out."""
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -108,12 +109,19 @@ def fit(
             columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             with progress_bar(*columns, shown=not quiet) as bar:
                 task = bar.add_task("")
+
+                def move(done: int, total: int) -> None:
+                    bar.update(task, completed=done, total=total)
+                    if done == total:  # Lightning's own bar follows
+                        bar.stop()
+
                 found = fitted_to(
                     *(judged, metric, recipe),
                     cache=cache,
                     checkpoints=checkpoints,
                     samples=samples,
-                    progress=lambda done, total: bar.update(task, completed=done, total=total),
+                    progress=move,
+                    shown=not quiet and sys.stdout.isatty(),
                 )
         except (DatasetError, ValueError) as error:
             fail(str(error))
