@@ -1,8 +1,10 @@
 """Heads learned from choices: they find what the votes were made from, and nothing where there is nothing."""
 
+import copy
 import json
 import math
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from damlpips.evaluation.judgements import Choice, JudgedSet, Rating
 from damlpips.files import digest
 from damlpips.scoring.images import ScoringError
 from tests.support.processes import python
+from tests.support.reference import lpips_reference, random_state
 from tests.support.voted import known_metric, voted_set
 
 EXPONENT, VOTES = 3, 10
@@ -96,6 +99,24 @@ class TestTruth:
         again = fit([small], LPIPS("nano", heads=str(path)), SHORT, samples=50)
         assert again.before == found.after
         assert again.difference.value == 0
+
+    def test_the_lpips_package_loads_them_and_gives_the_same_distances(
+        self, random_weights: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        judged = voted_set(tmp_path / "images", 6, 2, odds, VOTES, size=40)
+        weights = random_weights("alexnet")
+        found = fit([judged], LPIPS("alex", heads="uniform", weights=weights), SHORT, samples=50)
+        save(found, tmp_path / "heads.safetensors")
+        reference = copy.deepcopy(lpips_reference("alex", random_state("alexnet")))
+        missing = reference.load_state_dict(load_file(tmp_path / "heads.safetensors"), strict=False)
+        assert not missing.unexpected_keys
+        ours = LPIPS("alex", heads=str(tmp_path / "heads.safetensors"), weights=weights)
+        x, y = torch.rand(2, 2, 3, 40, 40)
+        with torch.no_grad():
+            theirs = reference(x, y, normalize=True).flatten()
+            # float32 in both; sums in another order
+            torch.testing.assert_close(ours(x, y), theirs, rtol=1e-5, atol=0)
+        assert (theirs > 0).all()
 
     def test_heads_are_never_below_zero_and_some_are_clamped(self, small: JudgedSet) -> None:
         lowest = []
@@ -227,9 +248,9 @@ class TestBadInput:
 
     def test_files_of_the_same_bytes_are_one_content(self, small: JudgedSet, tmp_path: Path) -> None:
         kept = [c for c in small.judgements if c.content in ("0", "1", "2", "3")]
-        copy = tmp_path / "copy.png"
-        copy.write_bytes(kept[0].a[0].read_bytes())
-        kept = [replace(c, a=(copy, c.a[1]), b=(copy, c.b[1])) if c.content == "3" else c for c in kept]
+        twin = tmp_path / "twin.png"
+        twin.write_bytes(kept[0].a[0].read_bytes())
+        kept = [replace(c, a=(twin, c.a[1]), b=(twin, c.b[1])) if c.content == "3" else c for c in kept]
         with pytest.raises(ValueError, match=r"0\.2 of 3 contents"):
             fitted(replace(small, judgements=tuple(kept)))
 

@@ -49,14 +49,16 @@ def known_metric(folder: Path) -> LPIPS:
     return LPIPS("nano", heads=str(path))
 
 
-def voted_set(folder: Path, contents: int, images: int, share: Share, votes: int, *, seed: int = 0) -> JudgedSet:
+def voted_set(
+    folder: Path, contents: int, images: int, share: Share, votes: int, *, seed: int = 0, size: int = SIZE
+) -> JudgedSet:
     """Write images, and return a choice between any two of a content, votes drawn at the shares of the known heads."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     metric, heads = LPIPS("nano", heads="uniform"), known_heads()
     found = []
     for c in range(contents):
-        image = pixels(1000 * seed + c, SIZE, SIZE)
+        image = pixels(1000 * seed + c, size, size)
         arrays = [image, *(distorted(image, rng) for _ in range(images))]
         paths = [folder / f"{c}_{k}.png" for k in range(images + 1)]
         for path, array in zip(paths, arrays, strict=True):
