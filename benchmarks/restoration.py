@@ -25,8 +25,8 @@ NOISE = 50
 HIGHEST = 5
 LOSSES = {
     "DAMLPIPS nano": lambda: DAMLPIPS(reduction="mean"),
-    "DAMLPIPS 2 nano": lambda: DAMLPIPS(reduction="mean", version=2),
-    "DAMLPIPS 2 nano, align=False": lambda: DAMLPIPS(reduction="mean", version=2, align=False),
+    "DAMLPIPS nano, align=False": lambda: DAMLPIPS(reduction="mean", align=False),
+    "DAMLPIPS nano, version 1": lambda: DAMLPIPS(reduction="mean", version=1),
     "DAMLPIPS alex": lambda: DAMLPIPS("alex", reduction="mean"),
     "LPIPS alex": lambda: LPIPS("alex", reduction="mean"),
 }
