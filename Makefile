@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SHARED ?= ../shared
 JOBS ?= 2
 
-.PHONY: setup demo test test-oldest fuzz lint docs bench bench-quick gpu gpu-rehearsal agree agree-full agree-256 agree-challenge agree-more judged-sets train-nano train-nano-smoke clean
+.PHONY: setup demo test test-oldest fuzz lint docs bench bench-quick gpu gpu-rehearsal agree agree-full agree-256 agree-challenge agree-more networks judged-sets train-nano train-nano-smoke clean
 
 setup: $(READY)
 
@@ -133,6 +133,13 @@ agree-challenge: $(READY)
 # What is not in the mean: 8,400 comparisons of two pairs of raid's images, and tid_resynth. About an hour.
 agree-more: judged-sets
 	$(RUN_AGREE) $(JUDGED)/more $(AT_OWN_SIZE:%=--metric %)
+
+# The comparison of networks of the LPIPS paper: make networks SETS=dataset/2afc/val COMPARE='--network timm:resnet18'
+SETS ?= $(JUDGED)/seven
+COMPARE ?=
+networks: $(READY) $(if $(filter $(JUDGED)/%,$(SETS)),judged-sets)
+	OMP_NUM_THREADS=1 $(if $(wildcard $(SHARED)/weights),DAMLPIPS_WEIGHTS_DIR=$(SHARED)/weights) \
+		$(BIN)/python benchmarks/networks.py $(SETS) $(COMPARE)
 
 # The backbone that is part of the package, from photographs and the teachers' weights: an hour on two cores. Goes on
 # where it was stopped. With glibc's own limits, half of the time goes into getting memory back from the system.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from damlpips import DAMLPIPS
+from damlpips import DAMLPIPS, LPIPS, Backbone
 from damlpips.evaluation.cache import DistanceCache
 from damlpips.evaluation.custom import MetricFileError, split
 from damlpips.evaluation.distances import pair_distances
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from damlpips import DAMLPIPS
+from damlpips import DAMLPIPS, Backbone
 
 print("made by a file")
 runs = []
@@ -58,6 +58,10 @@ def from_weights():
 
 def wrapped():
     return torch.nn.ModuleDict({"inner": ours()})["inner"]
+
+
+def backbone():
+    return Backbone(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, bias=False)), taps=["0"], min_size=3)
 
 
 ours = DAMLPIPS
@@ -107,6 +111,18 @@ class TestBuilt:
         encoded = metric.encode(pair[0])
         assert not isinstance(encoded, Tensor)
         assert metric.distances(encoded, pair[1]).tolist() == pytest.approx(DAMLPIPS()(pair[1], pair[0]).tolist())
+
+    def test_a_backbone_is_lpips_with_uniform_heads_on_it(self, file: Path, pair: tuple[Tensor, Tensor]) -> None:
+        torch.manual_seed(0)
+        metric = build(f"{file}:backbone")
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, bias=False))
+        x, y = pair
+        expected = LPIPS(Backbone(network, taps=["0"], min_size=3), heads="uniform")(x, y)
+        assert torch.equal(metric.distances(metric.encode(y), x), expected.double())
+        (own,) = json.loads(metric.identity)["options"]["own"]
+        assert own["heads"] == "uniform"
+        assert identity(file, "backbone") != metric.identity  # another draw
 
     def test_what_the_file_prints_goes_to_stderr(self, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         build(f"{file}:Brightness")

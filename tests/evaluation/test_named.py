@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -307,3 +308,15 @@ def test_on_a_device(pair: tuple[Tensor, Tensor]) -> None:
         assert found.device.type == "cpu"
         assert found.tolist() == pytest.approx(build(name).distances(*pair).tolist(), rel=1e-3)
         assert metric.identity != build(name).identity
+
+
+def test_a_model_of_timm_is_lpips_with_uniform_heads_on_it(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    file = tmp_path / "test_resnet.safetensors"
+    save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), file)
+    metric = build("timm:test_resnet", weights=file)
+    x, y = torch.rand(2, 2, 3, 64, 64)
+    expected = LPIPS("timm:test_resnet", heads="uniform", weights=file)(x, y)
+    assert torch.equal(metric.distances(metric.encode(y), x), expected.double())
+    with pytest.raises(UnavailableMetricError, match="timm:no_such_model"):
+        build("timm:no_such_model")

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from damlpips.files import open_regular, reason
 from damlpips.models.base import PerceptualDistance
+from damlpips.models.lpips import LPIPS
+from damlpips.nets.backbone import Backbone
 
 SUFFIX = ".py"
 
@@ -42,12 +44,15 @@ def split(name: str) -> tuple[Path, str] | None:
 
 
 def build(name: str, device: torch.device) -> Made:
-    """Return the metric that NAME in FILE.py makes.
+    """Return the metric that NAME in FILE.py makes; a `damlpips.Backbone` is LPIPS on it, with uniform heads.
 
     Raises:
         MetricFileError, Exception: as `made`.
     """
     found, options = made(name, device)
+    if isinstance(found, Backbone):
+        found = LPIPS(found, heads="uniform").to(device)
+        options = {**options, **_state(found)}
     encode = torch.no_grad()(found.encode) if isinstance(found, PerceptualDistance) else None
     return Made(_checked(found, name), encode, options)
 

@@ -22,7 +22,8 @@ from damlpips.evaluation.custom import MetricFileError
 from damlpips.evaluation.peers import LIBRARIES, Library
 from damlpips.files import digest
 from damlpips.models.encoder import Images
-from damlpips.models.registry import named
+from damlpips.models.registry import Metric, Named, named
+from damlpips.nets.table import TIMM
 from damlpips.nets.weights import weights_dir
 from damlpips.version import SCORES, __version__
 
@@ -79,11 +80,12 @@ def build(
     This package's are `mse`, `damlpips` (the default backbone), `damlpips-BACKBONE`, `lpips-BACKBONE` (as published),
     `lpips-BACKBONE:COMPARISON` (uniform heads; `lpips-alex:spatial+sort`), and the last with `:raw` behind it (features
     that are not divided by their norm). Another library's begin with its name: `pyiqa:NAME`, `piq:NAME`,
-    `torchmetrics:NAME`. `names` lists them all.
+    `torchmetrics:NAME`. `names` lists them all. `timm:NAME` is LPIPS with uniform heads on any model of timm.
 
     `FILE.py:NAME` is a metric of one's own: NAME, called without arguments, makes a callable of (distorted, reference),
     each (N, 3, H, W) in [0, 1], that returns N distances, (N,); lower is closer. A `torch.nn.Module` is moved to the
-    device and put in eval mode. The identity has the SHA-256 of the file, and of all weights of a module.
+    device and put in eval mode; a `damlpips.Backbone` is LPIPS on it, with uniform heads. The identity has the SHA-256
+    of the file, and of all weights of a module.
 
     Args:
         weights: the file of the backbone's weights, for this package's metrics; None as for `damlpips.LPIPS`.
@@ -149,9 +151,12 @@ def _build_own(name: str, device: torch.device, weights: str | os.PathLike[str] 
         return NamedMetric(name, True, identity, device, _mse, _unchanged)
     # other libraries' are suggested, too, where they are known without importing them
     others = (n for library in LIBRARIES.values() if library.is_light for n in library.full_names())
-    _check_known(name, [*named(), MSE, *others])
+    own = dict(named())
+    if name.startswith(TIMM):
+        own[name] = Named(Metric.LPIPS, {"backbone": name, "heads": "uniform"})
+    _check_known(name, [*own, MSE, *others])
     with _unavailable(name):
-        model = named()[name].build(weights=weights).to(device).load()
+        model = own[name].build(weights=weights).to(device).load()
     # the table of weights pins the contents of each file that is used by default
     options = {**model.configuration(), "scores": SCORES, "weights": digest(weights_dir() / "cards.toml")}
     identity = _identity(OWN, type(model).__name__, __version__, device, options)
