@@ -115,6 +115,39 @@ class TestComparison:
         assert found.columns[1].said.description == "LPIPS (nano, weights 447c84c0; heads=v0.1)"
         assert found.pairs == 4
 
+    def test_a_metric_is_the_same_one_in_any_order_but_not_of_images_read_otherwise(self, tmp_path: Path) -> None:
+        def file(name: str, order: Sequence[Said], options: str) -> Path:
+            rows = [row(method=name, metrics=as_text(order), psnr=1, damlpips=1, options=options)]
+            return write_rows(tmp_path / f"{name}.csv", rows, [*COLUMNS, "metrics", order[1].name])
+
+        usual, masked = "alpha=error colour=convert version=2", "alpha=error colour=convert masks=named version=2"
+        one, other = METRICS[:2]
+        paths = [file("a", (one, other), usual), file("b", (other, one), usual), file("c", (one, other), masked)]
+        found = Scores.of_files(paths).compared()
+        assert [[cell.count for cell in column.cells] for column in found.columns] == [[1, 1, 0]] * 2 + [[0, 0, 1]] * 2
+        assert [column.name for column in found.columns] == [
+            one.name,
+            other.name,
+            f"{one.name} (2)",
+            f"{other.name} (2)",
+        ]
+        assert render_table(paths).count("; masks=named.") == 2
+
+    def test_a_run_of_one_metric_joins_the_column_of_several(self, tmp_path: Path) -> None:
+        noises = {"m": 20, "n": 40}
+        several = run_score(tmp_path, "--metric", "damlpips:1", "--metric", "damlpips", noises=noises, names=["a.png"])
+        alone = score(tmp_path, "--metric", "damlpips", "--method", f"o={tmp_path / 'n'}", methods=(), out="one.csv")
+        found = Scores.of_files([several, alone]).compared()
+        assert [column.name for column in found.columns] == ["damlpips:1", "damlpips"]
+        _, n, o = found.columns[1].cells
+        assert n.mean.value == o.mean.value
+        assert found.columns[0].cells[2].count == 0
+
+    def test_two_names_of_one_metric_have_a_column_each(self, tmp_path: Path) -> None:
+        names = "--metric", "damlpips", "--metric", "damlpips-nano"
+        found = compared(run_score(tmp_path, *names, noises={"m": 20}, names=["a.png"]))
+        assert [column.name for column in found.columns] == ["damlpips", "damlpips-nano"]
+
     def test_bad_rows(self, tmp_path: Path) -> None:
         rows = rows_of({"m": [[1, 2, 3]]})
         twice = write_rows(tmp_path / "twice.csv", rows * 2, [*COLUMNS, "metrics", *NAMES[1:]])
@@ -212,6 +245,11 @@ class TestTable:
         assert run("table", path).stdout == render_table([path])
         assert run("table", path, "--latex", "--digits", 1, "--intervals", "-o", tmp_path / "t.tex").stdout == ""
         assert (tmp_path / "t.tex").read_text() == render_table([path], "latex", digits=1, intervals=True)
+
+    def test_a_row_of_latex_does_not_begin_with_what_a_line_end_takes(self, tmp_path: Path) -> None:
+        # as in \\[2pt] and \\*
+        text = render_table([file_of(tmp_path, {"[a]": [[1, 2, 3]], "*b": [[1, 2, 3]], "c": [[1, 2, 3]]})], "latex")
+        assert [line.partition(" &")[0] for line in text.splitlines()[5:8]] == ["{}[a]", "{}*b", "c"]
 
 
 class TestPage:

@@ -1,9 +1,13 @@
 """A line that cites what rows were scored with."""
 
-from dataclasses import asdict
+from collections.abc import Iterator
 
 from damlpips.models.registry import SETTINGS
 from damlpips.scoring.reading import Reading
+
+USUAL = Reading().in_rows()
+# what an option says of the files, not of the metric that sees them
+OF_FILES = {*USUAL, "masks"}
 
 
 def described(metric: str, backbone: str, weights: str, options: str) -> str:
@@ -15,10 +19,36 @@ def described(metric: str, backbone: str, weights: str, options: str) -> str:
         >>> described("lpips", "alex", "alex:7be5be79", "alpha=white colour=convert heads=v0.1")
         'LPIPS (alex, weights 7be5be79; alpha=white, heads=v0.1)'
     """
-    usual = {name: str(value) for name, value in asdict(Reading()).items()}
-    parts = [part.partition("=")[::2] for part in options.split(" ") if part]
-    told = [f"{name}={value}" for name, value in parts if value not in ("none", usual.get(name))]
+    told = [f"{name}={value}" for name, value in _parts(options) if value not in ("none", USUAL.get(name))]
     name = next((title for title in SETTINGS if title.lower() == metric), metric)
     digest = weights.rpartition(":")[2][:8]
     network = f"{backbone}, weights {digest}" if digest else backbone
     return f"{name} ({'; '.join(filter(None, (network, ', '.join(told))))})"
+
+
+def of_files(options: str) -> str:
+    """Return which of a row's options say how files were read, without those that change nothing.
+
+    Example:
+        >>> of_files("alpha=error colour=ignore heads=v0.1 masks=named")
+        'colour=ignore, masks=named'
+    """
+    told = (f"{name}={value}" for name, value in _parts(options) if name in OF_FILES and value != USUAL.get(name))
+    return ", ".join(told)
+
+
+def of_metric(options: str) -> str:
+    """Return the other options of a row, those of the metric.
+
+    Example:
+        >>> of_metric("alpha=error colour=ignore heads=v0.1 masks=named")
+        'heads=v0.1'
+    """
+    return " ".join(f"{name}={value}" for name, value in _parts(options) if name not in OF_FILES)
+
+
+def _parts(options: str) -> Iterator[tuple[str, str]]:
+    for part in options.split(" "):
+        name, _, value = part.partition("=")
+        if name:
+            yield name, value

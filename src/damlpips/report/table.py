@@ -192,7 +192,8 @@ def _latex(found: Comparison, layout: Layout) -> str:
     body = [
         " & ".join(
             (
-                in_latex(name),
+                # LaTeX takes a bracket or a star behind the end of a line for its own
+                f"{'{}' if name.startswith(('[', '*')) else ''}{in_latex(name)}",
                 *(
                     marks.get(entry.place, "%s") % entry.text
                     + (rf" {{\scriptsize [{entry.interval}]}}" if entry.interval else "")

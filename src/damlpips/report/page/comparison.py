@@ -3,7 +3,7 @@
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import fsum, isnan, nan
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from damlpips.files import printable
-from damlpips.report.describing import described
+from damlpips.report.describing import described, of_files, of_metric
 from damlpips.report.intervals import Floats, Interval
 from damlpips.report.page.collecting import MOST_FAILURES
 from damlpips.report.page.figures import SAMPLES, intervals
@@ -148,14 +148,14 @@ class Scores:
         for path in paths:
             for score in read_sets(sets_of(path)):
                 method = score.method or names[path]
-                of_rows = [m.sha256 for (_, name), m in self._members.items() if name == method]
-                if score.sha256 not in of_rows:
+                settings = [s for (s, name), m in self._members.items() if (name, m.sha256) == (method, score.sha256)]
+                if not settings:
                     of = score.method or "the images"
                     raise ScoringError(
                         f"{sets_of(path)}: {score.metric} of {of} is not that of the images in {path}: score them"
                         " again, or remove the file"
                     )
-                self._sets.setdefault(score.said, {})[method] = score
+                self._sets.setdefault(_of_files(score.said, settings[0]), {})[method] = score
 
     def add(self, row: ScoredPair, where: str = "") -> None:
         """Add a row that has a method; errors begin with `where`."""
@@ -241,10 +241,32 @@ def _key(row: ScoredPair) -> int:
 
 
 def _metrics_of(settings: RunSettings) -> list[tuple[tuple[str, ...], Said]]:
-    """Return the metrics of a run, the first one first, each with what it is told apart by."""
-    own = settings.metric, settings.backbone, settings.weights, settings.options
-    first, *others = from_text(settings.metrics) or [Said(f"{own[0]}-{own[1]}", True, described(*own))]
-    return [(own, first), *(((said.name, said.description, said.digest), said) for said in others)]
+    """Return the metrics of a run, the first one first, each with what it is told apart by.
+
+    That is the digest of its settings and how the files were read: a metric is the same one wherever it stands, and
+    beside whatever others, but not of images that were read otherwise.
+    """
+    files = of_files(settings.options)
+    found: dict[tuple[str, ...], Said] = {}
+    for said in from_text(settings.metrics) or [_alone(settings)]:
+        key = said.digest, files
+        if key in found:  # a second name of one metric
+            key = (*key, said.name)
+        found[key] = _of_files(said, settings)
+    return list(found.items())
+
+
+def _of_files(said: Said, settings: RunSettings) -> Said:
+    """Return a metric whose description says how the files were read, too."""
+    return replace(said, description="; ".join(filter(None, (said.description, of_files(settings.options)))))
+
+
+def _alone(settings: RunSettings) -> Said:
+    """Return what rows of a single metric say of it."""
+    metric, backbone, weights = settings.metric, settings.backbone, settings.weights
+    own = of_metric(settings.options)
+    identity = {"metric": metric, "backbone": backbone, "weights": weights, "options": own}
+    return Said.of(f"{metric}-{backbone}", described(metric, backbone, weights, own), identity, lower_is_closer=True)
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:
