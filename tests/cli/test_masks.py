@@ -130,6 +130,13 @@ def test_a_mask_of_another_size_is_the_error_of_its_pair(tmp_path, folders, mask
     assert "mask: expected (1, 1, 40, 48), got (1, 1, 20, 48)" in rows[1]["error"]
 
 
+def test_tiles_are_left_out(tmp_path, folders, masks) -> None:
+    rows = scored(tmp_path, *image_folders(tmp_path / "large", [(40, 150)] * COUNT), "--masks",
+                  mask_file(tmp_path / "wide.png", rectangle(40, 150)), "--metric", "lpips-nano", "--heads", "uniform",
+                  "--tile", "48", exit_code=3)  # fmt: skip
+    assert "compare crops, or leave out --tile" in rows[0]["error"]
+
+
 def test_a_damaged_mask_is_the_error_of_its_pair(tmp_path, folders, masks) -> None:
     (masks / "0.png").write_bytes(b"no image")
     rows = scored(tmp_path, *folders, "--masks", masks, exit_code=3)

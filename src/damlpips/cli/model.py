@@ -246,6 +246,7 @@ def in_options(message: str) -> str:
         >>> in_options("use resize='reference'"), in_options("tile: expected None or at least 44 pixels")
         ('use --resize reference', '--tile: expected None or at least 44 pixels')
     """
+    message = re.sub(rf"\buse ({NAMES})=None\b", lambda m: f"leave out {spelled_option(m[1])}", message)
     used = rf"\buse ({NAMES})=(?:'(\w+)'|(N))"
     message = re.sub(used, lambda m: f"use {spelled_option(m[1])} {m[2] or m[3]}", message)
     message = re.sub(rf"\b({NAMES})=(?=')", lambda m: f"{spelled_option(m[1])} ", message)

@@ -325,7 +325,7 @@ class PerceptualDistance(nn.Module):
             height, width = self.encoder.seen_size(pair.size)
             raise ValueError(
                 f"mask: expected images that are compared whole, got {height} x {width} pixels with"
-                f" tile={self.settings.tile}: use tile=None, or crops"
+                f" tile={self.settings.tile}: compare crops, or use tile=None"
             )
         return self.tiling
 
