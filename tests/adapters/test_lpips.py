@@ -100,7 +100,7 @@ def test_one_image_and_grey_ones_stand_in_as_they_do_there(give: Callable[[str, 
     old, new = reference.lpips_reference("alex", state), ours.LPIPS(verbose=False)
     x, y = pair("alex", 3)
     with torch.no_grad():
-        for a, b in ((x, y[:1]), (x[:1], y), (x[:, :1], y[:, :1])):
+        for a, b in ((x, y[:1]), (x[:1], y), (x[:, :1], y[:, :1]), (x[0], y[0]), (x[0], y)):
             torch.testing.assert_close(new(a, b), old(a, b), **SCORE)
 
 

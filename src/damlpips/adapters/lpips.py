@@ -100,7 +100,8 @@ class LPIPS(nn.Module):
         """Return the distance of each pair, (N, 1, 1, 1), or with `spatial` where they differ, (N, 1, H, W).
 
         Args:
-            in0, in1: (N, 3, H, W) or (N, 1, H, W), floats in [-1, 1]; one image in either place stands in for N.
+            in0, in1: (N, 3, H, W) or (N, 1, H, W), floats in [-1, 1]; one image in either place stands in for N,
+                also without a batch, (3, H, W).
             retPerLayer: also return what each layer adds: a list of tensors of that shape.
             normalize: the images are in [0, 1].
 
@@ -119,6 +120,7 @@ class LPIPS(nn.Module):
             if not isinstance(images, Tensor) or not images.is_floating_point():
                 found = images.dtype if isinstance(images, Tensor) else type(images).__name__
                 raise TypeError(f"{name}: expected a tensor of floats in [-1, 1], got {found}")
+        in0, in1 = (v[None] if v.ndim == 3 else v for v in (in0, in1))
         n = max(len(in0), len(in1))
         x, y = (v.expand(n, -1, -1, -1) if v.ndim == 4 and len(v) == 1 else v for v in (in0, in1))
         return x, y

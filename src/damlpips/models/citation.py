@@ -99,17 +99,17 @@ class Citation:
 
     @classmethod
     def of(cls, text: str) -> "Citation":
-        """Read a line that `describe()` gave, though a page may have broken it.
+        """Read a line that `describe()` gave, though a page may have broken it, or a full stop may end it.
 
         Raises:
             ValueError: it is none, or has options that this version does not know; says what was expected.
         """
-        found = _LINE.fullmatch(" ".join(text.split()))
+        found = _LINE.fullmatch(" ".join(text.split()).removesuffix("."))
         if found is None:
-            raise ValueError(f"expected a line that describe() gives, such as {EXAMPLE!r}, got {shown(text)!r}")
+            raise ValueError(f"expected a line that describe() gives, such as {EXAMPLE!r}, got {shown(text)}")
         if found["metric"] not in Metric.__members__:
             known = " or ".join(Metric.__members__)
-            raise ValueError(f"expected {known}, got {found['metric']!r} in {shown(text)!r}")
+            raise ValueError(f"expected {known}, got {found['metric']!r} in {shown(text)}")
         metric = Metric[found["metric"]]
         spellings = metric.settings.spellings()
         if (found["version"] is None) == ("version" in spellings) or (found["heads"] is None) == ("heads" in spellings):

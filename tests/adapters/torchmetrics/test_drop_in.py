@@ -129,6 +129,11 @@ def test_what_the_original_refuses_is_refused(what: str, normalize: bool, alex: 
     torch.testing.assert_close(after, before, **SCORE)
 
 
+def test_an_empty_batch_is_refused(alex: Both) -> None:
+    with pytest.raises(ValueError, match=r"got \(0, 3, 64, 64\) with values \[\]"):
+        alex()[1].update(BAD[:0], BAD[:0])
+
+
 @pytest.mark.parametrize(
     "arguments",
     [{"net_type": "resnet"}, {"reduction": "median"}, {"normalize": 1}, {"sync": True}, {"dist_sync_on_step": "yes"}],

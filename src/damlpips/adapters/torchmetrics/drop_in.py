@@ -67,7 +67,7 @@ class LearnedPerceptualImagePatchSimilarity(PerceptualMetric):
         super().update(img1, img2)
 
     def _is_valid(self, images: Tensor) -> bool:
-        if images.ndim != 4 or images.shape[1] != 3:
+        if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
             return False
         low, high = images.aminmax()
         return bool(low >= 0 and high <= 1) if self.normalize else bool(low >= -1)
