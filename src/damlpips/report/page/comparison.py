@@ -249,7 +249,7 @@ def _metrics_of(settings: RunSettings) -> list[tuple[tuple[str, ...], Said]]:
     files = of_files(settings.options)
     found: dict[tuple[str, ...], Said] = {}
     for said in from_text(settings.metrics) or [_alone(settings)]:
-        key = said.digest, files
+        key: tuple[str, ...] = said.digest, files
         if key in found:  # a second name of one metric
             key = (*key, said.name)
         found[key] = _of_files(said, settings)
