@@ -96,13 +96,10 @@ class Extent(NamedTuple):
 # --- sampling --------------------------------------------------------------------------------------------------------
 
 
-def places(u: Tensor, of: Tensor, first: int = 0) -> Float[Tensor, "1 2 h w"]:
-    """Return how far right and down of the middle of maps the places of a field are, whose first row is `first`."""
-    right, down = (
-        torch.arange(start, start + n, device=u.device, dtype=u.dtype) - (side - 1) / 2
-        for start, n, side in ((0, u.shape[3], of.shape[3]), (first, u.shape[2], of.shape[2]))
-    )
-    h, w = u.shape[2:]
+def places(like: Tensor) -> Float[Tensor, "1 2 h w"]:
+    """Return how far right and down of the middle of maps their places are."""
+    h, w = like.shape[2:]
+    right, down = (torch.arange(n, device=like.device, dtype=like.dtype) - (n - 1) / 2 for n in (w, h))
     return torch.stack([right.expand(h, w), down[:, None].expand(h, w)])[None]
 
 
@@ -356,7 +353,7 @@ class Affine(NamedTuple):
 
 def affine(field: Field, outlier: float, fits: int = 3) -> Affine:
     """Return the affine field nearest to a field by trust; a deviation by `outlier` counts half in the next fit."""
-    x, y = (places(field.by, field.by) / shorter_side(field.by)).split(1, 1)
+    x, y = (places(field.by) / shorter_side(field.by)).split(1, 1)
     base = torch.cat([torch.ones_like(x), x, y], 1)
     products = torch.cat([base, x * x, x * y, y * y], 1)
     trust = field.trust + 1e-3 * field.trust.mean((2, 3), keepdim=True) + 1e-9
