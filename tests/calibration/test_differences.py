@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from damlpips.calibration.differences import dropped, read, statistics
+from damlpips.calibration.choices import read
+from damlpips.calibration.differences import differences, dropped, statistics
 from damlpips.calibration.ranking import Ranking
 from damlpips.calibration.recipe import Recipe
 from damlpips.calibration.split import held_out, linked
@@ -21,8 +22,9 @@ def test_weighed_by_heads_it_is_lpips(tmp_path: Path) -> None:
     metric = known_metric(tmp_path)
     named = NamedMetric("known", True, "known", torch.device("cpu"), metric, metric.encode)
     with ExitStack() as stack, torch.no_grad():
-        choices = read([judged], metric, stack, cache=None)
-        found = choices.distances(torch.cat(known_heads()))
+        choices = read([judged])
+        table = differences(choices, metric, stack, cache=None)
+        found = choices.of_pairs(table.distances(torch.cat(known_heads())))
     # float32 features in both; sums in another order
     np.testing.assert_allclose(found, distances(named, judged), rtol=2e-5)
 

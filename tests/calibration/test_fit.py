@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from damlpips import LPIPS
 from damlpips.calibration import Fitted, Recipe, fit, save
-from damlpips.calibration.training import FitError
+from damlpips.calibration.learner import FitError
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating
 from damlpips.files import digest
 from damlpips.scoring.images import ScoringError

@@ -1,9 +1,11 @@
 """Metrics that learn from people: the heads of LPIPS, fitted to choices between two images.
 
     recipe           what a fit is asked for; the defaults are published ones
+    choices          choices between two pairs of images, as columns
     differences      judged pairs of files to what heads weigh, kept on disk
     split            contents to learn from, and contents held out
     ranking          from two distances to the share of observers that is expected to choose the second
+    learner          what is learned, step by step
     training         the fit itself, on Lightning
     heads            what comes out: the file of heads, and a card beside it
 

@@ -4,9 +4,6 @@ A head only weighs channels, and a distance is a mean over places; so LPIPS is l
 needs no image. Beside each mean is kept how much it varies when single places are left out, for `dropped`.
 """
 
-import hashlib
-import json
-import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from damlpips.evaluation.judgements import Choice, FilePair, JudgedSet
+from damlpips.calibration.choices import Choices, sha256
+from damlpips.evaluation.judgements import FilePair
 from damlpips.evaluation.views import View
-from damlpips.files import digest, reason, replacing
+from damlpips.files import reason, replacing
 from damlpips.models.lpips import LPIPS
 from damlpips.nets.table import BACKBONES
 from damlpips.ops import distance
@@ -39,103 +37,40 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Choices:
-    """Choices between two pairs of images, as the columns that heads are learned from.
+class Differences:
+    """What heads weigh, of each distinct pair of some choices.
 
     Attributes:
-        table: (pairs, 2, channels), float32, of all distinct pairs, mapped from disk.
-        first, second: the rows of `table` of each choice, (n,).
-        share: of the votes, those for the second pair, (n,).
-        votes: how many, (n,).
-        keys: what each choice shares with others of its content: its content, and the digests of its files.
-        sha256: of all of it but the table: files by digest, votes and contents, in order.
+        table: (pairs, 2, channels), float32, mapped from disk.
     """
 
     table: NDArray[np.float32]
-    first: NDArray[np.intp]
-    second: NDArray[np.intp]
-    share: NDArray[np.float32]
-    votes: NDArray[np.float32]
-    keys: list[tuple[str, ...]]
-    sha256: str
-
-    def __len__(self) -> int:
-        return len(self.first)
 
     def distances(self, weights: Tensor) -> NDArray[np.float64]:
-        """Return the distance of both pairs of each choice by heads one behind the other, (n, 2)."""
+        """Return the distance of each pair by heads one behind the other, (pairs,)."""
         w = weights.double().numpy()
         # block by block: the whole table may not fit in memory
         blocks = range(0, len(self.table), BLOCK)
-        of_pairs = np.concatenate([self.table[k : k + BLOCK, 0] @ w for k in blocks])
-        return np.stack([of_pairs[self.first], of_pairs[self.second]], 1)
+        return np.concatenate([self.table[k : k + BLOCK, 0] @ w for k in blocks])
 
 
-def read(
-    sets: Sequence[JudgedSet], metric: LPIPS, stack: ExitStack, *, cache: Path | None, progress: Progress | None = None
-) -> Choices:
-    """Return the choices of all sets.
+def differences(
+    choices: Choices, metric: LPIPS, stack: ExitStack, *, cache: Path | None, progress: Progress | None = None
+) -> Differences:
+    """Return the numbers of all pairs from a folder, computed if they are not there.
 
     Args:
-        stack: holds the folder of the numbers, where there is no cache.
+        stack: holds the folder, where there is no cache.
         cache: the folder where the numbers are kept, under the digests of the images and the network.
 
     Raises:
-        ValueError: no sets, one that holds no choices, or votes that are none; names the set and the row.
         ScoringError: an image that cannot be read or compared; names the files.
     """
-    choices = [_checked(judged, row) for judged in _of_choices(sets) for row in range(len(judged.judgements))]
-    pairs = list(dict.fromkeys(pair for choice in choices for pair in choice.pairs))
-    try:
-        digests = {path: digest(path) for path in dict.fromkeys(path for pair in pairs for path in pair)}
-    except OSError as error:
-        raise ScoringError(f"{error.filename}: {reason(error)}") from error
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="damlpips-"))) if cache is None else Path(cache)
-    table = _kept(metric, pairs, digests, folder, progress)
-    rows = {pair: k for k, pair in enumerate(pairs)}
-    votes = np.array([[choice.votes_a, choice.votes_b] for choice in choices], np.float64)
-    names = [judged.name for judged in sets for _ in judged.judgements]
-    keys = [
-        (f"{name} {choice.content}", *(digests[path] for pair in choice.pairs for path in pair))
-        for name, choice in zip(names, choices, strict=True)
-    ]
-    return Choices(
-        table=table,
-        first=np.array([rows[choice.a] for choice in choices]),
-        second=np.array([rows[choice.b] for choice in choices]),
-        share=(votes[:, 1] / votes.sum(1)).astype(np.float32),
-        votes=votes.sum(1).astype(np.float32),
-        keys=keys,
-        sha256=_sha256([keys, votes.tolist()]),
-    )
-
-
-def _of_choices(sets: Sequence[JudgedSet]) -> Sequence[JudgedSet]:
-    if not any(judged.judgements for judged in sets):
-        raise ValueError("sets: expected choices to learn from, got none")
-    for judged in sets:
-        if judged.judgements and judged.kind_of_judgement is not Choice:
-            raise ValueError(f"{judged.name}: expected choices (2AFC), got {judged.what}")
-    return sets
-
-
-def _checked(judged: JudgedSet, row: int) -> Choice:
-    choice = judged.judgements[row]
-    if not isinstance(choice, Choice):
-        raise ValueError(f"{judged.name}, row {row}: expected a choice, got {type(choice).__name__}")
-    votes = choice.votes_a, choice.votes_b
-    if not (all(math.isfinite(count) and count >= 0 for count in votes) and sum(votes) > 0):
-        raise ValueError(f"{judged.name}, row {row}: expected votes, 0 or more and not both 0, got {votes}")
-    return choice
-
-
-def _kept(
-    metric: LPIPS, pairs: Sequence[FilePair], digests: dict[Path, str], folder: Path, progress: Progress | None
-) -> NDArray[np.float32]:
-    """Return the numbers of all pairs from the folder, computed if they are not there."""
+    pairs, digests = choices.pairs, choices.digests
     view = View().keeping_images()
     of_files = [[digests[reference], digests[distorted]] for reference, distorted in pairs]
-    path = folder / f"{_sha256([network(metric), SCORES, view.described(), of_files])}.npy"
+    path = folder / f"{sha256([network(metric), SCORES, view.described(), of_files])}.npy"
     shape = (len(pairs), PARTS, sum(channels(metric)))
     try:
         if not path.exists():
@@ -150,7 +85,7 @@ def _kept(
         raise ScoringError(f"{path}: {reason(error) if isinstance(error, OSError) else error}") from error
     if found.shape != shape or found.dtype != np.float32:
         raise ScoringError(f"{path}: {found.dtype} {found.shape}, expected float32 {shape}: delete it")
-    return found
+    return Differences(found)
 
 
 def channels(metric: LPIPS) -> tuple[int, ...]:
@@ -242,7 +177,3 @@ def dropped(mean: Tensor, noise: Tensor, share: float, generator: torch.Generato
     relative = noise / mean.clamp(min=torch.finfo(mean.dtype).tiny)
     spread = torch.log1p(share / (1 - share) * relative.square())
     return mean * torch.exp(spread.sqrt() * normal - spread / 2)
-
-
-def _sha256(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, default=str).encode(errors="surrogateescape")).hexdigest()

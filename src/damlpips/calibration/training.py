@@ -16,12 +16,13 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from damlpips.calibration.differences import Choices, Progress, channels, dropped, network, read
-from damlpips.calibration.ranking import KINDS
-from damlpips.calibration.recipe import BETAS, Recipe
+from damlpips.calibration.choices import Choices, read
+from damlpips.calibration.differences import Differences, Progress, channels, differences, network
+from damlpips.calibration.learner import FitError, HeadLearner, Learner
+from damlpips.calibration.recipe import Recipe
 from damlpips.calibration.split import held_out, linked
 from damlpips.evaluation.figures import SetFigures, compare, evaluate
 from damlpips.evaluation.judgements import JudgedSet
@@ -30,12 +31,6 @@ from damlpips.report.intervals import Difference
 from damlpips.version import __version__
 
 CHECKPOINT = "last"
-# rows that an error names
-MOST_ROWS = 8
-
-
-class FitError(ValueError):
-    """A fit that cannot go on; the message names the batch, or the file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,20 +110,21 @@ def fit(
     sizes = channels(metric)
     _check(metric)
     with ExitStack() as stack:
-        choices = read(sets, metric, stack, cache=cache, progress=progress)
+        table = differences(choices := read(sets), metric, stack, cache=cache, progress=progress)
         contents = linked(choices.keys)
         out = held_out(contents, recipe.held_out, recipe.seed)
         start = metric.definition.heads
         before = torch.ones(sum(sizes)) if start is None else torch.cat(list(start)).cpu()
-        learner = _Learner(sizes, recipe, _fingerprint(choices, metric, recipe))
-        _train(learner, choices, np.flatnonzero(~out), metric.encoder.device, checkpoints, precision, shown, callbacks)
+        learner = HeadLearner(sizes, recipe, _fingerprint(choices, metric, recipe))
+        rows, device = np.flatnonzero(~out), metric.encoder.device
+        _train(learner, _Rows(choices, table), rows, device, checkpoints, precision, shown, callbacks)
         weights = learner.heads.detach().cpu()
         judgements = [judgement for judged in sets for judgement in judged.judgements]
         kept = JudgedSet("held out", tuple(judgements[k] for k in np.flatnonzero(out)))
         kept = _of_contents(kept, [str(contents[k]) for k in np.flatnonzero(out)])
-        one, other = (choices.distances(w)[out] for w in (before, weights))
+        one, other = (choices.of_pairs(table.distances(w))[out] for w in (before, weights))
     figures = [evaluate(kept, d, samples=samples, seed=recipe.seed, headline_only=True) for d in (one, other)]
-    differences = compare(kept, other, one, samples=samples, seed=recipe.seed, headline_only=True)
+    exceeding = compare(kept, other, one, samples=samples, seed=recipe.seed, headline_only=True)
     return Fitted(
         heads=list(weights.split(list(sizes))),
         recipe=recipe,
@@ -136,7 +132,7 @@ def fit(
         metric=metric.describe(),
         before=figures[0],
         after=figures[1],
-        difference=differences[figures[0].headline_name],
+        difference=exceeding[figures[0].headline_name],
         learned_from=(int((~out).sum()), len({contents[k] for k in np.flatnonzero(~out)})),
         sets=tuple((judged.name, len(judged.judgements)) for judged in sets),
         sha256=choices.sha256,
@@ -168,13 +164,13 @@ def _fingerprint(choices: Choices, metric: LPIPS, recipe: Recipe) -> str:
 class _Rows(Dataset):
     """Batches of choices by their rows."""
 
-    def __init__(self, choices: Choices) -> None:
-        self.choices = choices
+    def __init__(self, choices: Choices, of: Differences) -> None:
+        self.choices, self.table = choices, of.table
 
-    def __getitem__(self, rows: Any) -> tuple[Tensor, ...]:
+    def __getitem__(self, rows: Any) -> tuple[Any, ...]:
         of = self.choices
-        columns = (of.table[of.first[rows]], of.table[of.second[rows]], of.share[rows], of.votes[rows], rows)
-        return tuple(map(torch.from_numpy, columns))
+        pairs = tuple(torch.from_numpy(self.table[pair[rows]]) for pair in (of.first, of.second))
+        return pairs, *map(torch.from_numpy, (of.share[rows], of.votes[rows], rows))
 
 
 class _Shuffled(Sampler):
@@ -195,54 +191,9 @@ class _Shuffled(Sampler):
         yield from (order[k : k + self.recipe.batch] for k in range(0, len(order), self.recipe.batch))
 
 
-class _Learner(lightning.LightningModule):
-    """Heads of all layers one behind the other, and what makes a share of votes of two distances."""
-
-    heads: Tensor
-
-    def __init__(self, sizes: Sequence[int], recipe: Recipe, fingerprint: str) -> None:
-        super().__init__()
-        self.recipe, self.fingerprint = recipe, fingerprint
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            # as those of a 1 x 1 convolution, and never below 0
-            drawn = [torch.empty(c).uniform_(-(c**-0.5), c**-0.5).clamp_(min=0) for c in sizes]
-            self.votes = KINDS[recipe.loss]()
-        self.heads = nn.Parameter(torch.cat(drawn))
-
-    def on_train_epoch_start(self) -> None:
-        (seed,) = np.random.SeedSequence([self.recipe.seed, self.current_epoch]).generate_state(1)
-        self.generator = torch.Generator(self.device).manual_seed(int(seed))
-
-    def training_step(self, batch: tuple[Tensor, ...], number: int) -> Tensor:
-        first, second, share, votes, rows = batch
-        d0, d1 = (dropped(x[:, 0], x[:, 1], self.recipe.dropout, self.generator) @ self.heads for x in (first, second))
-        loss = self.votes.loss(self.votes(d0, d1), share, votes)
-        if not bool(loss.isfinite()):
-            named = ", ".join(map(str, rows[:MOST_ROWS].tolist())) + (", ..." if len(rows) > MOST_ROWS else "")
-            raise FitError(
-                f"epoch {self.current_epoch + 1}, batch {number + 1}: the loss is {loss.item()} (choices {named}): try"
-                f" a lower learning rate than {self.recipe.learning_rate:g}"
-            )
-        self.log("loss", loss, prog_bar=True)
-        return loss
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        # a head below 0 would reward differences
-        with torch.no_grad():
-            self.heads.clamp_(min=0)
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.recipe.learning_rate, betas=BETAS)
-        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, self.recipe.rate)]
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["fingerprint"] = self.fingerprint
-
-
 def _train(
-    learner: _Learner,
-    choices: Choices,
+    learner: Learner,
+    batches: Dataset,
     rows: np.ndarray,
     device: torch.device,
     checkpoints: Path | None,
@@ -252,7 +203,7 @@ def _train(
 ) -> None:
     # a generator of its own: the loader would draw from torch's
     own: dict[str, Any] = {"batch_size": None, "generator": torch.Generator()}
-    loader: DataLoader = DataLoader(_Rows(choices), sampler=_Shuffled(rows, learner.recipe), **own)
+    loader: DataLoader = DataLoader(batches, sampler=_Shuffled(rows, learner.recipe), **own)
     keeping = [] if checkpoints is None else [_each_epoch(checkpoints)]
     last = None if checkpoints is None else _last(checkpoints, learner)
     on_ctrl_c = signal.getsignal(signal.SIGINT)
@@ -284,7 +235,7 @@ def _train(
         raise FitError(f"the heads are not finite after the last batch: try a lower learning rate than {rate:g}")
 
 
-def _last(folder: Path, learner: _Learner) -> Path | None:
+def _last(folder: Path, learner: Learner) -> Path | None:
     """Return the checkpoint in a folder, None if there is none; refuse one that is damaged, or of another fit."""
     path = folder / f"{CHECKPOINT}.ckpt"
     try:
