@@ -11,6 +11,7 @@ import pytest
 
 from damlpips.evaluation import datasets
 from damlpips.evaluation.datasets import LAYOUTS, load
+from damlpips.evaluation.datasets.members import file_of
 from damlpips.evaluation.judgements import Choice, JudgedSet, Rating, SameOrNot
 from tests.support import layouts
 from tests.support.layouts import EXAMPLES
@@ -54,7 +55,7 @@ class TestEveryLayout:
     def test_every_file_exists(self, layout: str, tmp_path: Path) -> None:
         for judged in load(EXAMPLES[layout].write(tmp_path)):
             for one in judged.judgements:
-                assert all(file.is_file() for pair in one.pairs for file in pair)
+                assert all(file_of(file).is_file() for pair in one.pairs for file in pair)
 
 
 class TestBapps:

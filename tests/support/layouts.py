@@ -1,9 +1,13 @@
 """Small judged sets, written in the layouts in which they are published."""
 
+import io
+import json
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -171,6 +175,75 @@ def plain(root: Path, draw: Draw = Path.touch) -> Path:
     return root
 
 
+# columns, and rows of one content each; "r", "x" and "y" stand for images
+SHARDED: dict[str, tuple[dict[str, object], ...]] = {
+    "votes": (
+        {"ref": "r", "a": "x", "b": "y", "votes_a": 1, "votes_b": 4, "votes": 5, "kind": "blur"},
+        {"ref": "r", "a": "y", "b": "x", "votes_a": 2.5, "votes_b": 0, "votes": None, "kind": "noise"},
+    ),
+    "judge": (
+        {"ref": "r", "p0": "x", "p1": "y", "judge": 0.4, "content": "c"},
+        {"ref": "x", "p0": "y", "p1": "r", "judge": 1.0, "content": ""},
+    ),
+    "ratings": ({"ref": "r", "dist": "x", "score": -1.5}, {"ref": "r", "dist": "y", "score": 3}),
+    "quads": ({"p1": "r", "p2": "x", "q1": "x", "q2": "y", "votes_p": 3, "votes_q": 1},),
+}
+IMAGES = ("r", "x", "y")
+
+
+def image_bytes(draw: Draw = Path.touch) -> dict[str, bytes]:
+    """Return what the files hold that stand for images."""
+    with TemporaryDirectory() as folder:
+        put(Path(folder), (f"{name}.png" for name in IMAGES), draw)
+        return {name: (Path(folder) / f"{name}.png").read_bytes() for name in IMAGES}
+
+
+def parquet(root: Path, form: str = "votes", draw: Draw = Path.touch, *, structs: bool = False, group: int = 1) -> Path:
+    """Shards of one row group a row; the images are bytes, or structs as those of Hugging Face's datasets."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = image_bytes(draw)
+
+    def value(name: object) -> object:
+        if name not in IMAGES:
+            return name
+        return {"bytes": images[str(name)], "path": f"{name}.png"} if structs else images[str(name)]
+
+    root.mkdir(parents=True, exist_ok=True)
+    for k in range(2):
+        rows = [{column: value(v) for column, v in row.items()} for row in SHARDED[form]]
+        pq.write_table(pa.Table.from_pylist(rows), root / f"train-{k}.parquet", row_group_size=group)
+    return root
+
+
+def webdataset(root: Path, form: str = "votes", draw: Draw = Path.touch, *, array: bool = False) -> Path:
+    """Tars of samples; what observers thought is in JSON, or in an array as in BAPPS."""
+    images = image_bytes(draw)
+    root.mkdir(parents=True, exist_ok=True)
+    for k in range(2):
+        with tarfile.open(root / f"train-{k}.tar", "w") as tar:
+            for number, row in enumerate(SHARDED[form]):
+                key = f"./some.folder/{number:06d}"
+                for column, name in row.items():
+                    if name in IMAGES:
+                        add(tar, f"{key}.{column}.png", images[str(name)])
+                labels = {column: value for column, value in row.items() if value not in IMAGES}
+                if array:
+                    buffer = io.BytesIO()
+                    np.save(buffer, np.array([labels.pop("judge")], np.float32))
+                    add(tar, f"{key}.judge.npy", buffer.getvalue())
+                if labels:
+                    add(tar, f"{key}.json", json.dumps(labels).encode())
+    return root
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
 def workbook(path: Path, sheets: dict[str, Sequence[Sequence[object]]]) -> None:
     """Write an Excel workbook; empty cells are left out."""
     from openpyxl import Workbook
@@ -222,4 +295,6 @@ EXAMPLES = {
     "live": Example(live, binaries=("dmos_realigned.mat", "refnames_all.mat")),
     "pipal": Example(pipal, ("Train_Label/A0001.txt",)),
     "csv": Example(plain, ("mos.csv", "pairs.csv", "quads.csv")),
+    "parquet": Example(parquet, binaries=("train-1.parquet",)),
+    "webdataset": Example(webdataset, binaries=("train-1.tar",)),
 }

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from damlpips.files import digest, identity, reason
+from damlpips.evaluation.datasets.members import digest, file_of
+from damlpips.files import identity, reason
 from damlpips.scoring.images import ScoringError
 
 # "dmlp": marks a SQLite file as a cache of this package
@@ -137,11 +138,12 @@ class DistanceCache:
         """
         name = os.fsencode(path.absolute())
         try:
-            looks = json.dumps(identity(path))
+            file = file_of(path)
+            looks = json.dumps(identity(file))
             known = self._known_content(name)
             if known is not None and known[0] == looks:
                 return known[1]
-            settled = time.time_ns() - max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) > STEP_NS
+            settled = time.time_ns() - max(file.stat().st_mtime_ns, file.stat().st_ctime_ns) > STEP_NS
             content = digest(path)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise ScoringError(f"{path}: {reason(error) if isinstance(error, OSError) else error}") from error

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from damlpips.evaluation.datasets import members
 from damlpips.files import identity, open_regular, reason
-from damlpips.scoring.images import ScoringError, read_image
+from damlpips.scoring.images import ScoringError, decode_image, read_image
 from damlpips.version import SCORES
 
 # of a file to uint8 RGB (3, H, W)
@@ -38,7 +39,7 @@ class KeptImages:
 
     def __call__(self, path: Path) -> Tensor:
         try:
-            key = path, identity(path)
+            key = path, identity(members.file_of(path))
         except (OSError, ValueError):  # ValueError: a NUL in the name
             return self.read(path)  # whose error says more
         if key in self._images:
@@ -69,6 +70,15 @@ def read_without_alpha(path: Path) -> Tensor:
         raise ScoringError(f"{path}: {what}") from error
 
 
+def read_judged(path: Path) -> Tensor:
+    """Return the pixels of an image file as `read_image` does, also of one inside a shard."""
+    return members.read(path, read_image, decode_image)
+
+
+# a file's pixels are the same: distances that were kept under the second name stay good
+SAME = {f"{__name__}.read_judged": "damlpips.scoring.images.read_image"}
+
+
 @dataclass(frozen=True)
 class View:
     """How metrics see images.
@@ -79,7 +89,7 @@ class View:
             every image as it is.
     """
 
-    read: Reader = read_image
+    read: Reader = read_judged
     shorter_side: int | None = None
 
     def __post_init__(self) -> None:
@@ -97,7 +107,12 @@ class View:
     def described(self) -> str:
         """Return a text of everything that what metrics see depends on besides the file."""
         read = f"{self.read.__module__}.{self.read.__qualname__}"
-        of = {"read": read, "pillow": version("pillow"), "scores": SCORES, "shorter_side": self.shorter_side}
+        of = {
+            "read": SAME.get(read, read),
+            "pillow": version("pillow"),
+            "scores": SCORES,
+            "shorter_side": self.shorter_side,
+        }
         return json.dumps(of)
 
 

@@ -1,4 +1,4 @@
-"""Judged image sets on disk: published layouts, and CSV files of one's own.
+"""Judged image sets on disk: published layouts, and CSV files or shards of one's own.
 
 To add a layout: a module here with `detect(path)` and `read(path)`, which raises `DatasetError`; its row in
 `layouts.LAYOUTS`; an example in `tests/support/layouts.py`; a row and a section in `docs/how-to/judged-sets.md`. Tests

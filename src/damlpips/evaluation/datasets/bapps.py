@@ -106,7 +106,11 @@ def _check_partners(files: dict[str, Path], partners: dict[str, Path], folder: P
 
 def _share(path: Path) -> float:
     """Return the one number of an array file."""
-    content = read_bytes(path, LARGEST_ARRAY)
+    return share(read_bytes(path, LARGEST_ARRAY), path)
+
+
+def share(content: bytes, path: Path) -> float:
+    """Return the one number of an array file, a share of observers, by its bytes."""
     try:
         # not np.load, which takes other formats, too
         array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
@@ -114,7 +118,7 @@ def _share(path: Path) -> float:
         raise DatasetError(f"{path}: damaged array ({type(error).__name__}: {error})") from error
     if array.size != 1 or array.dtype.kind not in "fiu":
         raise DatasetError(f"{path}: expected an array of one number, got shape {array.shape} of {array.dtype}")
-    share = float(array.item())
-    if not 0 <= share <= 1:
-        raise DatasetError(f"{path}: expected a share of observers, 0 to 1, got {share}")
-    return share
+    found = float(array.item())
+    if not 0 <= found <= 1:
+        raise DatasetError(f"{path}: expected a share of observers, 0 to 1, got {found}")
+    return found

@@ -13,7 +13,9 @@ from damlpips.evaluation.judgements import JudgedSet
 from damlpips.files import reason
 
 AUTO = "auto"
-CSV = "csv"
+CSV, PARQUET, WEBDATASET = "csv", "parquet", "webdataset"
+# layouts of one's own sets: looked for in this order, and only where there is no published one
+OWN = (CSV, PARQUET, WEBDATASET)
 
 
 @dataclass(frozen=True)
@@ -69,19 +71,27 @@ LAYOUTS = {
         Layout("live", "live", "dmos_realigned.mat or dmos.mat, refimgs/", RATINGS, "DMOS, about 0 to 100", NEGATED),
         Layout("pipal", "pipal", "Train_Label/, Train_Ref/", RATINGS, "Elo", HIGHER_IS_CLOSER),
         Layout(CSV, "plain", "a file *.csv, or a folder with some", "ratings, choices", "yours", HIGHER_IS_CLOSER),
+        Layout(
+            *(PARQUET, "shards:PARQUET_FILES", "a file *.parquet, or a folder with some"),
+            *("ratings, choices", "yours", HIGHER_IS_CLOSER),
+        ),
+        Layout(
+            *(WEBDATASET, "shards:WEBDATASET", "a file *.tar, or a folder with some"),
+            *("ratings, choices", "yours", HIGHER_IS_CLOSER),
+        ),
     )
 }
 
 
 def load(path: Path, layout: str = AUTO) -> list[JudgedSet]:
-    """Return the judged sets that a folder or a CSV file holds; scores are turned so that higher is closer.
+    """Return the judged sets that a folder or a file holds; scores are turned so that higher is closer.
 
     Every image that a table names is there: folders are listed to check that, no image is opened.
 
     Args:
-        path: the folder of a published set, or a CSV file or folder of one's own.
-        layout: a name in `LAYOUTS`, or "auto": every published layout whose files are there, and plain CSV where
-            none is.
+        path: the folder of a published set, or a CSV file, a shard, or a folder of these.
+        layout: a name in `LAYOUTS`, or "auto": every published layout whose files are there, and where none is the
+            first of plain CSV, Parquet and WebDataset.
 
     Raises:
         DatasetError: no layout fits, or a file is missing or damaged; names the file, row and column.
@@ -107,8 +117,9 @@ def load(path: Path, layout: str = AUTO) -> list[JudgedSet]:
 
 def _fitting(path: Path) -> list[str]:
     # a published set may hold CSV files, too
-    names = [name for name, layout in LAYOUTS.items() if name != CSV and layout.reader.detect(path)]
-    if not names and not LAYOUTS[CSV].reader.detect(path):
+    names = [name for name, layout in LAYOUTS.items() if name not in OWN and layout.reader.detect(path)]
+    names = names or [name for name in OWN if LAYOUTS[name].reader.detect(path)][:1]
+    if not names:
         known = "; ".join(f"{name} ({layout.looked_for})" for name, layout in LAYOUTS.items())
         raise DatasetError(f"{path}: no judged set of a known layout, looked for {known}")
-    return names or [CSV]
+    return names
