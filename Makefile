@@ -6,14 +6,14 @@ READY := $(VENV)/.ready
 SHARED ?= ../shared
 JOBS ?= 2
 
-.PHONY: setup demo test test-oldest fuzz lint docs bench bench-quick gpu gpu-rehearsal agree agree-full agree-256 agree-challenge agree-more networks judged-sets train-nano train-nano-smoke clean
+.PHONY: setup demo test test-oldest fuzz lint docs bench bench-quick gpu gpu-rehearsal agree agree-full agree-256 agree-challenge agree-more networks judged-sets train-nano train-nano-smoke matrix release-check sbom clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "damlpips needs Python 3.10 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[all,test,docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[all,pyiqa,test,docs]'
 	touch $(READY)
 
 DEMO := jpeg_q30 jpeg_q8 blur_1.5 noise_15
@@ -152,6 +152,24 @@ train-nano: $(READY)
 train-nano-smoke: $(READY)
 	$(BIN)/python -m training.nano docs/demo --teachers nano --shards 2 --items 8 --steps 80 --batch 4 \
 		--processes $(JOBS) --work build/nano-smoke --out build/nano-smoke/trained.safetensors
+
+# The wheel with Python 3.10 to 3.14, as found, and the oldest and newest releases that it allows, each in an environment of
+# its own: hours and gigabytes. Goes on where it was stopped; make matrix MATRIX='--python python3.10 --packages oldest'
+MATRIX ?=
+matrix: $(READY)
+	rm -rf build/wheel
+	$(BIN)/python -m build --wheel --outdir build/wheel .
+	$(BIN)/python release/matrix.py --wheel build/wheel/*.whl $(MATRIX)
+
+# A dry run of a release; leaves the wheel and the sdist in dist/
+release-check: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
+	$(BIN)/python release/check.py
+
+# What comes with an installed wheel, as CycloneDX, in dist/
+sbom: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
+	$(BIN)/python release/sbom.py
 
 clean:
 	rm -rf $(VENV) docs/_build dist build

@@ -1,0 +1,68 @@
+"""Write what comes with an installed wheel, as CycloneDX: `make sbom`.
+
+The wheel in dist/ (`make release-check` leaves it there) is installed in an environment of its own. To the packages found
+there the weights are added that the wheel carries, with SHA-256, licence and source from `weights/cards.toml`.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import tomllib
+import venv
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+DIST = ROOT / "dist"
+
+
+def weights() -> list[dict[str, Any]]:
+    """Return the files of weights that are part of the wheel, as components."""
+    cards = tomllib.loads((ROOT / "weights" / "cards.toml").read_text(encoding="utf-8"))
+    return [component for card in each(cards) if (component := as_component(card))]
+
+
+def each(value: Any) -> list[dict[str, Any]]:
+    """Return all tables with a file, however deep."""
+    if not isinstance(value, dict):
+        return []
+    own = [value] if "file" in value else []
+    return own + [card for inner in value.values() for card in each(inner)]
+
+
+def as_component(card: dict[str, Any]) -> dict[str, Any] | None:
+    if not (ROOT / "weights" / card["file"]).is_file():
+        return None  # torchvision's, which are downloaded
+    return {
+        "type": "machine-learning-model",
+        "name": card["file"],
+        "hashes": [{"alg": "SHA-256", "content": card["sha256"]}],
+        "licenses": [{"license": {"name": card["licence"]}}],
+    }
+
+
+def main() -> int:
+    if not (wheels := sorted(DIST.glob("*.whl"))):
+        print(f"no wheel in {DIST}: make release-check first", file=sys.stderr)
+        return 2
+    wheel = wheels[-1]
+    out = DIST / f"{wheel.name.split('-py3')[0]}.sbom.json"
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        inside = str(Path(folder) / "bin" / "python")
+        quiet = ("--quiet", "--disable-pip-version-check")
+        subprocess.run([inside, "-m", "pip", "install", *quiet, str(wheel)], check=True)
+        subprocess.run([inside, "-m", "pip", "uninstall", *quiet, "--yes", "pip"], check=True)
+        # run as a module: the tool beside this Python, whatever is on PATH
+        tool = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible", "--of", "JSON"]
+        subprocess.run([*tool, "-o", str(out), inside], check=True)
+    found = json.loads(out.read_text())
+    found["components"] += weights()
+    out.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{out.relative_to(ROOT)}: {len(found['components'])} components")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
