@@ -157,6 +157,7 @@ train-nano-smoke: $(READY)
 # its own: hours and gigabytes. Goes on where it was stopped; make matrix MATRIX='--python python3.10 --packages oldest'
 MATRIX ?=
 matrix: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
 	rm -rf build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel .
 	$(BIN)/python release/matrix.py --wheel build/wheel/*.whl $(MATRIX)

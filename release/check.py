@@ -45,7 +45,7 @@ class Failed(Exception):
 
 
 def run(*command: str, cwd: Path = ROOT) -> str:
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"NO_COLOR": "1"}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Failed(f"{' '.join(command)}:\n{(done.stdout + done.stderr)[-2000:]}")

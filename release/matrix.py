@@ -3,8 +3,8 @@
     python release/matrix.py --python python3.10 --python python3.14 --packages newest
 
 Each environment is new and has a wheel of this checkout, never the checkout itself; it is removed after its tests. What
-was measured is kept in `rows.json` of the work folder: a run that was stopped goes on where it was. Needs Python 3.11
-and pip.
+was measured is kept in `rows.json` of the work folder: a run that was stopped goes on where it was. Needs Python 3.11,
+and uv to install.
 
 `oldest` are the lowest releases that pyproject.toml allows; the other packages are as new as these allow.
 """
@@ -65,9 +65,10 @@ def measure(python: str, packages: str, wheel: Path, work: Path) -> dict:
     pins = home / "pins.txt"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins.write_text("\n".join(lowest(project)) + "\n" if packages == "oldest" else "")
-    pip = (inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir")
+    # uv, not pip, which takes hours to find old releases of pyiqa's requirements that go together
+    install = (sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", inside, "--cache-dir", str(work / "cache"))
     try:
-        if run(*pip, "-c", str(pins), f"{wheel}[{EXTRAS}]", *TOOLS, cwd=home, log=log):
+        if run(*install, "-c", str(pins), f"{wheel}[{EXTRAS}]", *TOOLS, cwd=home, log=log):
             return {**row, "result": "not installed: " + last(log)}
         about = subprocess.run([inside, "-c", ABOUT, *SHOWN], cwd=home, capture_output=True, text=True, check=True)
         row["python"], row["versions"] = json.loads(about.stdout)
