@@ -1,9 +1,9 @@
-"""A dry run of a release: `make release-check`. Nothing is uploaded or tagged; the wheel and the sdist are left in dist/.
+"""A dry run of a release: `make release-check`. Nothing is uploaded or tagged; the files are left in dist/.
 
     python release/check.py
 
-Every step is run, whatever those before it gave; the exit status is 1 if any failed. Needs git and the extras `release` and
-`docs`.
+Every step is run, whatever those before it gave; the exit status is 1 if any failed. Needs git, and the extras `release`
+and `docs`.
 """
 
 import hashlib
@@ -14,11 +14,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
 import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+
+import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"

@@ -16,15 +16,24 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = [f"python3.{minor}" for minor in range(10, 15)]
 # what a row of the table names
 SHOWN = ("torch", "torchvision", "torchmetrics", "pyiqa", "piq")
 EXTRAS = "cli,piq,pyiqa"
-TOOLS = ("pytest>=8", "pytest-timeout", "hypothesis>=6.100", "beartype>=0.18", "lpips==0.1.4", "scipy", "opencv-python-headless")
+TOOLS = (
+    "pytest>=8",
+    "pytest-timeout",
+    "hypothesis>=6.100",
+    "beartype>=0.18",
+    "lpips==0.1.4",
+    "scipy",
+    "opencv-python-headless",
+)
 # scores against the golden ones; parity with lpips, piq, pyiqa and torchmetrics; the names in each of them
 TESTS = (
     "tests/models/test_score_version.py",
@@ -34,7 +43,10 @@ TESTS = (
     "tests/adapters/test_pyiqa.py",
     "tests/adapters/torchmetrics",
 )
-ABOUT = "import importlib.metadata as m, json, platform, sys; print(json.dumps([platform.python_version(), {n: m.version(n) for n in sys.argv[1:]}]))"
+ABOUT = """
+import importlib.metadata, json, platform, sys
+print(json.dumps([platform.python_version(), {name: importlib.metadata.version(name) for name in sys.argv[1:]}]))
+"""
 LOWER = re.compile(r"^([A-Za-z0-9_-]+)>=([0-9.]+)")
 
 
@@ -66,7 +78,18 @@ def measure(python: str, packages: str, wheel: Path, work: Path) -> dict:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins.write_text("\n".join(lowest(project)) + "\n" if packages == "oldest" else "")
     # uv, not pip, which takes hours to find old releases of pyiqa's requirements that go together
-    install = (sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", inside, "--cache-dir", str(work / "cache"))
+    install = (
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        inside,
+        "--cache-dir",
+        str(work / "cache"),
+    )
     try:
         if run(*install, "-c", str(pins), f"{wheel}[{EXTRAS}]", *TOOLS, cwd=home, log=log):
             return {**row, "result": "not installed: " + last(log)}

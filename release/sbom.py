@@ -1,17 +1,18 @@
 """Write what comes with an installed wheel, as CycloneDX: `make sbom`.
 
-The wheel in dist/ (`make release-check` leaves it there) is installed in an environment of its own. To the packages found
-there the weights are added that the wheel carries, with SHA-256, licence and source from `weights/cards.toml`.
+The wheel in dist/ (`make release-check` leaves it there) is installed in an environment of its own. The list has the
+packages found there, and the weights in the wheel, with SHA-256 and licence from `weights/cards.toml`.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
-import tomllib
 import venv
 from pathlib import Path
 from typing import Any
+
+import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"

@@ -19,8 +19,8 @@ def test_the_changelog_speaks_of_the_golden_files_as_they_are() -> None:
     files = sorted(path.name for path in GOLDEN.iterdir())
     line = f"- Score version {SCORES}; golden files: {', '.join(f'{name} {short(name)}' for name in files)}."
     assert line in " ".join(newest.split()), (
-        "scores, digests or rows changed: say what and how much under '### Scores changed' (or '### Files changed') of the"
-        f" newest version in CHANGELOG.md, and then end it with this line:\n{line}"
+        "scores, digests or rows changed: say what and how much under '### Scores changed' (or '### Files changed') of"
+        f" the newest version in CHANGELOG.md, and then end it with this line:\n{line}"
     )
 
 
