@@ -2,8 +2,8 @@
 
     python release/check.py
 
-Every step is run, whatever those before it gave; the exit status is 1 if any failed. Needs git, and the extras `release`
-and `docs`.
+Every step is run, whatever those before it gave; the exit status is 1 if any failed. Needs git and the extras
+`release` and `docs`.
 """
 
 import hashlib
