@@ -53,6 +53,10 @@ class Differences:
         blocks = range(0, len(self.table), BLOCK)
         return np.concatenate([self.table[k : k + BLOCK, 0] @ w for k in blocks])
 
+    def of(self, *rows: NDArray[np.intp]) -> tuple[Tensor, ...]:
+        """Return the numbers of the pairs in some rows, (n, 2, channels) each."""
+        return tuple(torch.from_numpy(self.table[of]) for of in rows)
+
 
 def differences(
     choices: Choices, metric: LPIPS, stack: ExitStack, *, cache: Path | None, progress: Progress | None = None

@@ -1,18 +1,15 @@
-"""What comes out of a fit: the heads in the format of `lpips`, and beside them a card that says where they are from."""
+"""What comes out of a fit: heads in the format of `lpips`, perhaps a network, and a card that says what they are."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from damlpips.calibration.training import Fitted
+from damlpips.calibration.weights import SUFFIX, weights_path, write, write_heads
 from damlpips.evaluation.figures import SetFigures
-from damlpips.files import digest, replacing, write_whole
+from damlpips.files import digest, write_whole
 from damlpips.version import __version__
-
-SUFFIX = ".safetensors"
 
 
 def card_path(path: Path) -> Path:
@@ -23,25 +20,31 @@ def card_path(path: Path) -> Path:
 def save(fitted: Fitted, path: Path) -> None:
     """Write the heads to `NAME.safetensors`, which `heads=PATH` loads, and the card to `NAME.json`.
 
+    A network that was learned goes to `NAME.weights.safetensors`, which `weights=PATH` loads, together with the heads.
+
     Raises:
         ValueError: another suffix. OSError: it cannot be written.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"{path}: expected a name that ends in {SUFFIX}")
-    state = {f"lin{k}.model.1.weight": w.reshape(1, -1, 1, 1).contiguous() for k, w in enumerate(fitted.heads)}
-    with replacing(path) as whole:
-        save_file(state, whole)
-    write_whole(card_path(path), json.dumps(card(fitted, digest(path)), indent=2, allow_nan=False) + "\n")
+    sha256 = None
+    if fitted.network is not None:
+        write(fitted.network, weights_path(path))
+        sha256 = digest(weights_path(path))
+    write_heads(fitted.heads, path)
+    found = card(fitted, digest(path), sha256)
+    write_whole(card_path(path), json.dumps(found, indent=2, allow_nan=False) + "\n")
 
 
-def card(fitted: Fitted, sha256: str) -> dict[str, Any]:
+def card(fitted: Fitted, sha256: str, weights_sha256: str | None = None) -> dict[str, Any]:
     """Return what is known about heads, as it is written: what, from what, how, and how good."""
     choices, contents = fitted.learned_from
     return {
         "sha256": sha256,
+        "weights_sha256": weights_sha256,
         "damlpips": __version__,
-        "variant": "lin",
+        "variant": fitted.recipe.variant,
         "backbone": fitted.backbone,
         "fitted": fitted.metric,
         "recipe": asdict(fitted.recipe),

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+VARIANTS = ("lin", "tune", "scratch")
 LOSSES = ("ranking", "likelihood")
 
 # Adam, betas (0.5, 0.999), and one rate that falls linearly in the second half of ten epochs
@@ -17,9 +18,11 @@ HELD_OUT = 0.2
 
 @dataclass(frozen=True)
 class Recipe:
-    """How heads are learned.
+    """What is learned, and how.
 
     Attributes:
+        variant: `"lin"`: heads, on a network that stays as it is. `"tune"`: the network as well, from the weights that
+            it has. `"scratch"`: the network as well, from weights at random: those that it is built with.
         loss: `"ranking"`, the published one: a small network, learned along with the heads, says from the two distances
             which share of observers chooses the second. `"likelihood"`: the binomial likelihood of the votes, without a
             network; a choice with more votes counts more.
@@ -28,7 +31,10 @@ class Recipe:
         batch: choices in a step.
         dropout: the share of a map's squared differences that is left out in training, 0 to 1, 1 excluded.
         held_out: the share of contents that nothing is learned from, between 0 and 1.
-        seed: of the first heads, the order of the choices, the dropout and the contents held out.
+        swap: whether the two pairs of a choice change places half of the time, by chance: each is the first as often as
+            the second, whatever the data say. The released code does not.
+        seed: of the first heads and a network at random, the order of the choices, what is dropped and swapped, and the
+            contents held out.
 
     Raises:
         ValueError: a value out of range.
@@ -38,6 +44,7 @@ class Recipe:
         2403.10390 (votes as binomial); Bradley, Terry, Biometrika 39, 1952 (their odds).
     """
 
+    variant: str = "lin"
     loss: str = "ranking"
     learning_rate: float = LEARNING_RATE
     epochs: int = EPOCHS
@@ -45,10 +52,12 @@ class Recipe:
     batch: int = BATCH
     dropout: float = DROPOUT
     held_out: float = HELD_OUT
+    swap: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         expected = {
+            "variant": (self.variant in VARIANTS, f"one of {', '.join(map(repr, VARIANTS))}"),
             "loss": (self.loss in LOSSES, f"one of {', '.join(map(repr, LOSSES))}"),
             "learning_rate": (0 < self.learning_rate < math.inf, "a finite number above 0"),
             "epochs": (self.epochs >= 0, "0 or more"),
@@ -56,6 +65,7 @@ class Recipe:
             "batch": (self.batch >= 1, "1 or more"),
             "dropout": (0 <= self.dropout < 1, "a share from 0 to 1, 1 excluded"),
             "held_out": (0 < self.held_out < 1, "a share between 0 and 1"),
+            "swap": (isinstance(self.swap, bool), "True or False"),
             "seed": (0 <= self.seed < 1 << 32, "0 to 2^32 - 1"),
         }
         for name, (right, what) in expected.items():

@@ -1,4 +1,4 @@
-"""The fit: heads learned from choices, on Lightning's Trainer, and how well they agree with people before and after."""
+"""The fit: heads, and perhaps a network, learned on Lightning's Trainer; how well they agree before and after."""
 
 import json
 import logging
@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from damlpips.calibration.choices import Choices, read
-from damlpips.calibration.differences import Differences, Progress, channels, differences, network
-from damlpips.calibration.learner import FitError, HeadLearner, Learner
+from damlpips.calibration.differences import Progress, channels, network
+from damlpips.calibration.images import loader
+from damlpips.calibration.learner import FitError, Learner
 from damlpips.calibration.recipe import Recipe
 from damlpips.calibration.split import held_out, linked
+from damlpips.calibration.subjects import Heads, Network, Subject
 from damlpips.evaluation.figures import SetFigures, compare, evaluate
 from damlpips.evaluation.judgements import JudgedSet
 from damlpips.models.lpips import LPIPS
@@ -35,10 +37,11 @@ CHECKPOINT = "last"
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """Heads that were learned, and how well they agree with people.
+    """Heads that were learned, perhaps with the network below them, and how well they agree with people.
 
     Attributes:
         heads: of each layer, (C_l,), 0 or more.
+        network: the network's weights by the names of its files; None where it stayed as it was.
         metric: what was fitted: a line of `describe()`; `before` is its figures.
         before, after: the figures on the contents held out, with 95 % intervals over contents.
         difference: of the two.
@@ -48,6 +51,7 @@ class Fitted:
     """
 
     heads: list[Tensor]
+    network: dict[str, Tensor] | None
     recipe: Recipe
     backbone: str
     metric: str
@@ -65,6 +69,7 @@ def fit(
     recipe: Recipe | None = None,
     *,
     cache: Path | None = None,
+    workers: int = 0,
     checkpoints: Path | None = None,
     precision: str = "32-true",
     samples: int = 1000,
@@ -72,22 +77,24 @@ def fit(
     shown: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> Fitted:
-    """Learn heads from choices between two pairs of images (2AFC).
+    """Learn heads, and perhaps the network below them, from choices between two pairs of images (2AFC).
 
     ::
 
         d_k = sum_lc w_lc mean_p (a^_lcp - b^_lcp)^2,    w >= 0,    p(the second is chosen) = G(d_0, d_1)
 
-    The heads w, and the parameters of G, minimise the cross-entropy of p and the votes: see `Recipe.loss`. The network
-    is not changed. Contents are held out whole; images are of one content where a judgement or a file joins them.
+    The heads w, the parameters of G and, unless `Recipe.variant` is "lin", the weights of the network that makes a and
+    b minimise the cross-entropy of p and the votes: see `Recipe.loss`. The metric itself is not changed. Contents are
+    held out whole; images are of one content where a judgement or a file joins them.
 
     Args:
         sets: of choices, as `damlpips.evaluation.datasets.load` reads them.
         metric: a network known by name, on the device to learn on. What it weighs so far is what the figures before
-            are of; learning starts from random heads, as published.
+            are of, for "scratch" on the network at random; learning starts from random heads, as published.
         recipe: the published one by default.
-        cache: a folder in which what is computed of the images is kept, 8 bytes a channel and pair; None: until the
-            end.
+        cache: for "lin", a folder in which what is computed of the images is kept, 8 bytes a channel and pair; None:
+            until the end.
+        workers: processes that read images while others are learned from; 0: none. They change nothing but the time.
         checkpoints: a folder in which each epoch is kept; a fit that was interrupted goes on from there, to the same
             bits.
         precision: as of Lightning's `Trainer`.
@@ -104,32 +111,43 @@ def fit(
 
     Reference:
         Zhang, Isola, Efros, Shechtman, Wang, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
-        CVPR 2018, arXiv 1801.03924: the variant "lin".
+        CVPR 2018, arXiv 1801.03924: the variants "lin", "tune" and "scratch".
     """
     recipe = Recipe() if recipe is None else recipe
-    sizes = channels(metric)
-    _check(metric)
+    _check(metric, recipe)
+    if workers < 0:
+        raise ValueError(f"workers: expected 0 or more, got {workers}")
+    if cache is not None and recipe.variant != "lin":
+        raise ValueError(f"cache: {recipe.variant!r} runs images again in each epoch and keeps nothing, got {cache}")
+    choices = read(sets)
+    contents = linked(choices.keys)
+    out = held_out(contents, recipe.held_out, recipe.seed)
     with ExitStack() as stack:
-        table = differences(choices := read(sets), metric, stack, cache=cache, progress=progress)
-        contents = linked(choices.keys)
-        out = held_out(contents, recipe.held_out, recipe.seed)
-        start = metric.definition.heads
-        before = torch.ones(sum(sizes)) if start is None else torch.cat(list(start)).cpu()
-        learner = HeadLearner(sizes, recipe, _fingerprint(choices, metric, recipe))
-        rows, device = np.flatnonzero(~out), metric.encoder.device
-        _train(learner, _Rows(choices, table), rows, device, checkpoints, precision, shown, callbacks)
-        weights = learner.heads.detach().cpu()
-        judgements = [judgement for judged in sets for judgement in judged.judgements]
-        kept = JudgedSet("held out", tuple(judgements[k] for k in np.flatnonzero(out)))
-        kept = _of_contents(kept, [str(contents[k]) for k in np.flatnonzero(out)])
-        one, other = (choices.of_pairs(table.distances(w))[out] for w in (before, weights))
+        subject: Subject
+        if recipe.variant == "lin":
+            subject = Heads(metric, choices, stack, cache=cache, progress=progress)
+        else:
+            subject = Network(metric, choices, recipe, stack, workers=workers)
+        metric = subject.metric
+        described = metric.describe()
+        pairs = np.unique([choices.first[out], choices.second[out]])
+        before = subject.before(pairs, progress)
+        learner = subject.learner(recipe, _fingerprint(choices, metric, recipe))
+        batches = loader(_Rows(choices, subject), _Shuffled(np.flatnonzero(~out), recipe), workers)
+        _train(learner, batches, metric.encoder.device, checkpoints, precision, shown, callbacks)
+        after = subject.after(learner, pairs)
+    judgements = [judgement for judged in sets for judgement in judged.judgements]
+    kept = JudgedSet("held out", tuple(judgements[k] for k in np.flatnonzero(out)))
+    kept = _of_contents(kept, [str(contents[k]) for k in np.flatnonzero(out)])
+    one, other = (choices.of_pairs(d)[out] for d in (before, after))
     figures = [evaluate(kept, d, samples=samples, seed=recipe.seed, headline_only=True) for d in (one, other)]
     exceeding = compare(kept, other, one, samples=samples, seed=recipe.seed, headline_only=True)
     return Fitted(
-        heads=list(weights.split(list(sizes))),
+        heads=learner.each_head(),
+        network=learner.network_state(),
         recipe=recipe,
         backbone=str(metric.source.backbone),
-        metric=metric.describe(),
+        metric=described,
         before=figures[0],
         after=figures[1],
         difference=exceeding[figures[0].headline_name],
@@ -139,15 +157,18 @@ def fit(
     )
 
 
-def _check(metric: LPIPS) -> None:
+def _check(metric: LPIPS, recipe: Recipe) -> None:
     """Refuse what heads from a file are not loaded for, or what is not a mean of places."""
     settings = metric.settings
+    channels(metric)
     wanted = {"comparison": "spatial", "channel_norm": True, "video": False, "tile": None}
     for name, value in wanted.items():
         if getattr(settings, name) != value:
             raise ValueError(f"{name}: heads are learned for {name}={value!r}, got {getattr(settings, name)!r}")
     if settings.heads == "v0.0":
         raise ValueError("heads: expected 'uniform', 'v0.1' or a file, got 'v0.0', whose network sees other values")
+    if recipe.variant != "lin" and metric.encoder.dtype != torch.float32:
+        raise ValueError(f"dtype: a network is learned from float32 (see `precision`), got {metric.encoder.dtype}")
 
 
 def _of_contents(judged: JudgedSet, contents: Sequence[str]) -> JudgedSet:
@@ -161,15 +182,15 @@ def _fingerprint(choices: Choices, metric: LPIPS, recipe: Recipe) -> str:
     return json.dumps(of, sort_keys=True, default=str)
 
 
-class _Rows(Dataset):
+class _Rows:
     """Batches of choices by their rows."""
 
-    def __init__(self, choices: Choices, of: Differences) -> None:
-        self.choices, self.table = choices, of.table
+    def __init__(self, choices: Choices, subject: Subject) -> None:
+        self.choices, self.subject = choices, subject
 
-    def __getitem__(self, rows: Any) -> tuple[Any, ...]:
+    def __call__(self, rows: Any) -> tuple[Any, ...]:
         of = self.choices
-        pairs = tuple(torch.from_numpy(self.table[pair[rows]]) for pair in (of.first, of.second))
+        pairs = self.subject.of(of.first[rows], of.second[rows])
         return pairs, *map(torch.from_numpy, (of.share[rows], of.votes[rows], rows))
 
 
@@ -193,17 +214,13 @@ class _Shuffled(Sampler):
 
 def _train(
     learner: Learner,
-    batches: Dataset,
-    rows: np.ndarray,
+    batches: DataLoader,
     device: torch.device,
     checkpoints: Path | None,
     precision: str,
     shown: bool,
     callbacks: Sequence[Callback],
 ) -> None:
-    # a generator of its own: the loader would draw from torch's
-    own: dict[str, Any] = {"batch_size": None, "generator": torch.Generator()}
-    loader: DataLoader = DataLoader(batches, sampler=_Shuffled(rows, learner.recipe), **own)
     keeping = [] if checkpoints is None else [_each_epoch(checkpoints)]
     last = None if checkpoints is None else _last(checkpoints, learner)
     on_ctrl_c = signal.getsignal(signal.SIGINT)
@@ -223,16 +240,16 @@ def _train(
         # nothing in a checkpoint needs more, where Lightning offers it
         safely = {"weights_only": True} if "weights_only" in signature(trainer.fit).parameters else {}
         try:
-            trainer.fit(learner, loader, ckpt_path=last, **safely)  # type: ignore[arg-type]
+            trainer.fit(learner, batches, ckpt_path=last, **safely)  # type: ignore[arg-type]
         except SystemExit as error:  # Lightning's answer to Ctrl-C, which it then ignores
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, on_ctrl_c)
             raise KeyboardInterrupt from error
         if trainer.interrupted:  # the same, before Lightning 2.3
             raise KeyboardInterrupt
-    if not bool(learner.heads.isfinite().all()):
+    if not all(bool(weights.isfinite().all()) for weights in learner.parameters()):
         rate = learner.recipe.learning_rate
-        raise FitError(f"the heads are not finite after the last batch: try a lower learning rate than {rate:g}")
+        raise FitError(f"the weights are not finite after the last batch: try a lower learning rate than {rate:g}")
 
 
 def _last(folder: Path, learner: Learner) -> Path | None:

@@ -307,15 +307,31 @@ class Backbone(nn.Module):
         if (self.device, self.dtype) == (device, dtype):
             return self
         if (device, dtype) not in self._replicas:
-            twin = Backbone.__new__(Backbone)
-            nn.Module.__init__(twin)
-            network = copy.deepcopy(self.network).to(device, dtype)
-            twin._set_up(network, self.scaling, self.min_size, self.name, torch.empty(0, device=device, dtype=dtype))
-            twin.preprocess = copy.deepcopy(self.preprocess)
-            if isinstance(twin.preprocess, nn.Module):
-                twin.preprocess.to(device, twin._exact)
-            self._replicas[device, dtype] = twin
+            self._replicas[device, dtype] = self._copied(device, dtype)
         return self._replicas[device, dtype]
+
+    def _copied(self, device: torch.device, dtype: torch.dtype) -> "Backbone":
+        twin = Backbone.__new__(Backbone)
+        nn.Module.__init__(twin)
+        network = copy.deepcopy(self.network).to(device, dtype)
+        twin._set_up(network, self.scaling, self.min_size, self.name, torch.empty(0, device=device, dtype=dtype))
+        twin.preprocess = copy.deepcopy(self.preprocess)
+        if isinstance(twin.preprocess, nn.Module):
+            twin.preprocess.to(device, twin._exact)
+        return twin
+
+    def learnable(self) -> "Backbone":
+        """Return a copy whose weights can be learned; it stays in eval mode, with the statistics that it has."""
+        twin = self._copied(self.device, self.dtype)
+        twin.network.requires_grad_()
+        return twin
+
+    def table_state(self) -> dict[str, Tensor]:
+        """Return a copy of the weights on the CPU, with the names that files of this network of the table have."""
+        spec = BACKBONES[self.name]
+        network = self.network.sequence if isinstance(self.network, _Steps) else self.network
+        state = {spec.prefix + name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+        return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
 
     def fingerprint(self) -> str:
         """Return a digest of the network's structure and weights that is the same in every process."""
