@@ -42,6 +42,20 @@ def test_heads_a_card_and_figures(choices: Path, tmp_path: Path) -> None:
     assert (scored.exit_code, scored.stderr) == (0, "")
 
 
+def test_a_network_beside_the_heads(choices: Path, tmp_path: Path) -> None:
+    out, network = tmp_path / "lpips.safetensors", tmp_path / "lpips.weights.safetensors"
+    result = run("fit", choices, "--variant", "tune", "--swap", "--workers", 1, *QUICK, "-o", out)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[0] == f"{network}: the network"
+    assert set(contents(tmp_path)) == {out, network, tmp_path / "lpips.json"}
+    card = json.loads((tmp_path / "lpips.json").read_text())
+    assert (card["variant"], card["recipe"]["swap"]) == ("tune", True)
+    images = [choices.parent / name for name in ("0_0.png", "0_1.png")]
+    options = ("--metric", "lpips", "--backbone", "nano", "--heads", out, "--weights", network)
+    scored = run("score", *images, *options, "--json", "-")
+    assert (scored.exit_code, scored.stderr) == (0, "")
+
+
 def test_quiet(choices: Path, tmp_path: Path) -> None:
     result = run("fit", choices, *QUICK, "--quiet", "-o", tmp_path / "heads.safetensors")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
@@ -81,7 +95,9 @@ def test_what_it_refuses(choices: Path, tmp_path: Path) -> None:
         ("--dropout: expected a share from 0 to 1, 1 excluded, got 1.0", (choices, "-o", out, "--dropout", 1)),
         ("--learning-rate: expected a finite number above 0, got nan", (choices, "-o", out, "--learning-rate", "nan")),
         ("none.csv: No such file", (tmp_path / "none.csv", "-o", out)),
-        ("'--variant'.*'tune'", (choices, "-o", out, "--variant", "tune")),
+        ("'--variant'.*'all'", (choices, "-o", out, "--variant", "all")),
+        ("--cache .*: only --variant lin", (choices, "-o", out, "--variant", "tune", "--cache", tmp_path / "cache")),
+        ("--weights .*at random", (choices, "-o", out, "--variant", "scratch", "--weights", "alex.pth")),
         ("heads", (choices, "-o", out, *QUICK, "--heads", "v9")),
         (r"epoch \d, batch \d: the loss is", (choices, "-o", out, *QUICK, "--learning-rate", 1e30)),
         ("held_out: .* of 8 contents", (choices, "-o", out, *QUICK, "--held-out", 0.95)),

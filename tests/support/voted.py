@@ -77,3 +77,29 @@ def difference(a: torch.Tensor, b: torch.Tensor, w: torch.Tensor) -> torch.Tenso
     """LPIPS of a layer, by its equation."""
     a, b = (v / (v.norm(dim=1, keepdim=True) + 1e-10) for v in (a, b))
     return ((a - b) ** 2).mean((2, 3)) @ w
+
+
+def cast_set(folder: Path, contents: int, images: int, *, votes: int = 10, seed: int = 0) -> JudgedSet:
+    """Write images with noise and a colour cast, and return choices whose votes follow the cast alone.
+
+    Networks for recognition see noise first: they agree with such votes little more than by chance.
+    """
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for c in range(contents):
+        image = pixels(1000 * seed + c, SIZE, SIZE).astype(float)
+        paths, casts = [folder / f"{c}.png"], [0.0]
+        Image.fromarray(image.astype(np.uint8)).save(paths[0])
+        for k in range(images):
+            noise = rng.normal(0, 60 * rng.uniform(0, 1), image.shape)
+            x = np.clip(image + rng.normal(0, 30 * rng.uniform(0.1, 1), 3) + noise, 0, 255).astype(np.uint8)
+            paths.append(folder / f"{c}_{k}.png")
+            Image.fromarray(x).save(paths[-1])
+            casts.append(np.abs(x.mean((0, 1)) - image.mean((0, 1))).sum() + 1e-3)
+        for one, other in combinations(range(1, images + 1), 2):
+            share = casts[one] ** 3 / (casts[one] ** 3 + casts[other] ** 3)
+            chose = float(rng.binomial(votes, share))
+            pairs = [(paths[0], paths[k]) for k in (one, other)]
+            found.append(Choice(*pairs, votes - chose, chose, content=str(c)))
+    return JudgedSet("cast", tuple(found))

@@ -1,13 +1,16 @@
-"""Metrics that learn from people: the heads of LPIPS, fitted to choices between two images.
+"""Metrics that learn from people: LPIPS fitted to choices between two images, its heads or its network as well.
 
     recipe           what a fit is asked for; the defaults are published ones
     choices          choices between two pairs of images, as columns
     differences      judged pairs of files to what heads weigh, kept on disk
     split            contents to learn from, and contents held out
     ranking          from two distances to the share of observers that is expected to choose the second
+    images           the images of pairs of files, batch by batch, where a network is learned
+    subjects         what each variant fits: its batches, what learns, distances before and after
     learner          what is learned, step by step
     training         the fit itself, on Lightning
-    heads            what comes out: the file of heads, and a card beside it
+    weights          heads and networks in files; weights at random
+    heads            what comes out: the file of heads, perhaps one of a network, and a card
 
 It may import everything but `damlpips.cli`; of the package, only that imports it. It needs
 `pip install 'damlpips[fit]'`.

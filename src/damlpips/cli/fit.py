@@ -1,4 +1,4 @@
-"""`damlpips fit`: choices between two images in, heads of LPIPS out."""
+"""`damlpips fit`: choices between two images in, heads of LPIPS out, and perhaps a network."""
 
 import sys
 from enum import Enum
@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from damlpips.calibration import recipe as published
-from damlpips.calibration.recipe import LOSSES, Recipe
+from damlpips.calibration.recipe import LOSSES, VARIANTS, Recipe
 from damlpips.cli.agree import KNOWN_LAYOUTS, load_sets
 from damlpips.cli.model import DeviceOption, bad_input, starting
 from damlpips.cli.options import check_installed, check_outputs, find_device, progress_bar
@@ -29,18 +29,15 @@ EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]damlpips fit choices.csv --backbone nano --loss likelihood --learning-rate 0.01 -o heads.safetensors[/cyan]
 
+[cyan]damlpips fit dataset/2afc/train --variant tune --workers 4 --device cuda -o tuned.safetensors[/cyan]
+
 [cyan]damlpips score REF DIST --metric lpips --backbone alex --heads heads.safetensors[/cyan]
 
 Exit status: 0; 2 for bad input; 130 when interrupted: with --checkpoints the same
 command goes on from the last epoch."""
 
 
-class Variant(str, Enum):
-    """What is learned."""
-
-    LIN = "lin"
-
-
+Variant = Enum("Variant", {value: value for value in VARIANTS}, type=str)  # type: ignore[misc]
 Loss = Enum("Loss", {value: value for value in LOSSES}, type=str)  # type: ignore[misc]
 DEFAULT = Recipe()
 
@@ -51,10 +48,19 @@ def fit(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", metavar="FILE.safetensors", help="Where the heads go; beside it a card, FILE.json."
+            "--out",
+            "-o",
+            metavar="FILE.safetensors",
+            help="Where the heads go; beside it a card, FILE.json, and a learned network, FILE.weights.safetensors.",
         ),
     ],
-    variant: Annotated[Variant, typer.Option(help="lin: the heads, on a network that stays as it is.")] = Variant.LIN,
+    variant: Annotated[
+        Variant,
+        typer.Option(
+            help="lin: the heads, on a network that stays as it is; tune: the network as well; scratch: the same, from"
+            " weights at random."
+        ),
+    ] = Variant[DEFAULT.variant],
     backbone: Annotated[
         str, typer.Option(metavar="NAME", help=f"{', '.join(BACKBONES)}.", autocompletion=starting(BACKBONES))
     ] = "alex",
@@ -71,11 +77,13 @@ def fit(
     decay_epochs: Annotated[int, typer.Option(help="With one that falls.")] = published.DECAY_EPOCHS,
     batch: Annotated[int, typer.Option(help="Choices in a step.")] = published.BATCH,
     dropout: Annotated[float, typer.Option(help="The share of differences left out in training.")] = published.DROPOUT,
+    swap: Annotated[bool, typer.Option("--swap", help="The images of a choice change places at random.")] = False,
     held_out: Annotated[float, typer.Option(help="The share of contents held out.")] = published.HELD_OUT,
     seed: Annotated[int, typer.Option(help="The same seed gives the same heads.")] = 0,
     cache: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Keep what is computed of the images, for the next fit.")
+        Path | None, typer.Option(metavar="FOLDER", help="Keep what lin computes of the images, for the next fit.")
     ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images for tune and scratch.")] = 0,
     checkpoints: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keep each epoch; go on from the last one if there is any.")
     ] = None,
@@ -83,17 +91,21 @@ def fit(
     samples: Annotated[int, typer.Option(min=1, help="Bootstrap samples behind each interval.")] = 1000,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no figures and no progress bar.")] = False,
 ) -> None:
-    """Learn the heads of LPIPS from choices between two images (2AFC), by the recipe of the paper."""
+    """Learn LPIPS from choices between two images (2AFC), its heads or its network, too, by the recipe of the paper."""
     check_outputs({"--out": out})
     check_installed("fit", "fit", ("scipy", "numpy", "lightning"))
     if out.suffix != ".safetensors":
         fail(f"--out {out}: expected a name that ends in .safetensors")
     if backbone not in BACKBONES:
         fail(f"--backbone {backbone}: expected {', '.join(BACKBONES)}")
-    named = ("learning_rate", "epochs", "decay_epochs", "batch", "dropout", "held_out", "seed")
+    if variant.value != "lin" and cache is not None:
+        fail(f"--cache {cache}: only --variant lin keeps something of the images")
+    if variant.value == "scratch" and weights is not None:
+        fail(f"--weights {weights}: --variant scratch starts from weights at random")
+    named = ("learning_rate", "epochs", "decay_epochs", "batch", "dropout", "held_out", "swap", "seed")
     given = locals()
     try:
-        recipe = Recipe(loss=loss.value, **{name: given[name] for name in named})
+        recipe = Recipe(variant=variant.value, loss=loss.value, **{name: given[name] for name in named})
     except ValueError as error:
         name, _, rest = str(error).partition(": ")
         fail(f"--{name.replace('_', '-')}: {rest}")
@@ -118,6 +130,7 @@ def fit(
                 found = fitted_to(
                     *(judged, metric, recipe),
                     cache=cache,
+                    workers=workers,
                     checkpoints=checkpoints,
                     samples=samples,
                     progress=move,
@@ -148,7 +161,11 @@ def _choices(sets: "list[JudgedSet]") -> "list[JudgedSet]":
 
 
 def _print(found: "Fitted", out: Path) -> None:
+    from damlpips.calibration.weights import weights_path
+
     choices, contents = found.learned_from
+    if found.network is not None:
+        typer.echo(f"{weights_path(out)}: the network")
     typer.echo(f"{out}: {found.backbone}, learned from {choices} choices of {contents} contents")
     typer.echo(
         f"{found.after.headline_name} of {found.after.judgements} choices of {found.after.contents} contents held out:"
