@@ -1,5 +1,6 @@
 """Networks that are learned with their heads: distances and gradients as the metric's, and truth found."""
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -82,7 +83,7 @@ class TestDistances:
     ) -> None:
         judged = voted_set(tmp_path, 3, 2, lambda d: np.full(len(d), 0.5), VOTES, size=40)
         learner, of = started(LPIPS("alex", heads="uniform", weights=random_weights("alexnet")), judged)
-        reference = lpips_reference("alex", random_state("alexnet"))
+        reference = copy.deepcopy(lpips_reference("alex", random_state("alexnet")))
         for module, head in zip(reference.lins, learner.each_head(), strict=True):
             module.model[-1].weight.data = head.reshape(1, -1, 1, 1)
         reference.requires_grad_().zero_grad()
@@ -99,7 +100,6 @@ class TestDistances:
             torch.testing.assert_close(gradient, theirs[name], rtol=1e-3, atol=1e-5 * float(theirs[name].abs().max()))
         heads = torch.cat([module.model[-1].weight.grad.flatten() for module in reference.lins])
         torch.testing.assert_close(learner.heads.grad, heads, rtol=1e-4, atol=1e-7)
-        reference.requires_grad_(False)
 
     def test_dropout_leaves_out_places_and_keeps_the_mean(self, small: JudgedSet) -> None:
         learner, of = started(uniform(), replace(small, judgements=small.judgements[:1]), dropout=0.5)
