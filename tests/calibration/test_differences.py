@@ -22,7 +22,7 @@ def test_weighed_by_heads_it_is_lpips(tmp_path: Path) -> None:
     metric = known_metric(tmp_path)
     named = NamedMetric("known", True, "known", torch.device("cpu"), metric, metric.encode)
     with ExitStack() as stack, torch.no_grad():
-        choices = read([judged])
+        choices = read([judged], most=1, seed=0)
         table = differences(choices, metric, stack, cache=None)
         found = choices.of_pairs(table.distances(torch.cat(known_heads())))
     # float32 features in both; sums in another order

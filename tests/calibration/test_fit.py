@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from damlpips import LPIPS
 from damlpips.calibration import Fitted, Recipe, fit, save
 from damlpips.calibration.learner import FitError
-from damlpips.evaluation.judgements import Choice, JudgedSet, Rating
+from damlpips.evaluation.judgements import Choice, JudgedSet, SameOrNot
 from damlpips.files import digest
 from damlpips.scoring.images import ScoringError
 from tests.support.processes import python
@@ -229,10 +229,10 @@ class TestBadInput:
             with pytest.raises(ValueError, match="sets: expected choices to learn from, got none"):
                 fit(sets, uniform())
 
-    def test_ratings(self, small: JudgedSet) -> None:
-        ratings = JudgedSet("rated", (Rating(Path("a.png"), Path("b.png"), 1.0, "a"),))
-        with pytest.raises(ValueError, match=r"rated: expected choices \(2AFC\), got ratings"):
-            fit([small, ratings], uniform())
+    def test_another_kind_of_judgements(self, small: JudgedSet) -> None:
+        noticed = JudgedSet("noticed", (SameOrNot(Path("a.png"), Path("b.png"), 1.0, "a"),))
+        with pytest.raises(ValueError, match="noticed: expected choices or ratings, got same or not"):
+            fit([small, noticed], uniform())
 
     @pytest.mark.parametrize("votes", [(0.0, 0.0), (-1.0, 2.0), (math.nan, 1.0), (math.inf, 1.0)])
     def test_votes_that_are_none_name_the_row(self, votes: tuple[float, float], small: JudgedSet) -> None:

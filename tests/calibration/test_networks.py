@@ -287,7 +287,7 @@ class TestBadInput:
 
 def started(metric: LPIPS, judged: JudgedSet, **recipe: Any) -> tuple[NetworkLearner, Any]:
     """A learner before its first step, and the images of all choices as a batch."""
-    choices = read([judged])
+    choices = read([judged], most=1, seed=0)
     learner = NetworkLearner(metric, Recipe(variant="tune", **{"dropout": 0.0, **recipe}), "")
     return learner, ImageFiles(choices.pairs, 1).of(choices.first, choices.second)
 

@@ -1,13 +1,16 @@
 """`damlpips fit`: what it writes, prints and refuses."""
 
 import csv
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.support.commands import contents, refused, run
+from tests.support.layouts import bapps_jnd
 from tests.support.voted import voted_set
 
 QUICK = ("--backbone", "nano", "--epochs", 1, "--decay-epochs", 1, "--samples", 20)
@@ -72,18 +75,63 @@ def test_the_same_seed_writes_the_same_bytes_and_goes_on_from_checkpoints(choice
 
 
 def test_sets_of_other_judgements_are_left_out(choices: Path, tmp_path: Path) -> None:
-    rated = tmp_path / "rated.csv"
-    image = choices.parent / "0_1.png"
-    for name in ("r.png", "d.png"):
-        (tmp_path / name).write_bytes(image.read_bytes())
-    rated.write_text("ref,dist,score\nr.png,d.png,1\n")
+    image = (choices.parent / "0_1.png").read_bytes()
+    leaf = bapps_jnd(tmp_path / "jnd/val/cnn", draw=lambda path: path.write_bytes(image))
     out = tmp_path / "heads.safetensors"
-    result = run("fit", choices, rated, *QUICK, "-o", out)
+    result = run("fit", choices, leaf, *QUICK, "-o", out)
     assert result.exit_code == 0
-    assert "rated is left out: ratings, expected choices" in result.stderr
-    refused_lines = run("fit", rated, *QUICK, "-o", out)
+    assert "jnd/val/cnn is left out: same or not, expected choices or ratings" in result.stderr
+    refused_lines = run("fit", leaf, *QUICK, "-o", out)
     assert refused_lines.exit_code == 2
-    assert refused_lines.stderr.splitlines()[-1] == "damlpips: no choices to learn from"
+    assert refused_lines.stderr.splitlines()[-1] == "damlpips: no choices or ratings to learn from"
+
+
+def test_each_set_has_its_own_figure(choices: Path, tmp_path: Path) -> None:
+    rows = ["ref,dist,score", *(f"{c}_0.png,{c}_{k}.png,{k}" for c in range(8) for k in range(1, 4))]
+    rated = choices.parent / "rated.csv"
+    rated.write_text("\n".join(rows))
+    result = run("fit", choices, rated, *QUICK, "-o", tmp_path / "heads.safetensors")
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = [line for line in result.stdout.splitlines() if not line.startswith("  ")]
+    # the images, and so the contents, of both are the same
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        "2AFC of 12 choices of 2 contents held out",
+        "2AFC of choices, 6 judgements of 2 contents",
+        "SRCC of rated, 6 judgements of 2 contents",
+        "mean of 2 sets",
+    ]
+    card = json.loads((tmp_path / "heads.json").read_text())
+    assert [(s["set"], s["name"]) for s in card["figures"]["sets"]] == [("choices", "2AFC"), ("rated", "SRCC")]
+    # three choices between three images
+    assert card["data"]["sets"] == [{"name": "choices", "choices": 24}, {"name": "rated", "choices": 24}]
+
+
+def test_an_image_that_cannot_be_read_names_its_choice(choices: Path, tmp_path: Path) -> None:
+    bad = choices.parent / "damaged.csv"
+    bad.write_text(choices.read_text().replace("2_1.png", "damaged.png"))
+    (choices.parent / "damaged.png").write_bytes(b"no image")
+    for workers in (0, 1):
+        message = "damaged, row 6: .*damaged.png: not an image of a known kind"
+        refused(message, "fit", bad, *QUICK, "--workers", workers, "-o", tmp_path / "heads.safetensors")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    choices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = tmp_path / "heads.safetensors"
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    cache = tmp_path / "cache"
+    refused("cache/.*npy: No space left on device", "fit", choices, *QUICK, "--cache", cache, "-o", out)
+    assert not list(cache.iterdir())
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "write_bytes", full)
+    run_folder = tmp_path / "run"
+    refused("checkpoints: .*last.ckpt: No space left", "fit", choices, *QUICK, "--checkpoints", run_folder, "-o", out)
+    assert not list(run_folder.iterdir())
+    assert not out.exists()
 
 
 def test_what_it_refuses(choices: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
 from damlpips import LPIPS
-from damlpips.evaluation.judgements import Choice, JudgedSet
+from damlpips.evaluation.judgements import Choice, JudgedSet, Rating
 from damlpips.nets.table import BACKBONES
+from damlpips.scoring.images import read_image
 from tests.support.pictures import pixels
 
 SIZE = 24
@@ -71,6 +72,17 @@ def voted_set(
             pairs = [(paths[0], paths[k]) for k in (one, other)]
             found.append(Choice(*pairs, votes - chose, chose, content=str(c)))
     return JudgedSet("voted", tuple(found))
+
+
+def rated_set(folder: Path, contents: int, images: int, *, seed: int = 0) -> JudgedSet:
+    """Write images, and return ratings of them: the negative logarithms of the distances of the known heads."""
+    of = voted_set(folder, contents, images, lambda d: np.full(len(d), 0.5), 1, seed=seed)
+    pairs = dict.fromkeys(pair for choice in of.judgements for pair in choice.pairs)
+    metric = known_metric(folder)
+    with torch.no_grad():
+        scores = [-float(metric(*(read_image(path)[None] for path in pair)).log()) for pair in pairs]
+    ratings = [Rating(*pair, score, pair[0].stem) for pair, score in zip(pairs, scores, strict=True)]
+    return JudgedSet("rated", tuple(ratings))
 
 
 def difference(a: torch.Tensor, b: torch.Tensor, w: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
-"""Metrics that learn from people: LPIPS fitted to choices between two images, its heads or its network as well.
+"""Metrics that learn from people: LPIPS fitted to choices and ratings, its heads or its network as well.
 
     recipe           what a fit is asked for; the defaults are published ones
     choices          choices between two pairs of images, as columns
+    ratings          from the scores of two images to such a choice
     differences      judged pairs of files to what heads weigh, kept on disk
     split            contents to learn from, and contents held out
     ranking          from two distances to the share of observers that is expected to choose the second
@@ -9,6 +10,8 @@
     subjects         what each variant fits: its batches, what learns, distances before and after
     learner          what is learned, step by step
     training         the fit itself, on Lightning
+    checkpoints      how its state is written
+    outcomes         how well it agrees with people on what was held out
     weights          heads and networks in files; weights at random
     heads            what comes out: the file of heads, perhaps one of a network, and a card
 

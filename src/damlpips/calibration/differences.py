@@ -4,16 +4,19 @@ A head only weighs channels, and a distance is a mean over places; so LPIPS is l
 needs no image. Beside each mean is kept how much it varies when single places are left out, for `dropped`.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from damlpips.calibration.choices import Choices, sha256
 from damlpips.evaluation.judgements import FilePair
@@ -27,6 +30,8 @@ from damlpips.version import SCORES
 
 # pixels of the images that go through a network at a time: 64 patches of 64 x 64, or one pair of photographs
 PASS_PIXELS = 1 << 18
+# pairs that one process reads after each other
+READ_PAIRS = 64
 # pairs whose numbers are held in float64 at a time: 38 MB for alex
 BLOCK = 1 << 12
 # of the numbers of a pair: the means, and how they vary
@@ -59,37 +64,67 @@ class Differences:
 
 
 def differences(
-    choices: Choices, metric: LPIPS, stack: ExitStack, *, cache: Path | None, progress: Progress | None = None
+    choices: Choices,
+    metric: LPIPS,
+    stack: ExitStack,
+    *,
+    cache: Path | None,
+    workers: int = 0,
+    progress: Progress | None = None,
 ) -> Differences:
     """Return the numbers of all pairs from a folder, computed if they are not there.
 
     Args:
         stack: holds the folder, where there is no cache.
         cache: the folder where the numbers are kept, under the digests of the images and the network.
+        workers: processes that read images; 0: this one does.
 
     Raises:
-        ScoringError: an image that cannot be read or compared; names the files.
+        ScoringError: an image that cannot be read or compared (names the judgement and the files); numbers that cannot
+            be kept.
     """
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="damlpips-"))) if cache is None else Path(cache)
-    pairs, digests = choices.pairs, choices.digests
-    view = View().keeping_images()
-    of_files = [[digests[reference], digests[distorted]] for reference, distorted in pairs]
+    view = View()
+    of_files = [[choices.digests[reference], choices.digests[distorted]] for reference, distorted in choices.pairs]
     path = folder / f"{sha256([network(metric), SCORES, view.described(), of_files])}.npy"
-    shape = (len(pairs), PARTS, sum(channels(metric)))
+    shape = (len(choices.pairs), PARTS, sum(channels(metric)))
     try:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as whole:
-                table = np.lib.format.open_memmap(whole, mode="w+", dtype=np.float32, shape=shape)
-                _fill(table, metric, pairs, view, progress)
-                table.flush()
-                del table
+            with replacing(path) as whole, open(whole, "wb") as file:
+                _fill(_Table(file, shape), metric, choices, view, workers, progress)
         found = np.load(path, mmap_mode="r")
+    except ScoringError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: no array
         raise ScoringError(f"{path}: {reason(error) if isinstance(error, OSError) else error}") from error
     if found.shape != shape or found.dtype != np.float32:
         raise ScoringError(f"{path}: {found.dtype} {found.shape}, expected float32 {shape}: delete it")
     return Differences(found)
+
+
+class _Table:
+    """An array in a file that is written in any order: where the disk is full, a mapped one would end the process.
+
+    Its space is taken at once, where the system can: a full disk is then an error before the first image is read.
+    """
+
+    def __init__(self, file: BinaryIO, shape: tuple[int, ...]) -> None:
+        empty = np.lib.format.header_data_from_array_1_0(np.empty((0, *shape[1:]), np.float32))
+        np.lib.format.write_array_header_1_0(file, {**empty, "shape": shape})
+        self.file, self.start = file, file.tell()
+        self.row = int(np.prod(shape[1:])) * np.dtype(np.float32).itemsize
+        length = self.start + shape[0] * self.row
+        file.flush()
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, length)
+        else:
+            file.truncate(length)
+
+    def __setitem__(self, rows: Sequence[int], values: NDArray[np.float32]) -> None:
+        for row, value in zip(rows, values, strict=True):
+            self.file.seek(self.start + row * self.row)
+            self.file.write(value.tobytes())
 
 
 def channels(metric: LPIPS) -> tuple[int, ...]:
@@ -106,56 +141,93 @@ def network(metric: LPIPS) -> dict[str, object]:
     return {**found, "device": metric.encoder.device.type}
 
 
-def _fill(
-    table: NDArray[np.float32],
-    metric: LPIPS,
-    pairs: Sequence[FilePair],
-    view: View,
-    progress: Progress | None,
-) -> None:
-    """Compute the numbers of all pairs: those of one reference, and of one size, after each other and together."""
-    first = {reference: k for k, (reference, _) in reversed(list(enumerate(pairs)))}
-    waiting: list[int] = []
-    images: dict[Path, Tensor] = {}
+class _Images(NamedTuple):
+    """Images of one size, each once: (m, 3, H, W); and some pairs of them, by their numbers and by their images."""
+
+    pixels: Tensor
+    pairs: list[int]
+    one: list[int]
+    other: list[int]
+
+
+class _Read(IterableDataset):
+    """The images of pairs, those of one size and of few pixels together; several processes share the pairs.
+
+    Which images come together does not depend on how many processes there are: nor do the last bits of what is
+    computed of them.
+    """
+
+    def __init__(self, pairs: Sequence[FilePair], view: View) -> None:
+        self.pairs, self.view = pairs, view
+        # pairs of one reference after each other
+        first = {reference: k for k, (reference, _) in reversed(list(enumerate(pairs)))}
+        self.order = np.array(sorted(range(len(pairs)), key=lambda k: first[pairs[k][0]]), np.intp)
+
+    def __iter__(self) -> Iterator[_Images | tuple[int, str]]:
+        worker = get_worker_info()
+        number, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for start in range(number * READ_PAIRS, len(self.order), count * READ_PAIRS):
+            yield from self._block(self.order[start : start + READ_PAIRS].tolist())
+
+    def _block(self, numbers: Sequence[int]) -> Iterator[_Images | tuple[int, str]]:
+        waiting: list[int] = []
+        images: dict[Path, Tensor] = {}
+        for k in numbers:
+            try:
+                one, other = (images[path] if path in images else self.view.read(path) for path in self.pairs[k])
+                if one.shape != other.shape:
+                    sizes = [f"{height} x {width}" for _, height, width in (other.shape, one.shape)]
+                    raise ScoringError(
+                        f"{self.pairs[k][1]}: {sizes[0]} pixels, {self.pairs[k][0]} {sizes[1]}: expected one size"
+                    )
+            except ScoringError as error:
+                yield k, str(error)  # raised here it would come as another one, of another process
+                return
+            full = (len(images) + 2) * one[0].numel() > PASS_PIXELS
+            if waiting and (full or next(iter(images.values())).shape != one.shape):
+                yield self._together(waiting, images)
+                waiting, images = [], {}
+            waiting.append(k)
+            images |= {self.pairs[k][0]: one, self.pairs[k][1]: other}
+        yield self._together(waiting, images)
+
+    def _together(self, numbers: list[int], images: dict[Path, Tensor]) -> _Images:
+        rows = {path: row for row, path in enumerate(images)}
+        one, other = ([rows[self.pairs[k][side]] for k in numbers] for side in (0, 1))
+        return _Images(torch.stack(list(images.values())), numbers, one, other)
+
+
+def _fill(table: _Table, metric: LPIPS, choices: Choices, view: View, workers: int, progress: Progress | None) -> None:
+    """Compute the numbers of all pairs."""
+    # a generator of its own: the loader would draw from torch's
+    own: dict[str, Any] = {"batch_size": None, "generator": torch.Generator()}
     done = 0
-
-    def compute() -> None:
-        nonlocal done
-        if waiting:
-            table[waiting] = _numbers(metric, [pairs[k] for k in waiting], images).numpy()
-            done += len(waiting)
-            if progress is not None:
-                progress(done, len(pairs))
-        waiting.clear()
-        images.clear()
-
-    for k in sorted(range(len(pairs)), key=lambda k: first[pairs[k][0]]):
-        one, other = (view.read(path) for path in pairs[k])
-        if one.shape != other.shape:
-            sizes = [f"{height} x {width}" for _, height, width in (other.shape, one.shape)]
-            raise ScoringError(f"{pairs[k][1]}: {sizes[0]} pixels, {pairs[k][0]} {sizes[1]}: expected one size")
-        full = (len(images) + 2) * one[0].numel() > PASS_PIXELS
-        if full or any(image.shape != one.shape for image in images.values()):
-            compute()
-        waiting.append(k)
-        images |= {pairs[k][0]: one, pairs[k][1]: other}
-    compute()
+    for images in DataLoader(_Read(choices.pairs, view), num_workers=workers, **own):
+        if not isinstance(images, _Images):
+            pair, what = images
+            raise ScoringError(f"{choices.where(pair)}: {what}")
+        table[images.pairs] = _numbers(metric, images, choices).numpy()
+        done += len(images.pairs)
+        if progress is not None:
+            progress(done, len(choices.pairs))
 
 
 @torch.no_grad()
-def _numbers(metric: LPIPS, pairs: Sequence[FilePair], images: dict[Path, Tensor]) -> Tensor:
+def _numbers(metric: LPIPS, images: _Images, choices: Choices) -> Tensor:
     """Return the numbers of pairs of images of one size, (n, 2, channels)."""
-    rows = {path: k for k, path in enumerate(images)}
-    first, second = ([rows[pair[k]] for pair in pairs] for k in (0, 1))
+
+    def named(k: int) -> str:
+        reference, distorted = choices.pairs[images.pairs[k]]
+        return f"{choices.where(images.pairs[k])}: {distorted} against {reference}"
+
     try:
-        maps = metric.encode(torch.stack(list(images.values())).to(metric.encoder.device)).features
+        maps = metric.encode(images.pixels.to(metric.encoder.device)).features
     except (ValueError, RuntimeError) as error:
-        raise ScoringError(f"{pairs[0][1]} against {pairs[0][0]}: {error}") from error
-    layers = [torch.stack(statistics(m[first], m[second]), 1) for m in maps]
+        raise ScoringError(f"{named(0)}: {error}") from error
+    layers = [torch.stack(statistics(m[images.one], m[images.other]), 1) for m in maps]
     found = torch.cat(layers, 2).float().cpu()
     if not bool((finite := found.isfinite().flatten(1).all(1)).all()):
-        reference, distorted = pairs[int((~finite).nonzero()[0])]
-        raise ScoringError(f"{distorted} against {reference}: features are not finite")
+        raise ScoringError(f"{named(int((~finite).nonzero()[0]))}: features are not finite")
     return found
 
 

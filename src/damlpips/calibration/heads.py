@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from damlpips.calibration.outcomes import Outcome
 from damlpips.calibration.training import Fitted
 from damlpips.calibration.weights import SUFFIX, weights_path, write, write_heads
 from damlpips.evaluation.figures import SetFigures
@@ -60,7 +61,21 @@ def card(fitted: Fitted, sha256: str, weights_sha256: str | None = None) -> dict
             "after": _figure(fitted.after),
             "difference": _plain(asdict(fitted.difference)),
             "ceilings": _plain(dict(fitted.after.ceilings)),
+            "sets": [_of_set(outcome) for outcome in fitted.of_sets],
         },
+    }
+
+
+def _of_set(outcome: Outcome) -> dict[str, Any]:
+    after = outcome.after
+    return {
+        "set": after.name,
+        "name": after.headline_name,
+        "judgements": after.judgements,
+        "contents": after.contents,
+        "before": _figure(outcome.before),
+        "after": _figure(after),
+        "difference": _plain(asdict(outcome.difference)),
     }
 
 

@@ -14,6 +14,8 @@ BATCH = 50
 DROPOUT = 0.5
 # of the contents; the paper holds whole sets out
 HELD_OUT = 0.2
+# a hundred images are in ten choices each
+RATED_PAIRS = 500
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,12 @@ class Recipe:
         epochs, decay_epochs: at the full rate, and with one that falls.
         batch: choices in a step.
         dropout: the share of a map's squared differences that is left out in training, 0 to 1, 1 excluded.
-        held_out: the share of contents that nothing is learned from, between 0 and 1.
+        held_out: the share of contents that nothing is learned from, between 0 and 1; of each set.
+        rated_pairs: of ratings, the most choices that are made between the images of a content.
         swap: whether the two pairs of a choice change places half of the time, by chance: each is the first as often as
             the second, whatever the data say. The released code does not.
-        seed: of the first heads and a network at random, the order of the choices, what is dropped and swapped, and the
-            contents held out.
+        seed: of the first heads and a network at random, the order of the choices, what is dropped and swapped, the
+            contents held out, and the choices between rated images.
 
     Raises:
         ValueError: a value out of range.
@@ -52,6 +55,7 @@ class Recipe:
     batch: int = BATCH
     dropout: float = DROPOUT
     held_out: float = HELD_OUT
+    rated_pairs: int = RATED_PAIRS
     swap: bool = False
     seed: int = 0
 
@@ -65,6 +69,7 @@ class Recipe:
             "batch": (self.batch >= 1, "1 or more"),
             "dropout": (0 <= self.dropout < 1, "a share from 0 to 1, 1 excluded"),
             "held_out": (0 < self.held_out < 1, "a share between 0 and 1"),
+            "rated_pairs": (self.rated_pairs >= 1, "1 or more"),
             "swap": (isinstance(self.swap, bool), "True or False"),
             "seed": (0 <= self.seed < 1 << 32, "0 to 2^32 - 1"),
         }

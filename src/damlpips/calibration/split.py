@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 # on each side: a figure of one content has no interval
 LEAST = 2
@@ -30,18 +30,38 @@ def linked(rows: Sequence[Sequence[Hashable]]) -> list[int]:
     return [numbers.setdefault(top(row[0]), len(numbers)) for row in rows]
 
 
-def held_out(contents: Sequence[int], share: float, seed: int) -> NDArray[np.bool_]:
+def held_out(contents: ArrayLike, share: float, seed: int, sets: ArrayLike | None = None) -> NDArray[np.bool_]:
     """Return which rows are held out: all of some contents, drawn by the seed.
+
+    Args:
+        sets: the number of the set that each row is from; None: one. The share is held out of each; sets with too few
+            contents for that are drawn from together.
 
     Raises:
         ValueError: too few contents.
     """
     labels = np.asarray(contents)
-    distinct = np.unique(labels)
-    count = max(LEAST, round(share * len(distinct)))
-    if len(distinct) - count < LEAST:
-        raise ValueError(
-            f"held_out: {share:g} of {len(distinct)} contents leaves fewer than {LEAST} to learn from or to hold out:"
-            f" expected at least {2 * LEAST} contents (a judgement or a file joins its images)"
-        )
-    return np.isin(labels, np.random.default_rng(seed).permutation(distinct)[:count])
+    # a content that several sets share is the first one's
+    distinct, first = np.unique(labels, return_index=True)
+    of_set = np.zeros(len(labels), np.intp) if sets is None else np.asarray(sets)
+    groups = [distinct[of_set[first] == number] for number in np.unique(of_set)]
+    large = [group for group in groups if len(group) >= 2 * LEAST]
+    small = [group for group in groups if len(group) < 2 * LEAST]
+    together = np.sort(np.concatenate([*small, distinct[:0]]))
+    rng = np.random.default_rng(seed)
+    out = []
+    for group in [*large, *([together] if len(together) >= 2 * LEAST else [])]:
+        count = max(LEAST, round(share * len(group)))
+        if len(group) - count < LEAST:
+            raise ValueError(_too_few(share, len(group)))
+        out.append(rng.permutation(group)[:count])
+    if not out:
+        raise ValueError(_too_few(share, len(distinct)))
+    return np.isin(labels, np.concatenate(out))
+
+
+def _too_few(share: float, count: int) -> str:
+    return (
+        f"held_out: {share:g} of {count} contents leaves fewer than {LEAST} to learn from or to hold out:"
+        f" expected at least {2 * LEAST} contents (a judgement or a file joins its images)"
+    )

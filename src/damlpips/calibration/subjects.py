@@ -24,9 +24,11 @@ class Subject(Protocol):
 
     Attributes:
         metric: what learning starts from, on the device on which it learns.
+        workers: processes that read its batches.
     """
 
     metric: LPIPS
+    workers: int
 
     def learner(self, recipe: Recipe, fingerprint: str) -> Learner:
         """Return what learns."""
@@ -44,11 +46,21 @@ class Subject(Protocol):
 class Heads:
     """Heads alone, of a network that stays as it is: "lin"."""
 
+    # an epoch reads a file that is mapped: another process would only copy it
+    workers = 0
+
     def __init__(
-        self, metric: LPIPS, choices: Choices, stack: ExitStack, *, cache: Path | None, progress: Progress | None
+        self,
+        metric: LPIPS,
+        choices: Choices,
+        stack: ExitStack,
+        *,
+        cache: Path | None,
+        workers: int,
+        progress: Progress | None,
     ) -> None:
         self.metric = metric
-        self.table = differences(choices, metric, stack, cache=cache, progress=progress)
+        self.table = differences(choices, metric, stack, cache=cache, workers=workers, progress=progress)
 
     def learner(self, recipe: Recipe, fingerprint: str) -> HeadLearner:
         return HeadLearner(channels(self.metric), recipe, fingerprint)

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,16 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from damlpips.calibration.checkpoints import WholeCheckpoints
 from damlpips.calibration.choices import Choices, read
 from damlpips.calibration.differences import Progress, channels, network
 from damlpips.calibration.images import loader
 from damlpips.calibration.learner import FitError, Learner
+from damlpips.calibration.outcomes import MeanOutcome, Outcome, outcomes
 from damlpips.calibration.recipe import Recipe
-from damlpips.calibration.split import held_out, linked
+from damlpips.calibration.split import held_out
 from damlpips.calibration.subjects import Heads, Network, Subject
-from damlpips.evaluation.figures import SetFigures, compare, evaluate
+from damlpips.evaluation.figures import SetFigures
 from damlpips.evaluation.judgements import JudgedSet
 from damlpips.models.lpips import LPIPS
 from damlpips.report.intervals import Difference
@@ -43,8 +45,10 @@ class Fitted:
         heads: of each layer, (C_l,), 0 or more.
         network: the network's weights by the names of its files; None where it stayed as it was.
         metric: what was fitted: a line of `describe()`; `before` is its figures.
-        before, after: the figures on the contents held out, with 95 % intervals over contents.
+        before, after: the figures on the choices of contents held out, with 95 % intervals over contents.
         difference: of the two.
+        of_sets: the same of each set, in its own figure: SRCC of ratings, 2AFC of choices.
+        mean: of the figures of all sets; None for one.
         learned_from: choices and contents.
         sets: name and number of choices of each.
         sha256: of the data: images, votes and contents.
@@ -58,6 +62,8 @@ class Fitted:
     before: SetFigures
     after: SetFigures
     difference: Difference
+    of_sets: tuple[Outcome, ...]
+    mean: MeanOutcome | None
     learned_from: tuple[int, int]
     sets: tuple[tuple[str, int], ...]
     sha256: str
@@ -85,10 +91,11 @@ def fit(
 
     The heads w, the parameters of G and, unless `Recipe.variant` is "lin", the weights of the network that makes a and
     b minimise the cross-entropy of p and the votes: see `Recipe.loss`. The metric itself is not changed. Contents are
-    held out whole; images are of one content where a judgement or a file joins them.
+    held out whole; images are of one content where a judgement or a file joins them. Ratings become choices between
+    images of one content: see `damlpips.calibration.ratings.shares`.
 
     Args:
-        sets: of choices, as `damlpips.evaluation.datasets.load` reads them.
+        sets: of choices or ratings, as `damlpips.evaluation.datasets.load` reads them.
         metric: a network known by name, on the device to learn on. What it weighs so far is what the figures before
             are of, for "scratch" on the network at random; learning starts from random heads, as published.
         recipe: the published one by default.
@@ -104,8 +111,8 @@ def fit(
         callbacks: further ones of Lightning.
 
     Raises:
-        ValueError: no choices, votes that are none (names the row), too few contents, a metric that heads cannot be
-            learned for.
+        ValueError: no choices, votes or scores that are none (names the row), too few contents, a metric that heads
+            cannot be learned for.
         ScoringError: an image that cannot be read or compared.
         FitError: a loss that is not finite; checkpoints of another fit.
 
@@ -119,40 +126,36 @@ def fit(
         raise ValueError(f"workers: expected 0 or more, got {workers}")
     if cache is not None and recipe.variant != "lin":
         raise ValueError(f"cache: {recipe.variant!r} runs images again in each epoch and keeps nothing, got {cache}")
-    choices = read(sets)
-    contents = linked(choices.keys)
-    out = held_out(contents, recipe.held_out, recipe.seed)
+    choices = read(sets, most=recipe.rated_pairs, seed=recipe.seed)
+    out = held_out(choices.contents, recipe.held_out, recipe.seed, choices.of_set)
     with ExitStack() as stack:
         subject: Subject
         if recipe.variant == "lin":
-            subject = Heads(metric, choices, stack, cache=cache, progress=progress)
+            subject = Heads(metric, choices, stack, cache=cache, workers=workers, progress=progress)
         else:
             subject = Network(metric, choices, recipe, stack, workers=workers)
         metric = subject.metric
         described = metric.describe()
-        pairs = np.unique([choices.first[out], choices.second[out]])
+        pairs = choices.pairs_of(choices.contents[out])
         before = subject.before(pairs, progress)
         learner = subject.learner(recipe, _fingerprint(choices, metric, recipe))
-        batches = loader(_Rows(choices, subject), _Shuffled(np.flatnonzero(~out), recipe), workers)
+        batches = loader(_Rows(choices, subject), _Shuffled(np.flatnonzero(~out), recipe), subject.workers)
         _train(learner, batches, metric.encoder.device, checkpoints, precision, shown, callbacks)
         after = subject.after(learner, pairs)
-    judgements = [judgement for judged in sets for judgement in judged.judgements]
-    kept = JudgedSet("held out", tuple(judgements[k] for k in np.flatnonzero(out)))
-    kept = _of_contents(kept, [str(contents[k]) for k in np.flatnonzero(out)])
-    one, other = (choices.of_pairs(d)[out] for d in (before, after))
-    figures = [evaluate(kept, d, samples=samples, seed=recipe.seed, headline_only=True) for d in (one, other)]
-    exceeding = compare(kept, other, one, samples=samples, seed=recipe.seed, headline_only=True)
+    found = outcomes(choices, out, before, after, samples=samples, seed=recipe.seed)
     return Fitted(
         heads=learner.each_head(),
         network=learner.network_state(),
         recipe=recipe,
         backbone=str(metric.source.backbone),
         metric=described,
-        before=figures[0],
-        after=figures[1],
-        difference=exceeding[figures[0].headline_name],
-        learned_from=(int((~out).sum()), len({contents[k] for k in np.flatnonzero(~out)})),
-        sets=tuple((judged.name, len(judged.judgements)) for judged in sets),
+        before=found.choices.before,
+        after=found.choices.after,
+        difference=found.choices.difference,
+        of_sets=found.of_sets,
+        mean=found.mean,
+        learned_from=(int((~out).sum()), len(np.unique(choices.contents[~out]))),
+        sets=tuple((judged.judged_set.name, judged.choices) for judged in choices.sets),
         sha256=choices.sha256,
     )
 
@@ -169,11 +172,6 @@ def _check(metric: LPIPS, recipe: Recipe) -> None:
         raise ValueError("heads: expected 'uniform', 'v0.1' or a file, got 'v0.0', whose network sees other values")
     if recipe.variant != "lin" and metric.encoder.dtype != torch.float32:
         raise ValueError(f"dtype: a network is learned from float32 (see `precision`), got {metric.encoder.dtype}")
-
-
-def _of_contents(judged: JudgedSet, contents: Sequence[str]) -> JudgedSet:
-    paired = zip(judged.judgements, contents, strict=True)
-    return replace(judged, judgements=tuple(replace(judgement, content=content) for judgement, content in paired))
 
 
 def _fingerprint(choices: Choices, metric: LPIPS, recipe: Recipe) -> str:
@@ -231,6 +229,7 @@ def _train(
             precision=precision,  # type: ignore[arg-type]
             max_epochs=learner.recipe.all_epochs,
             callbacks=[*keeping, *callbacks],
+            plugins=[WholeCheckpoints()],
             enable_checkpointing=bool(keeping),
             enable_progress_bar=shown,
             enable_model_summary=False,

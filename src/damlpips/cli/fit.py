@@ -1,4 +1,4 @@
-"""`damlpips fit`: choices between two images in, heads of LPIPS out, and perhaps a network."""
+"""`damlpips fit`: choices between two images, or ratings, in; heads of LPIPS out, and perhaps a network."""
 
 import sys
 from enum import Enum
@@ -22,6 +22,7 @@ from damlpips.nets.table import BACKBONES
 if TYPE_CHECKING:
     from damlpips.calibration import Fitted
     from damlpips.evaluation.judgements import JudgedSet
+    from damlpips.report.intervals import Difference, Interval
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -44,7 +45,9 @@ DEFAULT = Recipe()
 
 @app.command(epilog=EXAMPLES)
 def fit(
-    sets: Annotated[list[Path], typer.Argument(metavar="SET...", help="Judged sets of choices: folders or CSV files.")],
+    sets: Annotated[
+        list[Path], typer.Argument(metavar="SET...", help="Judged sets of choices or ratings: folders or files.")
+    ],
     out: Annotated[
         Path,
         typer.Option(
@@ -79,11 +82,14 @@ def fit(
     dropout: Annotated[float, typer.Option(help="The share of differences left out in training.")] = published.DROPOUT,
     swap: Annotated[bool, typer.Option("--swap", help="The images of a choice change places at random.")] = False,
     held_out: Annotated[float, typer.Option(help="The share of contents held out.")] = published.HELD_OUT,
+    rated_pairs: Annotated[
+        int, typer.Option(help="Of ratings, the most choices that are made between the images of a content.")
+    ] = published.RATED_PAIRS,
     seed: Annotated[int, typer.Option(help="The same seed gives the same heads.")] = 0,
     cache: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keep what lin computes of the images, for the next fit.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images for tune and scratch.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images; 0: none beside this one.")] = 0,
     checkpoints: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keep each epoch; go on from the last one if there is any.")
     ] = None,
@@ -91,7 +97,7 @@ def fit(
     samples: Annotated[int, typer.Option(min=1, help="Bootstrap samples behind each interval.")] = 1000,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no figures and no progress bar.")] = False,
 ) -> None:
-    """Learn LPIPS from choices between two images (2AFC), its heads or its network, too, by the recipe of the paper."""
+    """Learn LPIPS, its heads or its network, too, from choices between two images (2AFC) or ratings, as published."""
     check_outputs({"--out": out})
     check_installed("fit", "fit", ("scipy", "numpy", "lightning"))
     if out.suffix != ".safetensors":
@@ -102,7 +108,7 @@ def fit(
         fail(f"--cache {cache}: only --variant lin keeps something of the images")
     if variant.value == "scratch" and weights is not None:
         fail(f"--weights {weights}: --variant scratch starts from weights at random")
-    named = ("learning_rate", "epochs", "decay_epochs", "batch", "dropout", "held_out", "swap", "seed")
+    named = ("learning_rate", "epochs", "decay_epochs", "batch", "dropout", "held_out", "rated_pairs", "swap", "seed")
     given = locals()
     try:
         recipe = Recipe(variant=variant.value, loss=loss.value, **{name: given[name] for name in named})
@@ -115,7 +121,7 @@ def fit(
         from damlpips.models.lpips import LPIPS
 
         try:
-            judged = _choices(load_sets(sets, layout))
+            judged = _used(load_sets(sets, layout))
             metric = LPIPS(backbone, heads=heads, weights=None if weights is None else str(weights))
             metric = metric.to(find_device(device))
             columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -146,15 +152,16 @@ def fit(
         _print(found, out)
 
 
-def _choices(sets: "list[JudgedSet]") -> "list[JudgedSet]":
-    """Return the sets of choices; say of the others that they are left out."""
-    from damlpips.evaluation.judgements import HELD, Choice
+def _used(sets: "list[JudgedSet]") -> "list[JudgedSet]":
+    """Return the sets that can be learned from; say of the others that they are left out."""
+    from damlpips.calibration.choices import USED
+    from damlpips.evaluation.judgements import HELD
 
-    wanted = HELD[Choice]
+    wanted = " or ".join(HELD[kind] for kind in USED)
     for judged in sets:
-        if judged.what != wanted:
+        if judged.kind_of_judgement not in USED:
             complain(f"{judged.name} is left out: {judged.what}, expected {wanted}")
-    found = [judged for judged in sets if judged.what == wanted]
+    found = [judged for judged in sets if judged.kind_of_judgement in USED]
     if not found:
         fail(f"no {wanted} to learn from")
     return found
@@ -170,10 +177,27 @@ def _print(found: "Fitted", out: Path) -> None:
     typer.echo(
         f"{found.after.headline_name} of {found.after.judgements} choices of {found.after.contents} contents held out:"
     )
-    for name, figures in (("before", found.before), ("after", found.after)):
-        figure = figures.headline
-        typer.echo(f"  {name:<10} {figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})")
-    d = found.difference
-    typer.echo(f"  {'difference':<10} {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f}), p = {d.p:.2g}")
+    _print_change(found.before.headline, found.after.headline, found.difference)
     for name, ceiling in found.after.ceilings.items():
         typer.echo(f"  {name:<10} {ceiling:.3f}")
+    # of one set of choices it is the same again
+    if found.mean is None and all(
+        outcome.after.headline_name == found.after.headline_name for outcome in found.of_sets
+    ):
+        return
+    for outcome in found.of_sets:
+        after = outcome.after
+        typer.echo(
+            f"{after.headline_name} of {after.name}, {after.judgements} judgements of {after.contents} contents:"
+        )
+        _print_change(outcome.before.headline, after.headline, outcome.difference)
+    if found.mean is not None:
+        typer.echo(f"mean of {len(found.of_sets)} sets:")
+        _print_change(found.mean.before, found.mean.after, found.mean.difference)
+
+
+def _print_change(before: "Interval", after: "Interval", difference: "Difference") -> None:
+    for name, figure in (("before", before), ("after", after)):
+        typer.echo(f"  {name:<10} {figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})")
+    d = difference
+    typer.echo(f"  {'difference':<10} {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f}), p = {d.p:.2g}")
