@@ -154,12 +154,26 @@ def test_what_it_refuses(choices: Path, tmp_path: Path) -> None:
     assert not contents(tmp_path)
 
 
-@pytest.mark.parametrize(("rows", "message"), [([], "the table is empty"), (["0_0.png,0_1.png,0_2.png,0,0"], "line 2")])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "bad.csv: the table is empty"),
+        (["ref,a,b,votes_a,votes_b"], "bad.csv: the table is empty"),
+        (["ref,a,b,votes_a,votes_b", "0_0.png,0_1.png,0_2.png,0,0"], "bad.csv, line 2, .*expected votes, got 0 and 0"),
+        (["ref,a,b,votes_a,votes_b", "0_0.png,0_1.png,0_2.png,1"], "bad.csv, line 2: 4 fields, the header has 5"),
+        (
+            ["ref,a,b,votes_a,votes_b,votes", "0_0.png,0_1.png,0_2.png,1,2,5"],
+            "line 2, .*: 1 and 2, expected a sum of 5",
+        ),
+        (["ref,a,b,judge", "0_0.png,0_1.png,0_2.png,1.5"], "line 2, column 'judge': expected a share .* got 1.5"),
+        (["ref,a,b,judge", "0_0.png,0_1.png,none.png,1"], "line 2, column 'b': no image 'none.png'"),
+    ],
+)
 def test_an_empty_or_malformed_table_names_the_row(
     rows: list[str], message: str, choices: Path, tmp_path: Path
 ) -> None:
     bad = choices.parent / "bad.csv"
-    bad.write_text("\n".join(["ref,a,b,votes_a,votes_b", *rows]) + "\n")
+    bad.write_text("".join(f"{row}\n" for row in rows))
     refused(message, "fit", bad, *QUICK, "-o", tmp_path / "heads.safetensors")
 
 

@@ -73,7 +73,8 @@ error, and the tables hold the others; 130 when interrupted: the cache keeps wha
 @app.command(epilog=EXAMPLES)
 def agree(
     sets: Annotated[
-        list[Path] | None, typer.Argument(metavar="SET...", help="Judged sets: folders as published, or CSV files.")
+        list[Path] | None,
+        typer.Argument(metavar="SET...", help="Judged sets: folders as published, CSV files, or shards."),
     ] = None,
     metric: Annotated[
         list[str] | None,
