@@ -9,7 +9,7 @@ import torch
 
 from damlpips.calibration.choices import read
 from damlpips.calibration.differences import differences, dropped, statistics
-from damlpips.calibration.ranking import Ranking
+from damlpips.calibration.ranking import Ranking, loss
 from damlpips.calibration.recipe import Recipe
 from damlpips.calibration.split import held_out, linked
 from damlpips.evaluation.distances import distances
@@ -37,7 +37,8 @@ def test_dropout_has_the_mean_and_the_variance_of_dropout_on_the_maps() -> None:
     assert torch.allclose(mean, squared.mean((2, 3)))
     n, share = 40_000, 0.5
     published = torch.nn.functional.dropout(squared.expand(n, -1, -1, -1), share).mean((2, 3))
-    ours = dropped(mean.expand(n, -1), noise.expand(n, -1), share, generator)
+    normal = torch.randn(n, 6, generator=generator)
+    ours = dropped(mean.expand(n, -1), noise.expand(n, -1), share, normal)
     assert ours.min() >= 0
     # five standard errors: of a mean s / sqrt(n), of a variance about s^2 sqrt((kurtosis - 1) / n), kurtosis below 9
     for draws in (published, ours):
@@ -47,7 +48,7 @@ def test_dropout_has_the_mean_and_the_variance_of_dropout_on_the_maps() -> None:
 
 def test_without_a_difference_nothing_is_dropped() -> None:
     zero = torch.zeros(2, 3, requires_grad=True)
-    out = dropped(zero, torch.zeros(2, 3), 0.5, torch.Generator())
+    out = dropped(zero, torch.zeros(2, 3), 0.5, torch.randn(2, 3))
     assert torch.equal(out, torch.zeros(2, 3))
 
 
@@ -62,7 +63,7 @@ def test_the_ranking_network_and_its_loss_are_those_of_lpips() -> None:
     logit = ours(d0, d1)
     # float32 in both; log of a sigmoid against the fused form
     assert torch.allclose(logit.sigmoid(), theirs.net(*column[:2]).flatten(), atol=1e-6)
-    assert torch.allclose(ours.loss(logit, share, torch.ones(50)), theirs(*column).mean(), atol=1e-6)
+    assert torch.allclose(loss(logit, share, ours.weight(torch.ones(50))).mean(), theirs(*column).mean(), atol=1e-6)
 
 
 def test_the_rate_falls_after_each_epoch_of_decay() -> None:

@@ -133,6 +133,19 @@ class TestTruth:
         assert weights.max() > 0
 
 
+class TestPrecision:
+    @pytest.mark.parametrize(
+        # halves have 8 or 11 bits, and heads follow them for 8 steps of up to 1e-2
+        ("precision", "atol"),
+        [("64-true", 1e-4), ("16-mixed", 2e-2), ("bf16-mixed", 2e-2), ("bf16-true", 5e-2)],
+    )
+    def test_learns_what_float32_learns(self, precision: str, atol: float, small: JudgedSet, cache: Path) -> None:
+        plain = torch.cat(fitted(small, cache=cache).heads)
+        found = torch.cat(fitted(small, cache=cache, precision=precision).heads)
+        assert found.dtype == torch.float32
+        assert torch.allclose(found, plain, rtol=0, atol=atol)
+
+
 class TestSymmetry:
     def test_swapped_images_give_one_minus_the_share(self) -> None:
         from damlpips.calibration.ranking import Likelihood
@@ -223,7 +236,61 @@ class TestRuns:
         assert python(code).split() == ["False"]
 
 
+class TestProcesses:
+    # 24 choices in batches of 7: the last has 3, so that of two processes one has 2 and the other 1
+    RECIPE = Recipe(loss="likelihood", learning_rate=1e-2, epochs=1, decay_epochs=1, batch=7)
+
+    @pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, variant="tune", dropout=0.0, learning_rate=1e-3)])
+    def test_two_learn_what_one_learns(self, recipe: Recipe, small: JudgedSet, cache: Path, tmp_path: Path) -> None:
+        kept = {"cache": cache} if recipe.variant == "lin" else {}
+        # votes that count differently
+        judged = replace(
+            small,
+            judgements=tuple(
+                replace(c, votes_a=(k % 5 + 1) * c.votes_a, votes_b=(k % 5 + 1) * c.votes_b)
+                for k, c in enumerate(small.judgements)
+            ),
+        )
+        one = fitted(judged, recipe, **kept, log=tmp_path / "one")
+        two = fitted(judged, recipe, **kept, log=tmp_path / "two", devices=2, checkpoints=tmp_path)
+        # float32 sums of 7 terms in another order, and 8 steps of Adam that follow them
+        assert torch.allclose(torch.cat(one.heads), torch.cat(two.heads), rtol=0, atol=1e-5)
+        for name, weights in (one.network or {}).items():
+            assert torch.allclose(weights, two.network[name], rtol=0, atol=1e-3), name
+        assert one.after.headline.value == pytest.approx(two.after.headline.value, abs=1e-6)
+        losses = [np.genfromtxt(tmp_path / name / "metrics.csv", delimiter=",", names=True) for name in ("one", "two")]
+        assert len(losses[0]) == 8
+        np.testing.assert_allclose(losses[0]["loss"], losses[1]["loss"], rtol=1e-4)
+        # the last epoch's checkpoint goes on in one process
+        assert same_heads(fitted(judged, recipe, **kept, checkpoints=tmp_path), two)
+
+    def test_an_error_in_a_process_is_the_error(self, small: JudgedSet, cache: Path) -> None:
+        with pytest.raises(FitError, match=r"^epoch \d, batch \d: the loss is nan \(choices .*lower learning rate"):
+            fitted(small, replace(self.RECIPE, learning_rate=1e30), cache=cache, devices=2)
+
+    def test_how_a_batch_is_divided(self) -> None:
+        from damlpips.calibration.ranking import KINDS, loss
+
+        for kind in KINDS.values():
+            torch.manual_seed(0)
+            votes, (d0, d1), share = torch.arange(1.0, 8), torch.rand(2, 7), torch.rand(7)
+            logit, weight = kind()(d0, d1), kind().weight(votes)
+            whole = torch.nn.functional.binary_cross_entropy_with_logits(logit, share, weight=weight, reduction="sum")
+            parts = [loss(logit[k::3], share[k::3], weight[k::3]).sum() / weight.sum() for k in range(3)]
+            torch.testing.assert_close(sum(parts), whole / weight.sum())
+
+    def test_more_than_there_are(self, small: JudgedSet) -> None:
+        with pytest.raises(ValueError, match="devices: expected 1 to inf where the metric is on cpu, got 0"):
+            fitted(small, devices=0)
+
+
 class TestBadInput:
+    def test_a_precision_that_is_none(self, small: JudgedSet) -> None:
+        with pytest.raises(ValueError, match=r"precision: expected one of .*bf16-true for 'lin', got '16-true'"):
+            fitted(small, precision="16-true")
+        with pytest.raises(ValueError, match=r"32-true, 16-mixed, bf16-mixed for 'tune', got '64-true'"):
+            fitted(small, replace(SHORT, variant="tune"), precision="64-true")
+
     def test_no_choices(self) -> None:
         for sets in ([], [JudgedSet("empty", ())]):
             with pytest.raises(ValueError, match="sets: expected choices to learn from, got none"):

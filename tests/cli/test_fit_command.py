@@ -74,6 +74,21 @@ def test_the_same_seed_writes_the_same_bytes_and_goes_on_from_checkpoints(choice
     assert len(set(written)) == 1
 
 
+def test_the_loss_is_logged(choices: Path, tmp_path: Path) -> None:
+    logged = ("--log", tmp_path / "log", "--precision", "bf16-mixed", "--batch", 9)
+    assert run("fit", choices, *QUICK, *logged, "-o", tmp_path / "heads.safetensors").exit_code == 0
+    with open(tmp_path / "log/metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    # two batches of 9 choices an epoch
+    assert [(row["epoch"], row["step"]) for row in rows] == [("0", "0"), ("0", "1"), ("1", "2"), ("1", "3")]
+    assert all(0 < float(row["loss"]) < 10 for row in rows)
+
+
+def test_it_is_not_started_by_torchrun(choices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused("leave torchrun out, and use --devices N", "fit", choices, "-o", tmp_path / "heads.safetensors")
+
+
 def test_sets_of_other_judgements_are_left_out(choices: Path, tmp_path: Path) -> None:
     image = (choices.parent / "0_1.png").read_bytes()
     leaf = bapps_jnd(tmp_path / "jnd/val/cnn", draw=lambda path: path.write_bytes(image))
@@ -146,9 +161,11 @@ def test_what_it_refuses(choices: Path, tmp_path: Path) -> None:
         ("'--variant'.*'all'", (choices, "-o", out, "--variant", "all")),
         ("--cache .*: only --variant lin", (choices, "-o", out, "--variant", "tune", "--cache", tmp_path / "cache")),
         ("--weights .*at random", (choices, "-o", out, "--variant", "scratch", "--weights", "alex.pth")),
-        ("heads", (choices, "-o", out, *QUICK, "--heads", "v9")),
+        ("unknown heads 'v9'", (choices, "-o", out, *QUICK, "--heads", "v9")),
         (r"epoch \d, batch \d: the loss is", (choices, "-o", out, *QUICK, "--learning-rate", 1e30)),
-        ("held_out: .* of 8 contents", (choices, "-o", out, *QUICK, "--held-out", 0.95)),
+        (r"--held-out: 0.95 of 8 contents", (choices, "-o", out, *QUICK, "--held-out", 0.95)),
+        ("'--precision'.*'16-true'.*'bf16-mixed'", (choices, "-o", out, "--precision", "16-true")),
+        ("--devices: expected 1 to inf .* cpu, got 0", (choices, "-o", out, *QUICK, "--device", "cpu", "--devices", 0)),
     ):
         refused(message, "fit", *arguments)
     assert not contents(tmp_path)

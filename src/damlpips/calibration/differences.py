@@ -49,7 +49,14 @@ class Differences:
         table: (pairs, 2, channels), float32, mapped from disk.
     """
 
-    table: NDArray[np.float32]
+    table: np.memmap[Any, Any]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # another process maps the table as well, and gets no copy
+        return {**vars(self), "table": self.table.filename}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, table=np.load(state["table"], mmap_mode="r"))
 
     def distances(self, weights: Tensor) -> NDArray[np.float64]:
         """Return the distance of each pair by heads one behind the other, (pairs,)."""
@@ -240,15 +247,13 @@ def statistics(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return squared.mean(2), squared.square().sum(2).sqrt() / squared.shape[2]
 
 
-def dropped(mean: Tensor, noise: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def dropped(mean: Tensor, noise: Tensor, share: float, normal: Tensor) -> Tensor:
     """Return means over places as if a share q of the squared differences had been dropped, the rest scaled up.
 
     Dropout of the maps, x_cp m_cp / (1 - q) with P(m_cp = 1) = 1 - q, has the mean mean_c and the variance
-    q / (1 - q) noise_c^2, each channel for itself, and no value below 0. Here it is log-normal with these.
+    q / (1 - q) noise_c^2, each channel for itself, and no value below 0. Here it is log-normal with these, and made of
+    normal numbers, one for each mean.
     """
-    if not share:
-        return mean
-    normal = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
     # a channel without any difference has no noise, either
     relative = noise / mean.clamp(min=torch.finfo(mean.dtype).tiny)
     spread = torch.log1p(share / (1 - share) * relative.square())

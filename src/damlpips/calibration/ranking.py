@@ -32,9 +32,9 @@ class Ranking(nn.Module):
         """Return the logit of the share that chooses the second."""
         return self.layers(torch.stack([d0, d1, d0 - d1, d0 / (d1 + EPS), d1 / (d0 + EPS)], 1))[:, 0]
 
-    def loss(self, logit: Tensor, share: Tensor, _votes: Tensor) -> Tensor:
-        """Return the mean cross-entropy: every choice counts the same."""
-        return F.binary_cross_entropy_with_logits(logit, share)
+    def weight(self, votes: Tensor) -> Tensor:
+        """Return how much each choice counts: all the same."""
+        return torch.ones_like(votes)
 
 
 class Likelihood(nn.Module):
@@ -51,9 +51,14 @@ class Likelihood(nn.Module):
         """Return the logit of the share that chooses the second."""
         return self.log_exponent.exp() * ((d0 + FLOOR).log() - (d1 + FLOOR).log())
 
-    def loss(self, logit: Tensor, share: Tensor, votes: Tensor) -> Tensor:
-        """Return the negative log-likelihood a vote."""
-        return F.binary_cross_entropy_with_logits(logit, share, weight=votes, reduction="sum") / votes.sum()
+    def weight(self, votes: Tensor) -> Tensor:
+        """Return how much each choice counts: its votes, which makes the loss the negative log-likelihood a vote."""
+        return votes
 
 
 KINDS: dict[str, type[Ranking] | type[Likelihood]] = {"ranking": Ranking, "likelihood": Likelihood}
+
+
+def loss(logit: Tensor, share: Tensor, weight: Tensor) -> Tensor:
+    """Return the cross-entropy of each choice's share and its logit, times the weight, (n,)."""
+    return F.binary_cross_entropy_with_logits(logit, share, weight=weight, reduction="none")

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 VARIANTS = ("lin", "tune", "scratch")
 LOSSES = ("ranking", "likelihood")
+# Lightning's, but for those of one vendor and 16-true, in which Adam divides by 0
+PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "bf16-true")
+DEFAULT_PRECISION = PRECISIONS[0]
 
 # Adam, betas (0.5, 0.999), and one rate that falls linearly in the second half of ten epochs
 LEARNING_RATE = 1e-4

@@ -1,5 +1,6 @@
 """What is fitted by each variant: what its batches are, what learns, and the distances before and after."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from damlpips.calibration.choices import Choices
 from damlpips.calibration.differences import Progress, channels, differences
@@ -24,17 +24,16 @@ class Subject(Protocol):
 
     Attributes:
         metric: what learning starts from, on the device on which it learns.
+        of: returns what the learner makes distances of, for the pairs in some rows. Other processes get a copy of it.
         workers: processes that read its batches.
     """
 
     metric: LPIPS
+    of: Callable[..., Any]
     workers: int
 
     def learner(self, recipe: Recipe, fingerprint: str) -> Learner:
         """Return what learns."""
-
-    def of(self, *rows: NDArray[np.intp]) -> Any:
-        """Return what the learner makes distances of, for the pairs in some rows."""
 
     def before(self, rows: NDArray[np.intp], progress: Progress | None) -> NDArray[np.float64]:
         """Return the distances of the pairs in some rows before anything is learned, (pairs,)."""
@@ -61,12 +60,10 @@ class Heads:
     ) -> None:
         self.metric = metric
         self.table = differences(choices, metric, stack, cache=cache, workers=workers, progress=progress)
+        self.of = self.table.of
 
     def learner(self, recipe: Recipe, fingerprint: str) -> HeadLearner:
         return HeadLearner(channels(self.metric), recipe, fingerprint)
-
-    def of(self, *rows: NDArray[np.intp]) -> tuple[Tensor, ...]:
-        return self.table.of(*rows)
 
     def before(self, _rows: NDArray[np.intp], _progress: Progress | None) -> NDArray[np.float64]:
         heads = self.metric.definition.heads
@@ -84,13 +81,10 @@ class Network:
         self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="damlpips-")))
         self.metric = _at_random(metric, recipe.seed, self.folder) if recipe.variant == "scratch" else metric
         self.files = ImageFiles(choices.pairs, self.metric.encoder.min_size)
-        self.workers = workers
+        self.of, self.workers = self.files.of, workers
 
     def learner(self, recipe: Recipe, fingerprint: str) -> NetworkLearner:
         return NetworkLearner(self.metric, recipe, fingerprint)
-
-    def of(self, *rows: NDArray[np.intp]) -> Any:
-        return self.files.of(*rows)
 
     def before(self, rows: NDArray[np.intp], progress: Progress | None) -> NDArray[np.float64]:
         return distances(self.metric, self.files, rows, self.workers, progress)

@@ -2,10 +2,11 @@
 
 import json
 import logging
+import math
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from inspect import signature
@@ -16,16 +17,19 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.utils.data import DataLoader, Sampler
 
 from damlpips.calibration.checkpoints import WholeCheckpoints
 from damlpips.calibration.choices import Choices, read
 from damlpips.calibration.differences import Progress, channels, network
 from damlpips.calibration.images import loader
-from damlpips.calibration.learner import FitError, Learner
+from damlpips.calibration.learner import FitError, Learner, Part
 from damlpips.calibration.outcomes import MeanOutcome, Outcome, outcomes
-from damlpips.calibration.recipe import Recipe
+from damlpips.calibration.recipe import DEFAULT_PRECISION, PRECISIONS, Recipe
 from damlpips.calibration.split import held_out
 from damlpips.calibration.subjects import Heads, Network, Subject
 from damlpips.evaluation.figures import SetFigures
@@ -35,6 +39,7 @@ from damlpips.report.intervals import Difference
 from damlpips.version import __version__
 
 CHECKPOINT = "last"
+LOGGERS = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +82,9 @@ def fit(
     cache: Path | None = None,
     workers: int = 0,
     checkpoints: Path | None = None,
-    precision: str = "32-true",
+    devices: int = 1,
+    precision: str = DEFAULT_PRECISION,
+    log: Path | None = None,
     samples: int = 1000,
     progress: Progress | None = None,
     shown: bool = False,
@@ -104,7 +111,10 @@ def fit(
         workers: processes that read images while others are learned from; 0: none. They change nothing but the time.
         checkpoints: a folder in which each epoch is kept; a fit that was interrupted goes on from there, to the same
             bits.
-        precision: as of Lightning's `Trainer`.
+        devices: how many processes learn, each on a GPU or on the CPU, and a part of every batch. They end as one does,
+            but for the order of sums. A program that asks for more than one needs `if __name__ == "__main__"`.
+        precision: of Lightning's names, one of `PRECISIONS`.
+        log: a folder for the loss of each batch, `metrics.csv`.
         samples: bootstrap samples behind each interval.
         progress: called while the images are read.
         shown: whether Lightning shows its bar.
@@ -122,6 +132,11 @@ def fit(
     """
     recipe = Recipe() if recipe is None else recipe
     _check(metric, recipe)
+    _check_devices(devices, metric.encoder.device)
+    # a network sees what its encoder makes of images, in float32
+    known = [p for p in PRECISIONS if recipe.variant == "lin" or p == DEFAULT_PRECISION or "mixed" in p]
+    if precision not in known:
+        raise ValueError(f"precision: expected one of {', '.join(known)} for {recipe.variant!r}, got {precision!r}")
     if workers < 0:
         raise ValueError(f"workers: expected 0 or more, got {workers}")
     if cache is not None and recipe.variant != "lin":
@@ -138,9 +153,18 @@ def fit(
         described = metric.describe()
         pairs = choices.pairs_of(choices.contents[out])
         before = subject.before(pairs, progress)
-        learner = subject.learner(recipe, _fingerprint(choices, metric, recipe))
-        batches = loader(_Rows(choices, subject), _Shuffled(np.flatnonzero(~out), recipe), subject.workers)
-        _train(learner, batches, metric.encoder.device, checkpoints, precision, shown, callbacks)
+        learner = subject.learner(recipe, _fingerprint(choices, metric, recipe, precision))
+        _train(
+            *(learner, _Batches(_Rows(choices, subject.of), np.flatnonzero(~out), recipe, subject.workers)),
+            device=metric.encoder.device,
+            devices=devices,
+            checkpoints=checkpoints,
+            callbacks=callbacks,
+            precision=precision,
+            enable_progress_bar=shown,
+            logger=False if log is None else CSVLogger(log, name="", version=""),
+            log_every_n_steps=1,
+        )
         after = subject.after(learner, pairs)
     found = outcomes(choices, out, before, after, samples=samples, seed=recipe.seed)
     return Fitted(
@@ -174,29 +198,36 @@ def _check(metric: LPIPS, recipe: Recipe) -> None:
         raise ValueError(f"dtype: a network is learned from float32 (see `precision`), got {metric.encoder.dtype}")
 
 
-def _fingerprint(choices: Choices, metric: LPIPS, recipe: Recipe) -> str:
+def _check_devices(devices: int, device: torch.device) -> None:
+    # several GPUs are the first ones
+    most = math.inf if device.type == "cpu" else 1 if device.index else torch.cuda.device_count()
+    if not 1 <= devices <= most:
+        raise ValueError(f"devices: expected 1 to {most:g} where the metric is on {device}, got {devices}")
+
+
+def _fingerprint(choices: Choices, metric: LPIPS, recipe: Recipe, precision: str) -> str:
     """Return all that a fit depends on: what its checkpoints are good for."""
-    of = {"data": choices.sha256, "network": network(metric), "recipe": asdict(recipe), "version": __version__}
-    return json.dumps(of, sort_keys=True, default=str)
+    how = {"recipe": asdict(recipe), "precision": precision, "version": __version__}
+    return json.dumps({"data": choices.sha256, "network": network(metric), **how}, sort_keys=True, default=str)
 
 
 class _Rows:
-    """Batches of choices by their rows."""
+    """Batches of choices by their rows: what distances are made of for the own ones, shares and votes of all."""
 
-    def __init__(self, choices: Choices, subject: Subject) -> None:
-        self.choices, self.subject = choices, subject
+    def __init__(self, choices: Choices, of: Callable[..., Any]) -> None:
+        self.choices, self.of = choices, of
 
-    def __call__(self, rows: Any) -> tuple[Any, ...]:
-        of = self.choices
-        pairs = self.subject.of(of.first[rows], of.second[rows])
-        return pairs, *map(torch.from_numpy, (of.share[rows], of.votes[rows], rows))
+    def __call__(self, part: Part) -> tuple[Any, ...]:
+        rows, of = part.rows, self.choices
+        pairs = self.of(of.first[rows[part.own]], of.second[rows[part.own]])
+        return pairs, *map(torch.from_numpy, (of.share[rows], of.votes[rows])), part
 
 
 class _Shuffled(Sampler):
-    """The rows of each batch, in an order that the seed and the epoch decide."""
+    """A process's part of each batch, in an order that the seed and the epoch decide, whatever the processes."""
 
-    def __init__(self, rows: np.ndarray, recipe: Recipe) -> None:
-        self.rows, self.recipe, self.epoch = rows, recipe, 0
+    def __init__(self, rows: np.ndarray, recipe: Recipe, rank: int, world: int) -> None:
+        self.rows, self.recipe, self.place, self.epoch = rows, recipe, (rank, world), 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -205,19 +236,33 @@ class _Shuffled(Sampler):
     def __len__(self) -> int:
         return -(-len(self.rows) // self.recipe.batch)
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Iterator[Part]:
         order = np.random.default_rng([self.recipe.seed, self.epoch]).permutation(self.rows)
-        yield from (order[k : k + self.recipe.batch] for k in range(0, len(order), self.recipe.batch))
+        batches = (order[k : k + self.recipe.batch] for k in range(0, len(order), self.recipe.batch))
+        yield from (Part.of(rows, *self.place) for rows in batches)
+
+
+class _Batches(lightning.LightningDataModule):
+    """Batches of some rows; of several processes each has every n-th choice of a batch."""
+
+    def __init__(self, of: _Rows, rows: np.ndarray, recipe: Recipe, workers: int) -> None:
+        super().__init__()
+        self.of, self.rows, self.recipe, self.workers = of, rows, recipe, workers
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        place = self.trainer.global_rank, self.trainer.world_size
+        return loader(self.of, _Shuffled(self.rows, self.recipe, *place), self.workers)
 
 
 def _train(
     learner: Learner,
-    batches: DataLoader,
+    data: _Batches,
     device: torch.device,
+    devices: int,
     checkpoints: Path | None,
-    precision: str,
-    shown: bool,
     callbacks: Sequence[Callback],
+    **options: Any,
 ) -> None:
     keeping = [] if checkpoints is None else [_each_epoch(checkpoints)]
     last = None if checkpoints is None else _last(checkpoints, learner)
@@ -225,21 +270,23 @@ def _train(
     with _quietly():
         trainer = lightning.Trainer(
             accelerator="cpu" if device.type == "cpu" else "gpu",
-            devices=1 if device.index is None else [device.index],
-            precision=precision,  # type: ignore[arg-type]
+            devices=devices if devices > 1 or device.index is None else [device.index],
+            # from a new interpreter: nothing of this one's threads and devices, and the data are mapped, not copied
+            strategy=_Processes(start_method="spawn") if devices > 1 else "auto",
             max_epochs=learner.recipe.all_epochs,
             callbacks=[*keeping, *callbacks],
             plugins=[WholeCheckpoints()],
             enable_checkpointing=bool(keeping),
-            enable_progress_bar=shown,
             enable_model_summary=False,
-            logger=False,
             use_distributed_sampler=False,
+            **options,
         )
         # nothing in a checkpoint needs more, where Lightning offers it
         safely = {"weights_only": True} if "weights_only" in signature(trainer.fit).parameters else {}
         try:
-            trainer.fit(learner, batches, ckpt_path=last, **safely)  # type: ignore[arg-type]
+            trainer.fit(learner, datamodule=data, ckpt_path=last, **safely)
+        except ProcessRaisedException as error:
+            raise _of_process(error) from error
         except SystemExit as error:  # Lightning's answer to Ctrl-C, which it then ignores
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, on_ctrl_c)
@@ -249,6 +296,20 @@ def _train(
     if not all(bool(weights.isfinite().all()) for weights in learner.parameters()):
         rate = learner.recipe.learning_rate
         raise FitError(f"the weights are not finite after the last batch: try a lower learning rate than {rate:g}")
+
+
+class _Processes(DDPStrategy):
+    """Processes that Lightning starts, each as quiet as this one."""
+
+    def setup_environment(self) -> None:
+        _quiet()
+        super().setup_environment()
+
+
+def _of_process(error: ProcessRaisedException) -> Exception:
+    """Return what a process raised: of a `FitError` only the text comes back, as the last line of a traceback."""
+    kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
+    return FitError(message) if kind == f"{FitError.__module__}.{FitError.__qualname__}" else error
 
 
 def _last(folder: Path, learner: Learner) -> Path | None:
@@ -279,14 +340,17 @@ def _each_epoch(folder: Path) -> ModelCheckpoint:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep Lightning from its remarks on devices and workers."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
+    levels = [logger.level for logger in LOGGERS]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        _quiet()
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
+            for logger, level in zip(LOGGERS, levels, strict=True):
                 logger.setLevel(level)
+
+
+def _quiet() -> None:
+    warnings.filterwarnings("ignore", module="lightning")
+    for logger in LOGGERS:
+        logger.setLevel(logging.ERROR)

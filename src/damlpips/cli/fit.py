@@ -1,5 +1,6 @@
 """`damlpips fit`: choices between two images, or ratings, in; heads of LPIPS out, and perhaps a network."""
 
+import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -9,9 +10,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from damlpips.calibration import recipe as published
-from damlpips.calibration.recipe import LOSSES, VARIANTS, Recipe
+from damlpips.calibration.recipe import DEFAULT_PRECISION, LOSSES, PRECISIONS, VARIANTS, Recipe
 from damlpips.cli.agree import KNOWN_LAYOUTS, load_sets
-from damlpips.cli.model import DeviceOption, bad_input, starting
+from damlpips.cli.model import DeviceOption, bad_input, in_options, starting
 from damlpips.cli.options import check_installed, check_outputs, find_device, progress_bar
 from damlpips.cli.program import app, complain, fail
 from damlpips.evaluation.datasets import DatasetError
@@ -40,6 +41,7 @@ command goes on from the last epoch."""
 
 Variant = Enum("Variant", {value: value for value in VARIANTS}, type=str)  # type: ignore[misc]
 Loss = Enum("Loss", {value: value for value in LOSSES}, type=str)  # type: ignore[misc]
+Precision = Enum("Precision", {value: value for value in PRECISIONS}, type=str)  # type: ignore[misc]
 DEFAULT = Recipe()
 
 
@@ -93,13 +95,24 @@ def fit(
     checkpoints: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keep each epoch; go on from the last one if there is any.")
     ] = None,
+    log: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the loss of each batch to FOLDER/metrics.csv.")
+    ] = None,
     device: DeviceOption = "auto",
+    devices: Annotated[
+        int, typer.Option(metavar="N", help="Learn in N processes, one a GPU, or all of them on the CPU.")
+    ] = 1,
+    precision: Annotated[
+        Precision, typer.Option(help="Lightning's names; mixed: the parameters stay in float32.")
+    ] = Precision[DEFAULT_PRECISION],
     samples: Annotated[int, typer.Option(min=1, help="Bootstrap samples behind each interval.")] = 1000,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no figures and no progress bar.")] = False,
 ) -> None:
     """Learn LPIPS, its heads or its network, too, from choices between two images (2AFC) or ratings, as published."""
     check_outputs({"--out": out})
     check_installed("fit", "fit", ("scipy", "numpy", "lightning"))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        fail("torchrun: expected one process, which starts the others: leave torchrun out, and use --devices N")
     if out.suffix != ".safetensors":
         fail(f"--out {out}: expected a name that ends in .safetensors")
     if backbone not in BACKBONES:
@@ -113,8 +126,7 @@ def fit(
     try:
         recipe = Recipe(variant=variant.value, loss=loss.value, **{name: given[name] for name in named})
     except ValueError as error:
-        name, _, rest = str(error).partition(": ")
-        fail(f"--{name.replace('_', '-')}: {rest}")
+        fail(in_options(str(error), given))
     with bad_input():
         from damlpips.calibration import fit as fitted_to
         from damlpips.calibration import save
@@ -138,12 +150,15 @@ def fit(
                     cache=cache,
                     workers=workers,
                     checkpoints=checkpoints,
+                    devices=devices,
+                    precision=precision.value,
+                    log=log,
                     samples=samples,
                     progress=move,
                     shown=not quiet and sys.stdout.isatty(),
                 )
         except (DatasetError, ValueError) as error:
-            fail(str(error))
+            fail(in_options(str(error), given))
         try:
             save(found, out)
         except OSError as error:

@@ -236,11 +236,15 @@ def bad_input() -> Iterator[None]:
         fail(f"out of memory: {error}")
 
 
-NAMES = "|".join((*COMMANDS, *ReadingOptions.__annotations__))
+KNOWN = (*COMMANDS, *ReadingOptions.__annotations__)
+NAMES = "|".join(KNOWN)
 
 
-def in_options(message: str) -> str:
+def in_options(message: str, names: Iterable[str] = KNOWN) -> str:
     """Return a message of the core, which speaks of Python's arguments, in the words of the command line.
+
+    Args:
+        names: the arguments that are options where a message begins with one.
 
     Example:
         >>> in_options("use resize='reference'"), in_options("tile: expected None or at least 44 pixels")
@@ -250,6 +254,6 @@ def in_options(message: str) -> str:
     used = rf"\buse ({NAMES})=(?:'(\w+)'|(N))"
     message = re.sub(used, lambda m: f"use {spelled_option(m[1])} {m[2] or m[3]}", message)
     message = re.sub(rf"\b({NAMES})=(?=')", lambda m: f"{spelled_option(m[1])} ", message)
-    message = re.sub(rf"^({NAMES}): ", lambda m: f"{spelled_option(m[1])}: ", message)
+    message = re.sub(rf"^({'|'.join(names)}): ", lambda m: f"{spelled_option(m[1])}: ", message)
     embedded = "Or use the embedded backbone, which needs no other file: DAMLPIPS('nano')."
     return message.replace(embedded, "Or use --metric damlpips.")
