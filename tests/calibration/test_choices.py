@@ -16,6 +16,7 @@ from scipy.stats import norm
 
 from damlpips import LPIPS
 from damlpips.calibration import Recipe, fit
+from damlpips.calibration import differences as module
 from damlpips.calibration.choices import read
 from damlpips.calibration.differences import differences
 from damlpips.calibration.learner import FitError
@@ -23,6 +24,7 @@ from damlpips.calibration.ratings import drawn, shares, spread_within
 from damlpips.calibration.split import held_out
 from damlpips.evaluation.datasets import load
 from damlpips.evaluation.judgements import JudgedSet
+from damlpips.nets.table import BACKBONES
 from damlpips.scoring.images import ScoringError
 from tests.support.voted import rated_set, voted_set
 
@@ -158,6 +160,24 @@ class TestReading:
         one = table([small], tmp_path / "one")
         assert one.any(axis=(1, 2)).all()
         assert np.array_equal(table([small], tmp_path / "two", workers=2), one)
+
+    @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="what the system was told is Linux's to say")
+    def test_of_a_table_that_the_memory_cannot_hold_only_rows_are_read(
+        self, small: JudgedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        choices, weights = read([small], most=9, seed=0), torch.rand(sum(BACKBONES["nano"].channels))
+        found = []
+        for bytes_of_memory, told in ((1 << 40, False), (0, True)):
+            monkeypatch.setattr(module, "memory", lambda size=bytes_of_memory: size)
+            with ExitStack() as stack:
+                numbers = differences(choices, uniform(), stack, cache=tmp_path)
+                found.append(numbers.distances(weights))
+                (file,) = tmp_path.iterdir()
+                mapped = Path("/proc/self/smaps").read_text().split(str(file), 1)[1]
+                # "rr": random reads
+                assert (" rr " in mapped.split("VmFlags:", 1)[1].split("\n", 1)[0]) == told
+                del numbers
+        assert np.array_equal(*found)
 
     def test_an_image_that_cannot_be_read_names_its_judgement(self, small: JudgedSet, tmp_path: Path) -> None:
         damaged = tmp_path / "damaged.png"
