@@ -153,7 +153,7 @@ train-nano-smoke: $(READY)
 	$(BIN)/python -m training.nano docs/demo --teachers nano --shards 2 --items 8 --steps 80 --batch 4 \
 		--processes $(JOBS) --work build/nano-smoke --out build/nano-smoke/trained.safetensors
 
-# A fit from end to end on 5,000 made-up choices in BAPPS's layout: some two minutes on two cores.
+# A fit from end to end on 5,000 made-up choices in BAPPS's layout: about a minute on an idle core.
 SMOKE := build/fit-smoke
 fit-smoke: $(READY)
 	rm -rf $(SMOKE)
