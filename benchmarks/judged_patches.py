@@ -2,6 +2,7 @@
 
     python benchmarks/judged_patches.py make FOLDER [--choices 5000] [--layout folders|tar|parquet]
     python benchmarks/judged_patches.py measure FOLDER [--backbone nano] [--workers 0]
+    python benchmarks/judged_patches.py steps FOLDER [--backbone nano]
 
 `make` cuts patches of 64 x 64 out of the demo's pictures and distorts each in two ways. Five votes a choice are drawn
 by the distances of LPIPS on nano with random heads, `truth.safetensors`, which a fit should find again: nobody was
@@ -9,11 +10,14 @@ asked.
 
 `measure` prints a Markdown table: the CPU time of one process for each stage of `damlpips fit --variant lin`, what that
 comes to for the 151,000 choices of BAPPS's train sets, bytes kept, and the peak of memory. Linux only.
+
+`steps` prints the same for the steps of `--variant tune`, as published: batches of 50, ten epochs.
 """
 
 import argparse
 import io
 import json
+import math
 import mmap
 import os
 import tarfile
@@ -26,6 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
 from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
@@ -219,8 +224,32 @@ def measure(folder: Path, backbone: str, workers: int) -> str:
     rows.append(
         f"{n} choices on {backbone}, {workers} workers. An epoch's rows in a random order, elapsed: {warm:.2f} s"
     )
-    rows.append(f"from memory, {cold:.2f} s from the disk. Peak of memory: {peak() / 1e6:.0f} MB.")
+    rows.append(f"from memory, {cold:.2f} s from the disk. Peak of memory: {status('VmHWM') / 1e6:.0f} MB.")
     return "\n".join(rows)
+
+
+class Steps(Callback):
+    """When each step began, in CPU time, and the memory in use before the first."""
+
+    def __init__(self) -> None:
+        self.began: list[float] = []
+        self.memory = 0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.memory = self.memory or status("VmRSS")
+        self.began.append(time.process_time())
+
+
+def steps(folder: Path, backbone: str) -> str:
+    """Return what a step takes in which the network is learned, too, as a line of text."""
+    recipe, watch = Recipe(variant="tune", epochs=2, decay_epochs=0), Steps()
+    fit(load(folder), LPIPS(backbone, heads="uniform"), recipe, samples=10, callbacks=[watch])
+    seconds = float(np.median(np.diff(watch.began)))
+    hours = seconds * math.ceil((1 - recipe.held_out) * BAPPS / recipe.batch) * Recipe().all_epochs / 3600
+    return (
+        f"{backbone}, {recipe.batch} choices a step: {seconds:.3f} s, {hours:.1f} h for BAPPS. Memory:"
+        f" {watch.memory / 1e6:.0f} MB before the first step, {status('VmHWM') / 1e6:.0f} MB at most"
+    )
 
 
 def gathered(path: Path, first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
@@ -244,10 +273,10 @@ def gathered(path: Path, first: np.ndarray, second: np.ndarray) -> tuple[float, 
     return seconds[1], seconds[2]
 
 
-def peak() -> int:
-    """Return the peak of this process's memory in bytes."""
+def status(name: str) -> int:
+    """Return what the kernel says of this process's memory in bytes: VmRSS now, VmHWM at most."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -257,16 +286,18 @@ def main(arguments: list[str] | None = None) -> None:
     making.add_argument("folder", type=Path)
     making.add_argument("--choices", type=int, default=5000)
     making.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0])
-    measuring = commands.add_parser("measure")
-    measuring.add_argument("folder", type=Path)
-    measuring.add_argument("--backbone", default="nano")
+    measuring, stepping = commands.add_parser("measure"), commands.add_parser("steps")
+    for parser_of in (measuring, stepping):
+        parser_of.add_argument("folder", type=Path)
+        parser_of.add_argument("--backbone", default="nano")
     measuring.add_argument("--workers", type=int, default=0)
     given: Any = parser.parse_args(arguments)
     if given.command == "make":
         print(make(given.folder, given.choices, given.layout))
     else:
         torch.set_num_threads(1)
-        print(measure(given.folder, given.backbone, given.workers))
+        stepped = given.command == "steps"
+        print(steps(given.folder, given.backbone) if stepped else measure(given.folder, given.backbone, given.workers))
 
 
 if __name__ == "__main__":

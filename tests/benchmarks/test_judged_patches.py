@@ -1,6 +1,7 @@
 """The made-up patches: whichever way they are written, a fit of the command line on them is the same."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ def test_every_layout_is_fitted_to_the_same_heads(tmp_path: Path) -> None:
         card = json.loads(out.with_suffix(".json").read_text())
         assert card["data"]["sets"][0]["choices"] == 80
     assert len(set(written.values())) == 1
+
+
+def test_steps_are_timed(tmp_path: Path) -> None:
+    line = judged_patches.steps(judged_patches.make(tmp_path, 70), "nano")
+    assert re.fullmatch(
+        r"nano, 50 choices a step: [\d.]+ s, [\d.]+ h for BAPPS. Memory: \d+ MB .*, \d+ MB at most", line
+    )
 
 
 def test_measuring_prints_every_stage(tmp_path: Path) -> None:

@@ -350,6 +350,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
+            *(("variant", "all"), ("swap", 1)),
             *(("loss", "mse"), ("learning_rate", 0.0), ("learning_rate", math.nan), ("learning_rate", math.inf)),
             *(("epochs", -1), ("decay_epochs", -1), ("batch", 0), ("dropout", 1.0), ("dropout", -0.1)),
             *(("held_out", 0.0), ("held_out", 1.0), ("seed", -1)),

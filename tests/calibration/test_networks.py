@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
+import damlpips
 from damlpips import DAMLPIPS, LPIPS, LPIPSMetric
 from damlpips.calibration import Fitted, Recipe, fit, save
 from damlpips.calibration.choices import read
@@ -192,7 +193,7 @@ class TestFiles:
         torch.testing.assert_close(metric.compute(), expected[0])
         assert DAMLPIPS("nano", weights=files["weights"])(x, y) != DAMLPIPS("nano")(x, y)
 
-    def test_pyiqa_and_piq_load_them(self, files: dict[str, str], small: JudgedSet) -> None:
+    def test_piq_loads_them(self, files: dict[str, str], small: JudgedSet) -> None:
         pytest.importorskip("piq")
         from damlpips.adapters.piq import create_metric
 
@@ -200,6 +201,13 @@ class TestFiles:
         expected = LPIPS("nano", **files)(x, y)
         theirs = create_metric("lpips-fast", backbone="nano", reduction="none", **files)
         torch.testing.assert_close(theirs(x, y), expected)
+
+    def test_pyiqa_loads_them(self, files: dict[str, str], small: JudgedSet) -> None:
+        pyiqa = pytest.importorskip("pyiqa")
+        damlpips.register()
+        x, y = map(pixels_of, small.judgements[0].a)
+        theirs = pyiqa.create_metric("lpips-fast", backbone="nano", device="cpu", **files)
+        torch.testing.assert_close(theirs(x, y).flatten(), LPIPS("nano", **files)(x, y))
 
 
 class TestRuns:
