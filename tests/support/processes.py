@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,29 @@ def run(world: int, work: Callable[[int, int], Any], backend: str = "gloo") -> l
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_enter, (world, folder, backend, work), nprocs=world)
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def _join(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world, timeout=TIMEOUT
+    )
+
+
+class Group:
+    """Processes with gloo between them, for one call after another: to start them takes longer than most calls.
+
+    They end when the last reference to the group is gone, or with this process.
+    """
+
+    def __init__(self, world: int) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.workers = [
+            ProcessPoolExecutor(1, mp.get_context("spawn"), _join, (rank, world, self.folder.name))
+            for rank in range(world)
+        ]
+
+    def run(self, work: Callable[[int, int], Any]) -> list[Any]:
+        """Return what `work(rank, world)` returns in each process; it must come from a module."""
+        running = [worker.submit(work, rank, len(self.workers)) for rank, worker in enumerate(self.workers)]
+        return [call.result() for call in running]
