@@ -15,6 +15,8 @@ _NETWORKS = "damlpips.adapters.pyiqa_networks"
 # of each metric the network there, and the range of its scores
 _KINDS = {Metric.DAMLPIPS: ("DamlpipsNet", "0, inf"), Metric.LPIPS: ("LpipsFastNet", "0, 1")}
 NAMES = in_libraries()
+# what pyiqa would call a network of this package that it has itself (docs/upstream in the repository)
+_PYIQAS_OWN = "DAMLPIPS"
 
 
 def _configuration(metric: Metric, options: dict[str, Any]) -> dict[str, Any]:
@@ -28,18 +30,20 @@ def _configuration(metric: Metric, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def register() -> list[str]:
-    """Enter the names in pyiqa's table and the networks in its registry; return the names."""
+    """Enter the names in pyiqa's table and the networks in its registry, but those that it has; return the names."""
     # Importing pyiqa calls this function, which has to be there by then.
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
     from pyiqa.utils.registry import ARCH_REGISTRY
 
     wanted = {name: _configuration(*row) for name, row in NAMES.items()}
     for name, configuration in wanted.items():
-        if DEFAULT_CONFIGS.get(name, configuration) != configuration:
+        known = DEFAULT_CONFIGS.get(name, configuration)
+        if known != configuration and known["metric_opts"].get("type") != _PYIQAS_OWN:
             raise RuntimeError(f"pyiqa knows a metric {name!r} already, and it is not this package's")
     for network, _ in _KINDS.values():
         _register_network(ARCH_REGISTRY, network)
-    DEFAULT_CONFIGS.update(wanted)
+    for name, configuration in wanted.items():
+        DEFAULT_CONFIGS.setdefault(name, configuration)
     return list(wanted)
 
 
