@@ -160,7 +160,7 @@ def test_error_on_wrong_update(preds, target):
     metric = DAMLPIPS()
     metric.update(_preds[0], _target[0])
     before = metric.compute()
-    with pytest.raises(ValueError, match="expected|must have one size"):
+    with pytest.raises(ValueError, match=r"expected|must have one size"):
         metric.update(preds, target)
     metric._computed = None
     assert metric.compute() == before
