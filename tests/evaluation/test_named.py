@@ -16,9 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from damlpips import DAMLPIPS, LPIPS
+from damlpips.calibration.weights import write_heads
 from damlpips.evaluation import named, peers
 from damlpips.evaluation.named import UnavailableMetricError, UnknownMetricError, build, names
 from damlpips.evaluation.peers import PIQ, TORCHMETRICS
+from damlpips.nets.table import BACKBONES
 
 OWN = ["mse", "damlpips", "damlpips-nano", "lpips-nano:spatial", "lpips-nano:sort", "lpips-nano:spatial+mean:raw"]
 FIVE_SCALES = ("multi_scale_ssim", "information_weighted_ssim")
@@ -126,6 +128,42 @@ class TestOwn:
         expected = DAMLPIPS(weights=random_nano_weights)(*pair).tolist()
         assert metric.distances(*pair).tolist() == pytest.approx(expected, rel=1e-5)
         assert metric.identity != build("damlpips").identity
+
+    def test_files_behind_a_name(self, pair: tuple[Tensor, Tensor], random_nano_weights: Path, tmp_path: Path) -> None:
+        (tmp_path / "a,b=c").mkdir()
+        heads = tmp_path / "a,b=c/heads.safetensors"
+        found = set()
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            write_heads([torch.rand(c) for c in BACKBONES["nano"].channels], heads)
+            for name, files in {
+                f"lpips-nano:heads={heads}": {"heads": str(heads)},
+                f"lpips-nano:heads={heads},weights={random_nano_weights}": {
+                    "heads": str(heads),
+                    "weights": random_nano_weights,
+                },
+            }.items():
+                metric = build(name)
+                expected = LPIPS("nano", **files)(*pair).tolist()
+                assert metric.distances(*pair).tolist() == pytest.approx(expected, rel=1e-5)
+                found.add(metric.identity)
+        # the bytes count, not the name of the file
+        assert len(found) == 4
+        only_weights = build(f"damlpips-nano:weights={random_nano_weights}")
+        assert only_weights.identity == build("damlpips-nano", weights=random_nano_weights).identity
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("lpips-nano:heads=nowhere.safetensors", "cannot be built .*nowhere.safetensors"),
+            ("damlpips:heads=nowhere.safetensors", "cannot be built .*heads"),
+            ("lpips-nan:heads=a", "unknown metric 'lpips-nan': did you mean .*lpips-nano"),
+            ("lpips-nano:head=a", "unknown metric 'lpips-nano:head=a'"),
+        ],
+    )
+    def test_files_that_are_not_there_or_go_nowhere(self, name: str, message: str) -> None:
+        with pytest.raises((UnavailableMetricError, UnknownMetricError), match=message):
+            build(name)
 
     @pytest.mark.parametrize("name", ["mse", "piq:ssim"])
     def test_weights_that_nobody_wants(self, name: str, random_alex_weights: Path) -> None:

@@ -62,6 +62,8 @@ EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]damlpips agree tid2013/ --metric damlpips --metric my_metrics.py:contrast[/cyan]
 
+[cyan]damlpips agree kept_aside/ --metric lpips-alex:heads=heads.safetensors --baseline lpips-alex:spatial[/cyan]
+
 [cyan]damlpips agree --challenge challenge/ --metric damlpips --metric lpips-squeeze[/cyan]
 
 [cyan]damlpips agree --list[/cyan]
@@ -80,7 +82,8 @@ def agree(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A metric, see --list, or FILE.py:NAME, a callable that makes one; repeat it for more."
+            help="A metric, see --list; lpips-BACKBONE:heads=FILE (and ,weights=FILE); or FILE.py:NAME, a callable that"
+            " makes one; repeat it for more."
             " Default: damlpips, and lpips-alex where its weights are.",
         ),
     ] = None,

@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,12 +24,16 @@ from damlpips.evaluation.peers import LIBRARIES, Library
 from damlpips.files import digest
 from damlpips.models.encoder import Images
 from damlpips.models.registry import Metric, Named, named
-from damlpips.nets.table import TIMM
+from damlpips.nets.table import BACKBONES, TIMM
 from damlpips.nets.weights import weights_dir
 from damlpips.version import SCORES, __version__
 
 OWN = "damlpips"
 MSE = "mse"
+HEADS = "heads"
+# what a name has behind it: heads=FILE,weights=FILE
+FILE = re.compile(r"(?:heads|weights)=")
+FILES = re.compile(r",(?=(?:heads|weights)=)")
 
 
 class UnknownMetricError(ValueError):
@@ -79,7 +84,9 @@ def build(
 
     This package's are `mse`, `damlpips` (the default backbone), `damlpips-BACKBONE`, `lpips-BACKBONE` (as published),
     `lpips-BACKBONE:COMPARISON` (uniform heads; `lpips-alex:spatial+sort`), and the last with `:raw` behind it (features
-    that are not divided by their norm). Another library's begin with its name: `pyiqa:NAME`, `piq:NAME`,
+    that are not divided by their norm). Files go behind `heads=` and `weights=`, as `damlpips fit` writes them:
+    `lpips-BACKBONE:heads=FILE`, `lpips-BACKBONE:heads=FILE,weights=FILE`, `damlpips-BACKBONE:weights=FILE`. Another
+    library's begin with its name: `pyiqa:NAME`, `piq:NAME`,
     `torchmetrics:NAME`. `names` lists them all. `timm:NAME` is LPIPS with uniform heads on any model of timm.
 
     `FILE.py:NAME` is a metric of one's own: NAME, called without arguments, makes a callable of (distorted, reference),
@@ -154,13 +161,25 @@ def _build_own(name: str, device: torch.device, weights: str | os.PathLike[str] 
     own = dict(named())
     if name.startswith(TIMM):
         own[name] = Named(Metric.LPIPS, {"backbone": name, "heads": "uniform"})
-    _check_known(name, [*own, MSE, *others])
+    known, files = _with_files(name)
+    if HEADS in files:  # the network needs none that are published
+        own |= {f"lpips-{backbone}": Named(Metric.LPIPS, {"backbone": backbone}) for backbone in BACKBONES}
+    _check_known(known, [*own, MSE, *others])
     with _unavailable(name):
-        model = own[name].build(weights=weights).to(device).load()
-    # the table of weights pins the contents of each file that is used by default
-    options = {**model.configuration(), "scores": SCORES, "weights": digest(weights_dir() / "cards.toml")}
+        model = own[known].build(**{"weights": weights, **files}).to(device).load()
+        # the table of weights pins the contents of each file that is used by default
+        options = {**model.configuration(), "scores": SCORES, "weights": digest(weights_dir() / "cards.toml")}
+        if HEADS in files:
+            options[HEADS] = model.settings.spellings()[HEADS].text(files[HEADS])
     identity = _identity(OWN, type(model).__name__, __version__, device, options)
     return NamedMetric(name, True, identity, device, model, torch.no_grad()(model.encode))
+
+
+def _with_files(name: str) -> tuple[str, dict[str, str]]:
+    """Return the name before the files that a name gives, and these: by heads and weights."""
+    known, _, rest = name.partition(":")
+    parts = FILES.split(rest)
+    return (known, dict(part.split("=", 1) for part in parts)) if all(map(FILE.match, parts)) else (name, {})
 
 
 def _build_custom(name: str, device: torch.device) -> NamedMetric:
