@@ -131,7 +131,29 @@ def shift(shard: Path) -> None:
             add(tar, name, content)
 
 
+def test_row_groups_are_kept_up_to_a_limit_over_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (judged,) = load(parquet(tmp_path, "votes", draw))
+    paths = [path for choice in judged.judgements for pair in choice.pairs for path in pair]
+    for most, kept in ((0, 1), (1 << 27, 4)):
+        monkeypatch.setattr(members, "MOST_KEPT", most)
+        members.Parquet.kept.clear()
+        found = [View().read(path) for path in paths]
+        assert len(members.Parquet.kept) == kept
+        again = {path: View().read(path) for path in reversed(paths)}
+        assert all(torch.equal(one, again[path]) for one, path in zip(found, paths, strict=True))
+
+
 class TestErrors:
+    def test_a_row_group_that_is_damaged_is_named(self, tmp_path: Path) -> None:
+        shard = parquet(tmp_path, "ratings", draw) / "train-0.parquet"
+        (judged,) = load(tmp_path)
+        place = pq.ParquetFile(shard).metadata.row_group(1).column(0).data_page_offset
+        content = bytearray(shard.read_bytes())
+        content[place : place + 20] = b"\xff" * 20
+        shard.write_bytes(content)
+        with pytest.raises(ScoringError, match=r"train-0.parquet, row group 1: damaged, or not Parquet"):
+            View().read(judged.judgements[1].pairs[0][0])
+
     @each_kind
     def test_an_image_that_cannot_be_read_is_named_by_shard_and_row(self, kind: str, tmp_path: Path) -> None:
         def damaged(path: Path) -> None:

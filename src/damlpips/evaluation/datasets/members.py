@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from damlpips import files
 from damlpips.files import identity, open_regular, path_within, reason
@@ -23,8 +23,8 @@ T = TypeVar("T")
 BLOCK = 512
 # bytes of the images of a row group, unpacked
 LARGEST_GROUP = 1 << 28
-# bytes of the row groups of a file that are kept
-MOST_KEPT = 1 << 26
+# bytes of the row groups that are kept, of all files
+MOST_KEPT = 1 << 27
 
 
 class Tar:
@@ -76,6 +76,9 @@ class Tar:
 class Parquet:
     """The images of a Parquet file by row and column: bytes, or structs with `bytes` among their fields."""
 
+    # the row groups that were read last, by their file and number
+    kept: ClassVar[OrderedDict[tuple["Parquet", int], Any]] = OrderedDict()
+
     def __init__(self, path: Path) -> None:
         self.path = path
         with _explained(path):
@@ -87,7 +90,6 @@ class Parquet:
             groups = range(self.file.num_row_groups)
             rows = [self.file.metadata.row_group(group).num_rows for group in groups]
         self.ends = list(accumulate(rows))
-        self.kept: OrderedDict[int, Any] = OrderedDict()
 
     def read(self, name: str) -> bytes:
         """Return the image `ROW/COLUMN`."""
@@ -103,7 +105,8 @@ class Parquet:
         return content
 
     def _group(self, group: int) -> Any:
-        if group not in self.kept:
+        key = self, group
+        if key not in self.kept:
             size = self.file.metadata.row_group(group).total_byte_size
             if size > LARGEST_GROUP:
                 raise ScoringError(
@@ -111,11 +114,11 @@ class Parquet:
                     " fewer rows in a group (row_group_size=100)"
                 )
             with _explained(self.path, f", row group {group}"):
-                self.kept[group] = self.file.read_row_group(group, columns=self.images, use_threads=False)
+                self.kept[key] = self.file.read_row_group(group, columns=self.images, use_threads=False)
             while len(self.kept) > 1 and sum(table.nbytes for table in self.kept.values()) > MOST_KEPT:
                 self.kept.popitem(last=False)
-        self.kept.move_to_end(group)
-        return self.kept[group]
+        self.kept.move_to_end(key)
+        return self.kept[key]
 
     def values(self, columns: list[str]) -> list[dict[str, object]]:
         """Return columns that are no images, a row each."""
