@@ -297,7 +297,7 @@ def started(metric: LPIPS, judged: JudgedSet, **recipe: Any) -> tuple[NetworkLea
     """A learner before its first step, and the images of all choices as a batch."""
     choices = read([judged], most=1, seed=0)
     learner = NetworkLearner(metric, Recipe(variant="tune", **{"dropout": 0.0, **recipe}), "")
-    return learner, ImageFiles(choices.pairs, 1).of(choices.first, choices.second)
+    return learner, ImageFiles(choices.pairs, 1, choices.where).of(choices.first, choices.second)
 
 
 def pixels_of(path: Path) -> torch.Tensor:

@@ -125,9 +125,10 @@ def test_an_image_that_cannot_be_read_names_its_choice(choices: Path, tmp_path: 
     bad = choices.parent / "damaged.csv"
     bad.write_text(choices.read_text().replace("2_1.png", "damaged.png"))
     (choices.parent / "damaged.png").write_bytes(b"no image")
-    for workers in (0, 1):
-        message = "damaged, row 6: .*damaged.png: not an image of a known kind"
-        refused(message, "fit", bad, *QUICK, "--workers", workers, "-o", tmp_path / "heads.safetensors")
+    message = "damaged, row 6: .*damaged.png: not an image of a known kind"
+    for variant, workers in (("lin", 0), ("lin", 1), ("tune", 0), ("tune", 1)):
+        options = ("--variant", variant, "--workers", workers, "-o", tmp_path / "heads.safetensors")
+        refused(message, "fit", bad, *QUICK, *options)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(

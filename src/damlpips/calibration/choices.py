@@ -39,6 +39,23 @@ class Judged:
 
 
 @dataclass(frozen=True, eq=False)
+class Where:
+    """Which judgement a pair is of, the first one, by set and row: errors name it.
+
+    Attributes:
+        rows: of each set its name, and the rows of `Choices.pairs` of each judgement.
+    """
+
+    rows: list[tuple[str, Rows]]
+
+    def __call__(self, pair: int) -> str:
+        for name, rows in self.rows:
+            if len(found := np.flatnonzero((rows == pair).any(1))):
+                return f"{name}, row {found[0]}"
+        raise ValueError(f"pair: expected one that was judged, got {pair}")
+
+
+@dataclass(frozen=True, eq=False)
 class Choices:
     """Choices between two pairs of images, as the columns that metrics are learned from.
 
@@ -78,12 +95,10 @@ class Choices:
         """Return the rows of all pairs that were judged of some contents, in order."""
         return np.unique(np.concatenate([s.rows[np.isin(s.contents, contents)].reshape(-1) for s in self.sets]))
 
-    def where(self, pair: int) -> str:
-        """Return which judgement a pair is of, the first one, by set and row: errors name it."""
-        for judged in self.sets:
-            if len(rows := np.flatnonzero((judged.rows == pair).any(1))):
-                return f"{judged.judged_set.name}, row {rows[0]}"
-        raise ValueError(f"pair: expected one of {len(self.pairs)}, got {pair}")
+    @property
+    def where(self) -> "Where":
+        """What says which judgement a pair is of."""
+        return Where([(judged.judged_set.name, judged.rows) for judged in self.sets])
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from damlpips.calibration.choices import Where
 from damlpips.calibration.differences import Progress
 from damlpips.evaluation.judgements import FilePair
 from damlpips.evaluation.views import AS_IS, View
@@ -40,23 +41,30 @@ class ImageFiles:
 
     Args:
         least: of an image's sides, in pixels.
+        where: which judgement a pair is of, for errors.
     """
 
-    def __init__(self, pairs: Sequence[FilePair], least: int, view: View = AS_IS) -> None:
-        self.pairs, self.least, self.view = pairs, least, view
+    def __init__(self, pairs: Sequence[FilePair], least: int, where: Where, view: View = AS_IS) -> None:
+        self.pairs, self.least, self.where, self.view = pairs, least, where, view
 
     def of(self, *rows: NDArray[np.intp]) -> list[Images]:
         """Return the images of the pairs in some rows, those of one size together.
 
         Raises:
-            ScoringError: a file that cannot be read, images that are too small, or a pair in two sizes; names the file.
+            ScoringError: a file that cannot be read, images that are too small, or a pair in two sizes; names the
+                judgement and the file.
         """
-        pairs = [self.pairs[row] for row in np.concatenate(rows)]
-        images = {path: self._read(path) for path in dict.fromkeys(path for pair in pairs for path in pair)}
-        for pair in pairs:
-            one, other = (images[path] for path in pair)
-            if one.shape != other.shape:
-                raise ScoringError(f"{pair[1]}: {_size(other)} pixels, {pair[0]} {_size(one)}: expected one size")
+        numbers = np.concatenate(rows).tolist()
+        pairs = [self.pairs[row] for row in numbers]
+        images: dict[Path, Tensor] = {}
+        for row, pair in zip(numbers, pairs, strict=True):
+            try:
+                images |= {path: self._read(path) for path in pair if path not in images}
+                one, other = (images[path] for path in pair)
+                if one.shape != other.shape:
+                    raise ScoringError(f"{pair[1]}: {_size(other)} pixels, {pair[0]} {_size(one)}: expected one size")
+            except ScoringError as error:
+                raise ScoringError(f"{self.where(row)}: {error}") from error
         sizes = dict.fromkeys(image.shape for image in images.values())
         return [self._of_size(size, pairs, images) for size in sizes]
 

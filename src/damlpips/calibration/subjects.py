@@ -80,7 +80,7 @@ class Network:
     def __init__(self, metric: LPIPS, choices: Choices, recipe: Recipe, stack: ExitStack, *, workers: int) -> None:
         self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="damlpips-")))
         self.metric = _at_random(metric, recipe.seed, self.folder) if recipe.variant == "scratch" else metric
-        self.files = ImageFiles(choices.pairs, self.metric.encoder.min_size)
+        self.files = ImageFiles(choices.pairs, self.metric.encoder.min_size, choices.where)
         self.of, self.workers = self.files.of, workers
 
     def learner(self, recipe: Recipe, fingerprint: str) -> NetworkLearner:
