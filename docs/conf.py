@@ -1,5 +1,11 @@
 """Sphinx configuration."""
 
+from pathlib import Path
+
+import jupytext
+
+HERE = Path(__file__).parent
+
 project = "damlpips"
 author = "the damlpips authors"
 copyright = "2026, the damlpips authors"
@@ -15,3 +21,20 @@ default_role = "code"
 smartquotes = False
 html_static_path = ["_static"]
 html_css_files = ["damlpips.css"]
+
+
+def write_notebooks(_app):
+    """Make a page of each notebook: its cells, what it printed, and its pictures, which `notebooks/run.py` stored."""
+    for source in sorted((HERE / "notebooks").glob("*.py")):
+        printed = HERE / "_static" / "notebooks" / f"{source.stem}.txt"
+        if not printed.exists():
+            continue  # run.py itself
+        page = jupytext.writes(jupytext.read(source), fmt="md").split("---\n", 2)[2]
+        text, picture, rest = page.partition("![")
+        shown = f"It prints:\n\n```text\n{printed.read_text(encoding='utf-8')}```\n\n"
+        link = f"\n[`docs/notebooks/{source.name}`](https://jupytext.readthedocs.io) opens in Jupyter with jupytext.\n"
+        source.with_suffix(".md").write_text(text + shown + picture + rest + link, encoding="utf-8")
+
+
+def setup(app):
+    app.connect("config-inited", lambda app, _config: write_notebooks(app))

@@ -98,7 +98,9 @@ def measure(python: str, packages: str, wheel: Path, work: Path) -> dict:
         shutil.copytree(ROOT / "tests", home / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "docs" / "demo", home / "docs" / "demo")
         shutil.copy(ROOT / "pyproject.toml", home)
-        run(inside, "-m", "pytest", "-p", "no:cacheprovider", *TESTS, cwd=home, log=log)
+        # without pyproject.toml's own options: jaxtyping's checks want to be there before the package is imported
+        options = ("-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-o", "addopts=")
+        run(inside, "-m", "pytest", *options, *TESTS, cwd=home, log=log)
         return {**row, "result": last(log)}
     finally:
         shutil.rmtree(home, ignore_errors=True)
