@@ -32,8 +32,8 @@ def write_notebooks(_app):
         page = jupytext.writes(jupytext.read(source), fmt="md").split("---\n", 2)[2]
         text, picture, rest = page.partition("![")
         shown = f"It prints:\n\n```text\n{printed.read_text(encoding='utf-8')}```\n\n"
-        link = f"\n[`docs/notebooks/{source.name}`](https://jupytext.readthedocs.io) opens in Jupyter with jupytext.\n"
-        source.with_suffix(".md").write_text(text + shown + picture + rest + link, encoding="utf-8")
+        last = f"\n`docs/notebooks/{source.name}` is this notebook: Jupyter opens it with jupytext.\n"
+        source.with_suffix(".md").write_text(text + shown + picture + rest + last, encoding="utf-8")
 
 
 def setup(app):

@@ -1,7 +1,7 @@
 """Run the notebooks and store their pictures: `python docs/notebooks/run.py [FOLDER]`.
 
-A notebook is a Python file in jupytext's percent format; `jupytext --to notebook FILE` makes one for Jupyter. The folder,
-`docs/_static/notebooks` by default, gets what it prints as NAME.txt and its figures as NAME-1.png, NAME-2.png, ...
+A notebook is a Python file in jupytext's percent format; `jupytext --to notebook FILE` makes one for Jupyter. What it
+prints goes to NAME.txt in the folder, `docs/_static/notebooks` by default, its figures to NAME-1.png, NAME-2.png, ...
 """
 
 import io
