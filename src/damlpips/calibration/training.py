@@ -154,8 +154,8 @@ def fit(
         pairs = choices.pairs_of(choices.contents[out])
         before = subject.before(pairs, progress)
         learner = subject.learner(recipe, _fingerprint(choices, metric, recipe, precision))
-        _train(
-            *(learner, _Batches(_Rows(choices, subject.of), np.flatnonzero(~out), recipe, subject.workers)),
+        train(
+            *(learner, Batches(Rows(choices, subject.of), np.flatnonzero(~out), recipe, subject.workers)),
             device=metric.encoder.device,
             devices=devices,
             checkpoints=checkpoints,
@@ -211,7 +211,7 @@ def _fingerprint(choices: Choices, metric: LPIPS, recipe: Recipe, precision: str
     return json.dumps({"data": choices.sha256, "network": network(metric), **how}, sort_keys=True, default=str)
 
 
-class _Rows:
+class Rows:
     """Batches of choices by their rows: what distances are made of for the own ones, shares and votes of all."""
 
     def __init__(self, choices: Choices, of: Callable[..., Any]) -> None:
@@ -242,10 +242,10 @@ class _Shuffled(Sampler):
         yield from (Part.of(rows, *self.place) for rows in batches)
 
 
-class _Batches(lightning.LightningDataModule):
+class Batches(lightning.LightningDataModule):
     """Batches of some rows; of several processes each has every n-th choice of a batch."""
 
-    def __init__(self, of: _Rows, rows: np.ndarray, recipe: Recipe, workers: int) -> None:
+    def __init__(self, of: Rows, rows: np.ndarray, recipe: Recipe, workers: int) -> None:
         super().__init__()
         self.of, self.rows, self.recipe, self.workers = of, rows, recipe, workers
 
@@ -255,15 +255,26 @@ class _Batches(lightning.LightningDataModule):
         return loader(self.of, _Shuffled(self.rows, self.recipe, *place), self.workers)
 
 
-def _train(
+def train(
     learner: Learner,
-    data: _Batches,
+    data: Batches,
     device: torch.device,
     devices: int,
     checkpoints: Path | None,
     callbacks: Sequence[Callback],
     **options: Any,
 ) -> None:
+    """Let a learner learn, in place.
+
+    Args:
+        device: what its batches are on.
+        devices: how many processes learn.
+        checkpoints: where each epoch is kept, and where learning goes on.
+        callbacks, options: of Lightning's `Trainer`.
+
+    Raises:
+        FitError: as `fit`. KeyboardInterrupt: Ctrl-C.
+    """
     keeping = [] if checkpoints is None else [_each_epoch(checkpoints)]
     last = None if checkpoints is None else _last(checkpoints, learner)
     on_ctrl_c = signal.getsignal(signal.SIGINT)
