@@ -117,6 +117,9 @@ def test_each_set_has_its_own_figure(choices: Path, tmp_path: Path) -> None:
     ]
     card = json.loads((tmp_path / "heads.json").read_text())
     assert [(s["set"], s["name"]) for s in card["figures"]["sets"]] == [("choices", "2AFC"), ("rated", "SRCC")]
+    assert card["figures"]["mean"]["after"]["value"] == pytest.approx(
+        sum(s["after"]["value"] for s in card["figures"]["sets"]) / 2
+    )
     # three choices between three images
     assert card["data"]["sets"] == [{"name": "choices", "choices": 24}, {"name": "rated", "choices": 24}]
 

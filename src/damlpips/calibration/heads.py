@@ -62,6 +62,7 @@ def card(fitted: Fitted, sha256: str, weights_sha256: str | None = None) -> dict
             "difference": _plain(asdict(fitted.difference)),
             "ceilings": _plain(dict(fitted.after.ceilings)),
             "sets": [_of_set(outcome) for outcome in fitted.of_sets],
+            "mean": None if fitted.mean is None else {n: _plain(v) for n, v in asdict(fitted.mean).items()},
         },
     }
 
