@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,15 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
+from torch.multiprocessing import ProcessRaisedException
 
 import damlpips
 from damlpips import DAMLPIPS, LPIPS, LPIPSMetric
 from damlpips.calibration import Fitted, Recipe, fit, save
 from damlpips.calibration.choices import read
 from damlpips.calibration.images import ImageFiles
-from damlpips.calibration.learner import FitError, NetworkLearner
+from damlpips.calibration.learner import FitError, NetworkLearner, Part
+from damlpips.calibration.training import _of_process
 from damlpips.calibration.weights import at_random
 from damlpips.evaluation.judgements import Choice, JudgedSet
 from damlpips.files import digest
@@ -73,7 +76,7 @@ class TestDistances:
         learner, of = started(metric, small)
         with torch.no_grad():
             learner.heads.fill_(1)
-            found = torch.stack(learner.distances(of), 1)
+            found = torch.stack(learner.distances(*of), 1)
         for choice, distances in zip(small.judgements, found, strict=True):
             for pair, distance in zip(choice.pairs, distances, strict=True):
                 # float32 in both; sums in another order, and in batches of another size
@@ -88,7 +91,7 @@ class TestDistances:
         for module, head in zip(reference.lins, learner.each_head(), strict=True):
             module.model[-1].weight.data = head.reshape(1, -1, 1, 1)
         reference.requires_grad_().zero_grad()
-        torch.stack(learner.distances(of)).sum().backward()
+        torch.stack(learner.distances(*of)).sum().backward()
         for choice in judged.judgements:
             reference(
                 *(torch.cat([pixels_of(pair[k]) for pair in choice.pairs]) for k in (0, 1)), normalize=True
@@ -104,11 +107,11 @@ class TestDistances:
 
     def test_dropout_leaves_out_places_and_keeps_the_mean(self, small: JudgedSet) -> None:
         learner, of = started(uniform(), replace(small, judgements=small.judgements[:1]), dropout=0.5)
-        learner.generator = torch.Generator().manual_seed(0)
+        learner.masks = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            dropped = torch.stack([torch.cat(learner.distances(of)) for _ in range(400)])
+            dropped = torch.stack([torch.cat(learner.distances(*of)) for _ in range(400)])
             learner.recipe = replace(learner.recipe, dropout=0.0)
-            whole = torch.cat(learner.distances(of))
+            whole = torch.cat(learner.distances(*of))
         assert (dropped.std(0) > 0).all()
         # five standard errors
         assert ((dropped.mean(0) - whole).abs() < 5 * dropped.std(0) / 20).all()
@@ -124,7 +127,7 @@ class TestDistances:
         learner, of = started(metric, JudgedSet("sizes", tuple(choices)))
         with torch.no_grad():
             learner.heads.fill_(1)
-            found = torch.stack(learner.distances(of), 1)
+            found = torch.stack(learner.distances(*of), 1)
         expected = torch.stack([torch.cat([metric(*map(pixels_of, pair)) for pair in c.pairs]) for c in choices])
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)  # as above
 
@@ -230,6 +233,13 @@ class TestRuns:
     def test_processes_that_read_change_nothing(self, small: JudgedSet) -> None:
         assert same(fitted(small, workers=2), fitted(small))
 
+    def test_a_file_that_another_process_cannot_read_is_named_in_one_line(self) -> None:
+        error = ScoringError("lost.png: damaged image")
+        # as `torch.multiprocessing` says it
+        text = "".join(["Traceback (most recent call last):\n", *traceback.format_exception_only(error)])
+        found = _of_process(ProcessRaisedException(f"\n\n-- Process 1 terminated with an error:\n{text}\n", 1, 1))
+        assert (type(found), str(found)) == (ScoringError, str(error))
+
     def test_the_metric_and_its_shared_network_stay_as_they_are(self, small: JudgedSet) -> None:
         metric = uniform()
         before = {name: w.clone() for name, w in metric.backbone.state_dict().items()}
@@ -294,10 +304,11 @@ class TestBadInput:
 
 
 def started(metric: LPIPS, judged: JudgedSet, **recipe: Any) -> tuple[NetworkLearner, Any]:
-    """A learner before its first step, and the images of all choices as a batch."""
+    """A learner before its first step, and all choices as a batch."""
     choices = read([judged], most=1, seed=0)
     learner = NetworkLearner(metric, Recipe(variant="tune", **{"dropout": 0.0, **recipe}), "")
-    return learner, ImageFiles(choices.pairs, 1, choices.where).of(choices.first, choices.second)
+    images = ImageFiles(choices.pairs, 1, choices.where).of(choices.first, choices.second)
+    return learner, (images, Part.of(np.arange(len(choices)), 0, 1))
 
 
 def pixels_of(path: Path) -> torch.Tensor:

@@ -141,12 +141,13 @@ class NetworkLearner(Learner):
     def __init__(self, metric: LPIPS, recipe: Recipe, fingerprint: str) -> None:
         super().__init__(channels(metric), recipe, fingerprint)
         self.network = metric.backbone.learnable()
-        self.settings = metric.settings
-        # its images go the same way as the metric's
-        given = metric.encoder
-        self.encoder = Encoder(
-            Source(self.network), metric.settings, scaling=given.scaling, device=given.device, dtype=given.dtype
-        )
+        self.settings, self.scaling = metric.settings, metric.encoder.scaling
+
+    @property
+    def encoder(self) -> Encoder:
+        """The metric's way from images to maps, through the network that is learned, wherever Lightning has put it."""
+        network = self.network
+        return Encoder(Source(network), self.settings, scaling=self.scaling, device=network.device, dtype=network.dtype)
 
     def network_state(self) -> dict[str, Tensor]:
         return self.network.table_state()
@@ -163,8 +164,9 @@ class NetworkLearner(Learner):
 
     def _of_size(self, images: Images) -> Tensor:
         """Return the distance of each pair: sum_lc w_lc mean_p m_lcp (a^_lcp - b^_lcp)^2, m = 1 without dropout."""
-        pixels, size = inputs.alone(images.pixels, self.settings, self.encoder)
-        layers = zip(self.encoder(pixels, size).features, self.heads.split(self.sizes), strict=True)
+        encoder = self.encoder
+        pixels, size = inputs.alone(images.pixels, self.settings, encoder)
+        layers = zip(encoder(pixels, size).features, self.heads.split(self.sizes), strict=True)
         return torch.stack([self._of_layer(distance.unit(m), images, w) for m, w in layers]).sum(0)
 
     def _of_layer(self, units: Tensor, images: Images, head: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from damlpips.evaluation.figures import SetFigures
 from damlpips.evaluation.judgements import JudgedSet
 from damlpips.models.lpips import LPIPS
 from damlpips.report.intervals import Difference
+from damlpips.scoring.images import ScoringError
 from damlpips.version import __version__
 
 CHECKPOINT = "last"
@@ -318,9 +319,10 @@ class _Processes(DDPStrategy):
 
 
 def _of_process(error: ProcessRaisedException) -> Exception:
-    """Return what a process raised: of a `FitError` only the text comes back, as the last line of a traceback."""
+    """Return what a process raised: of an error only the text comes back, as the last line of a traceback."""
     kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
-    return FitError(message) if kind == f"{FitError.__module__}.{FitError.__qualname__}" else error
+    expected = {f"{known.__module__}.{known.__qualname__}": known for known in (FitError, ScoringError)}
+    return expected[kind](message) if kind in expected else error
 
 
 def _last(folder: Path, learner: Learner) -> Path | None:
