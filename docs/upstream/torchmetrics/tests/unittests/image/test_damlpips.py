@@ -46,8 +46,8 @@ def _reference_damlpips(preds: Tensor, target: Tensor, reduction: str = "mean", 
 class TestDAMLPIPS(MetricTester):
     """Test class for `DAMLPIPS` metric."""
 
-    # float32: a batch is summed in another order than its pairs one by one
-    atol: float = 1e-5
+    # float32: a batch is summed in another order than its pairs one by one; on a GPU so is every convolution
+    atol: float = 1e-4 if torch.cuda.is_available() else 1e-6
 
     @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
     @pytest.mark.parametrize("ddp", [pytest.param(True, marks=pytest.mark.DDP), False])
