@@ -105,6 +105,10 @@ def test_wheel(wheel, tmp_path) -> None:
     works_from(target, tmp_path / "elsewhere", path=target)
 
 
+def test_a_wheel_is_built_to_the_same_bytes_again(wheel, source, tmp_path) -> None:
+    assert build("wheel", source, tmp_path / "again").read_bytes() == wheel.read_bytes()
+
+
 def test_sdist(sdist, tmp_path) -> None:
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
