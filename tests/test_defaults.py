@@ -1,5 +1,6 @@
 """torch's default type and default device make no difference: to what is made, loaded, used or reset under them."""
 
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +16,9 @@ from damlpips.nets import shared
 from damlpips.report import heat
 from tests.support.reference import Tiny
 
+# A narrower type, a wider one, and another device; both at once, since a failure tells which of the two it was.
 DEFAULTS: dict[str, Callable[[], Any]] = {
-    "float16": lambda: torch.set_default_dtype(torch.float16),
-    "bfloat16": lambda: torch.set_default_dtype(torch.bfloat16),
     "float64": lambda: torch.set_default_dtype(torch.float64),
-    "meta": lambda: torch.set_default_device("meta"),
     "float16 on meta": lambda: (torch.set_default_dtype(torch.float16), torch.set_default_device("meta")),
 }
 
@@ -38,7 +37,7 @@ def changed(request: pytest.FixtureRequest) -> Iterator[Callable[[], Any]]:
 
 
 def pair() -> tuple[Tensor, Tensor]:
-    x, y = torch.rand(2, 3, 3, 70, 80, generator=torch.Generator().manual_seed(0))
+    x, y = torch.rand(2, 2, 3, 56, 60, generator=torch.Generator().manual_seed(0))
     return x, y
 
 
@@ -66,8 +65,8 @@ MODULES: dict[str, Callable[[], Any]] = {
     "sorted": lambda: LPIPS("nano", heads="uniform", comparison="spatial+sort"),
     "own network": lambda: DAMLPIPS(TINY),
     "viewed smaller": lambda: DAMLPIPS(viewing_side=48),
-    "tiles": lambda: DAMLPIPS(tile=48, viewing_side=None),
-    "tiles of LPIPS": lambda: LPIPS("nano", heads="uniform", tile=48),
+    "tiles": lambda: DAMLPIPS(tile=40, viewing_side=None),
+    "tiles of LPIPS": lambda: LPIPS("nano", heads="uniform", tile=40),
     "resized": lambda: DAMLPIPS(resize=50),
     "deterministic": lambda: DAMLPIPS(deterministic=True),
     "double": lambda: DAMLPIPS().double(),
@@ -79,7 +78,7 @@ USES: dict[str, Callable[[Any], Tensor]] = {
     "half": lambda m: m(X.half(), Y),
     "map": lambda m: m.spatial_map(X, Y),
     "encoded": lambda m: m(X, m.encode(Y[:1])),
-    "keys": lambda m: torch.stack([m(X, Y, reference_key=["a", "b", "c"]) for _ in range(2)]),
+    "keys": lambda m: torch.stack([m(X, Y, reference_key=["a", "b"]) for _ in range(2)]),
     "gradient": gradient,
     "pairwise": lambda m: functional.pairwise(X, metric=m),
 }
@@ -87,8 +86,8 @@ METRICS: dict[str, Callable[[], Tensor]] = {
     "mean": lambda: metric_value(DAMLPIPSMetric(), (X, Y), (Y, X)),
     "sum": lambda: metric_value(LPIPSMetric("nano", heads="uniform", reduction="sum"), (X, Y)),
     "none": lambda: metric_value(DAMLPIPSMetric(reduction="none"), (X, Y)),
-    "index": lambda: metric_value(DAMLPIPSMetric(), (X, Y), (X, Y), index=[1, 2, 3]),
-    "keys": lambda: metric_value(DAMLPIPSMetric(), (X, Y), (X, Y), reference_key=torch.arange(3, device="cpu")),
+    "index": lambda: metric_value(DAMLPIPSMetric(), (X, Y), (X, Y), index=[1, 2]),
+    "keys": lambda: metric_value(DAMLPIPSMetric(), (X, Y), (X, Y), reference_key=torch.arange(2, device="cpu")),
     "skipped": lambda: metric_value(DAMLPIPSMetric(on_error="skip"), (X.where(Y > 1e-5, torch.nan), Y)),
     "video": lambda: metric_value(DAMLPIPSMetric(video=True), (X[None], Y[None])),
     "functional": lambda: functional.damlpips(X, Y),
@@ -97,9 +96,15 @@ METRICS: dict[str, Callable[[], Tensor]] = {
 }
 
 
+@functools.cache
+def uses(module: str) -> dict[str, Tensor]:
+    """Return what a module gives under torch's own defaults."""
+    return {name: use(MODULES[module]()) for name, use in USES.items()}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_made_under_them(changed: Callable[[], Any], module: str) -> None:
-    expected = {name: use(MODULES[module]()) for name, use in USES.items()}
+    expected = uses(module)
     gc.collect()
     changed()
     for name, use in USES.items():

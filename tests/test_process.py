@@ -87,7 +87,7 @@ from damlpips import DAMLPIPS, LPIPS, DAMLPIPSMetric
 from damlpips.nets import shared
 
 torch.set_num_threads(2)
-x, y = torch.rand(4, 3, 256, 256), torch.rand(4, 3, 256, 256)
+x, y = torch.rand(4, 3, 128, 128), torch.rand(4, 3, 128, 128)
 module, metric = DAMLPIPS(), DAMLPIPSMetric()
 scores = module(x, y)  # OpenMP has its threads now
 

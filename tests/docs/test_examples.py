@@ -4,14 +4,13 @@ import contextlib
 import doctest
 import importlib
 import io
-import json
 import os
 import pkgutil
 import re
 import shlex
-import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,22 +23,17 @@ import damlpips
 from damlpips import DAMLPIPSMetric, functional
 from damlpips.cli import app
 from damlpips.testing import assert_similar
+from tests.support.commands import Command
 from tests.support.layouts import tid
+from tests.support.processes import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
-# Their blocks need files or a cluster, and are run by tests of their own.
-APART = ("judged-sets", "offline", "ray")
+# Their blocks need files, a cluster or a minute, and are run by tests of their own.
+APART = ("export", "judged-sets", "offline", "ray")
 HOW_TO = (page for page in sorted((ROOT / "docs/how-to").glob("*.md")) if page.stem not in APART)
 PAGES = ["README.md", *(str(page.relative_to(ROOT)) for page in HOW_TO)]
 # stands in the README's example of a loss only
 LOSS = "for step in range(200)"
-# Runs blocks one after the other, each with names of its own: to import everything takes longer than most of them.
-RUNNER = """
-import json, sys
-for name, code in json.load(sys.stdin):
-    print("###", name, file=sys.stderr, flush=True)
-    exec(compile(code, name, "exec"), {"__name__": "__main__"})
-"""
 MODULES = sorted(m.name for m in pkgutil.walk_packages(damlpips.__path__, "damlpips.") if m.name != "damlpips.__main__")
 
 
@@ -61,31 +55,43 @@ def python_blocks() -> list:
 
 
 def environment(shared: Path | None = None) -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     weights = {} if shared is None else {"DAMLPIPS_WEIGHTS_DIR": str(shared / "weights")}
-    return {**os.environ, **weights, "PATH": path}
+    return {**os.environ, **weights}
+
+
+def execute(named: list[tuple[str, str]]) -> None:
+    """Run blocks one after the other, each with names of its own."""
+    warnings.simplefilter("ignore")
+    sys.argv = ["-c"]
+    for name, code in named:
+        print("###", name, file=sys.stderr, flush=True)
+        exec(compile(code, name, "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize(("named", "needs_weights"), python_blocks())
-def test_python_examples_run(named: list[tuple[str, str]], needs_weights: bool, request: pytest.FixtureRequest) -> None:
+def test_python_examples_run(
+    named: list[tuple[str, str]], needs_weights: bool, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     shared = request.getfixturevalue("shared") if needs_weights else None
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RUNNER],
-        input=json.dumps(named),
-        cwd=ROOT,
-        env=environment(shared),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("### ") == len(named)
+    done = Forked(execute, named, output=tmp_path / "printed", folder=ROOT, environment=environment(shared))
+    assert done.wait() == 0, done.err
+    assert done.err.count("### ") == len(named)
 
 
-def test_loss_example_gets_near() -> None:
+def test_loss_example_gets_near(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = [code for code in blocks("README.md", "python") if LOSS in code]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    distances = [float(line.split()[1]) for line in done.stdout.splitlines()]
+    exec(code, {})
+    distances = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
     assert distances[-1] < distances[0] / 4
+
+
+def run(line: str, folder: Path, output: Path) -> Command:
+    """Return the process of a command line of the pages, which has ended well."""
+    program, *arguments = shlex.split(line)
+    assert program == "damlpips"
+    done = Command(*arguments, output=output, folder=folder)
+    assert done.wait() == 0, f"{line}: {done.err}"
+    return done
 
 
 def test_commands_run(tmp_path: Path) -> None:
@@ -93,11 +99,8 @@ def test_commands_run(tmp_path: Path) -> None:
     assert len(commands) >= 3
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     for command in commands:
-        done = subprocess.run(
-            shlex.split(command), cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}: {done.stderr}"
-        assert done.stdout or "--csv" in command
+        done = run(command, tmp_path, tmp_path / "printed")
+        assert done.out or "--csv" in command
     assert (tmp_path / "scores.csv").read_text().startswith("reference,")
 
 
@@ -184,10 +187,9 @@ def test_the_tutorial_runs_and_prints_what_it_says(tmp_path: Path, monkeypatch: 
         shown = block if language == "text" else ""
         if language == "console":
             command, _, shown = block.removeprefix("$ ").partition("\n")
-            variables = {**environment(), "PYTHONIOENCODING": "utf-8"}
-            done = subprocess.run(shlex.split(command), env=variables, capture_output=True, encoding="utf-8")
-            assert (done.returncode, done.stderr) == (0, ""), command
-            printed = done.stdout
+            done = run(command, tmp_path, tmp_path / "printed")
+            assert done.err == "", command
+            printed = done.out
         elif language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as output:
                 exec(block, names)

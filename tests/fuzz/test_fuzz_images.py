@@ -6,7 +6,6 @@ import zlib
 from functools import cache, partial
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,7 @@ from PIL import Image, features
 
 from damlpips.scoring.images import ScoringError, read_image
 from tests.support.mutations import memory_within, mutated, mutated_once, numbers, or_message
+from tests.support.pictures import avif
 from tests.support.profiles import (
     ADOBE_RGB,
     DISPLAY_P3,
@@ -68,18 +68,8 @@ def planes(values: np.ndarray) -> bytes:
 
 @cache
 def avif_of_ten_bits() -> bytes:
-    file, values = io.BytesIO(), np.repeat(deep(1) >> 6, 5, 0).repeat(4, 1)[:64, :64, 0]
-    with av.open(file, "w", format="avif") as container:
-        stream = container.add_stream("libsvtav1", rate=1)
-        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p10le"
-        frame = av.VideoFrame(64, 64, "yuv420p10le")
-        for k, plane in enumerate(frame.planes):
-            row = np.full((plane.height, plane.line_size // 2), 512, "<u2")
-            row[:, : plane.width] = values if k == 0 else 512
-            plane.update(row.tobytes())
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return file.getvalue()
+    values = np.repeat(deep(1) >> 6, 5, 0).repeat(4, 1)[:64, :64, 0]
+    return avif("yuv420p10le", values)
 
 
 EXIF = Image.Exif()

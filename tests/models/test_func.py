@@ -30,7 +30,7 @@ class Case:
     def __init__(self, name: str) -> None:
         self.module = MODULES[name]().double()
         generator = torch.Generator().manual_seed(0)
-        self.x, self.y, self.t = torch.rand(3, 3, 3, 64, 72, generator=generator, dtype=torch.float64)
+        self.x, self.y, self.t = torch.rand(3, 2, 3, 52, 60, generator=generator, dtype=torch.float64)
         leaf = self.x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(self.total(leaf), leaf, create_graph=True)
         self.gradient = gradient.detach()
@@ -54,7 +54,7 @@ class Case:
 # what is found, and what it equals
 TRANSFORMS: dict[str, Callable[[Case], tuple[Tensor, Tensor]]] = {
     "vmap": lambda c: (func.vmap(c.one)(c.x, c.y), c.to_y(c.x)),
-    "vmap, one y": lambda c: (func.vmap(c.one, (0, None))(c.x, c.y[0]), c.module(c.x, c.y[:1].expand(3, -1, -1, -1))),
+    "vmap, one y": lambda c: (func.vmap(c.one, (0, None))(c.x, c.y[0]), c.module(c.x, c.y[:1].expand(2, -1, -1, -1))),
     "vmap of map": lambda c: (
         func.vmap(lambda x, y: c.module.spatial_map(x[None], y[None])[0])(c.x, c.y),
         c.module.spatial_map(c.x, c.y),
@@ -62,7 +62,7 @@ TRANSFORMS: dict[str, Callable[[Case], tuple[Tensor, Tensor]]] = {
     "grad": lambda c: (func.grad(c.total)(c.x), c.gradient),
     "gradients a sample": lambda c: (func.vmap(func.grad(c.one))(c.x, c.y), c.gradient),
     "grad of vmap": lambda c: (func.grad(lambda x: func.vmap(c.one)(x, c.y).sum())(c.x), c.gradient),
-    "vjp": lambda c: (func.vjp(c.to_y, c.x)[1](torch.ones(3, dtype=torch.float64))[0], c.gradient),
+    "vjp": lambda c: (func.vjp(c.to_y, c.x)[1](torch.ones(2, dtype=torch.float64))[0], c.gradient),
     "jacrev": lambda c: (func.jacrev(c.to_y)(c.x).sum(1), c.gradient),
     "jvp": lambda c: (func.jvp(c.to_y, (c.x,), (c.t,))[1], c.along),
     "vmap of jvp": lambda c: (

@@ -11,7 +11,6 @@ from damlpips.models.base import PerceptualDistance
 from tests.support import reference
 from tests.support.modules import KINDS
 
-SIZES = ((48, 64), (80, 72))
 WAYS = list(itertools.product((False, True), (None, 64), (None, 40, "reference"), (False, True), (1, 3, 40)))
 # Convolutions choose their kernels by the size of a batch, and a tile's border pixels come in another order: float32
 # sums round differently. A score is a sum of such sums; bfloat16 has 2^16 times the step, and rounds activations.
@@ -24,8 +23,11 @@ def alone(make, x: torch.Tensor, y: torch.Tensor, **options) -> torch.Tensor:
     return torch.cat([module.per_layer(x[n : n + 1], y[n : n + 1]) for n in range(len(x))])
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(torch.float32, (48, 64)), *((dtype, (80, 72)) for dtype in TOLERANCE)],  # the first fits into one tile
+    ids=str,
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_nest_of_ways_gives_the_scores_of_the_pairs_alone(kind: str, dtype: torch.dtype, size) -> None:
     make = KINDS[kind]

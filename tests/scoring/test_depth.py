@@ -12,6 +12,7 @@ from PIL import Image, features
 
 from damlpips.scoring.images import ScoringError, decode_image
 from damlpips.scoring.videos import read_frames
+from tests.support import pictures
 from tests.support.profiles import png
 
 tifffile = pytest.importorskip("tifffile")
@@ -233,30 +234,12 @@ def test_pnm(top: int, channels: int, plain: bool) -> None:
             decode_image(content, "x")
 
 
-def avif(pixel_format: str, values: np.ndarray, path: Path, **colours: int) -> bytes:
+def avif(pixel_format: str, values: np.ndarray, **colours: int) -> bytes:
     """Return an AVIF of one plane repeated, or of grey, as FFmpeg writes it."""
-    av = pytest.importorskip("av")
+    pytest.importorskip("av")
     if not features.check("avif"):
         pytest.skip("this Pillow reads no AVIF")
-    with av.open(str(path / "a.avif"), "w", format="avif") as container:
-        stream = container.add_stream("libsvtav1", rate=1, options={"crf": "1", "svtav1-params": "lossless=1"})
-        stream.height, stream.width, stream.pix_fmt = *values.shape[:2], pixel_format
-        for name, value in {
-            "color_range": 2,
-            "colorspace": 1,
-            "color_trc": 13,
-            "color_primaries": 1,
-            **colours,
-        }.items():
-            setattr(stream.codec_context, name, value)
-        frame = av.VideoFrame(values.shape[1], values.shape[0], pixel_format)
-        for k, plane in enumerate(frame.planes):
-            row = np.zeros((plane.height, plane.line_size // 2), "<u2")
-            row[:, : plane.width] = values[: plane.height, : plane.width] if k == 0 else 512
-            plane.update(row.tobytes())
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return (path / "a.avif").read_bytes()
+    return pictures.avif(pixel_format, values, **colours)
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["full", "narrow"])
@@ -265,7 +248,7 @@ def test_avif_of_ten_bits(tmp_path: Path, full: bool) -> None:
     low, span = (0, 1023) if full else (64, 876)
     values = (low + (x + y) % (span + 1)).astype(np.uint16)
     values[0, :2] = low, low + span
-    content = avif("yuv420p10le", values, tmp_path, color_range=2 if full else 1)
+    content = avif("yuv420p10le", values, color_range=2 if full else 1)
     # without colour, so that the matrix says nothing
     assert np.abs(read(content) - ((values - float(low)) / span)[..., None]).max() < 0.2 / 255
     with pytest.raises(ScoringError, match=r"x: more than 8 bits a channel \(10 in an AVIF\)"):
@@ -275,14 +258,14 @@ def test_avif_of_ten_bits(tmp_path: Path, full: bool) -> None:
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
 def test_avif_in_hdr(tmp_path: Path, transfer: int, name: str) -> None:
     values = np.full((64, 64), 500, np.uint16)
-    content = avif("yuv420p10le", values, tmp_path, color_trc=transfer, color_primaries=9, colorspace=9)
+    content = avif("yuv420p10le", values, color_trc=transfer, color_primaries=9, colorspace=9)
     with pytest.raises(ScoringError, match=rf"x: HDR \({name}\): bring it to SDR first"):
         read(content)
     assert np.abs(read(content, colour="ignore") - 500 / 1023).max() < 0.002
 
 
 def test_avif_of_ten_bits_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = avif("yuv420p10le", np.full((64, 64), 500, np.uint16), tmp_path)
+    content = avif("yuv420p10le", np.full((64, 64), 500, np.uint16))
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(ScoringError, match=r"x: 10 bits a channel: .*pip install 'damlpips\[video\]'"):
         read(content)

@@ -2,29 +2,21 @@
 
 import csv
 import json
-import multiprocessing
 import os
 import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from typer.testing import CliRunner, Result
 
 from damlpips.cli import app
+from tests.support.processes import Forked
 
-# its children have everything imported, and no threads of a test
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    ["damlpips.cli", "damlpips.scoring.shards", "damlpips.models.lpips", "pyarrow.parquet", "PIL.Image"]
-)
-
-PATIENCE = 100.0
 # what CI systems set, and asks rich for colours where there is no terminal
 FORCING = ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "NO_COLOR")
 
@@ -88,13 +80,7 @@ def json_rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def _enter(arguments: Sequence[str], environment: Mapping[str, str], output: str, pause: float) -> None:
-    os.environ.update(environment)
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    import torch
-
-    torch.set_num_threads(1)
+def _enter(arguments: Sequence[str], pause: float) -> None:
     if pause:
         _slow_down(pause)
     sys.argv = ["damlpips", *arguments]
@@ -120,39 +106,14 @@ def _slow_down(pause: float) -> None:
 SLOWLY = 0.05
 
 
-class Command:
+class Command(Forked):
     """A command that runs in a process of its own; `pause` makes it wait so many seconds before each batch."""
 
-    def __init__(self, *arguments: object, output: Path, pause: float = 0, **environment: object) -> None:
-        self._output = output
-        given = list(map(str, arguments)), {k: str(v) for k, v in environment.items()}, str(output), pause
-        self.process: BaseProcess = _SERVER.Process(target=_enter, args=given)
-        self.process.start()
-
-    def wait(self) -> int:
-        """Return its exit code."""
-        self.process.join(PATIENCE)
-        if self.process.exitcode is None:
-            self.process.kill()
-            raise AssertionError(f"it hangs; it said {self.err}")
-        return self.process.exitcode
-
-    @property
-    def pid(self) -> int:
-        assert self.process.pid is not None
-        return self.process.pid
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.join(PATIENCE)
-
-    @property
-    def out(self) -> str:
-        return Path(f"{self._output}.out").read_text()
-
-    @property
-    def err(self) -> str:
-        return Path(f"{self._output}.err").read_text()
+    def __init__(
+        self, *arguments: object, output: Path, folder: Path | None = None, pause: float = 0, **environment: object
+    ) -> None:
+        variables = {**os.environ, **{k: str(v) for k, v in environment.items()}}
+        super().__init__(_enter, list(map(str, arguments)), pause, output=output, folder=folder, environment=variables)
 
 
 def free_port() -> int:

@@ -1,5 +1,7 @@
 """Image files for the tests to read."""
 
+import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,6 +30,34 @@ def image_folders(folder: Path, sizes: Iterable[tuple[int, int]]) -> tuple[Path,
         image_file(folder / f"r/{k}.png", k, size)
         image_file(folder / f"d/{k}.png", k + 100, size)
     return folder / "r", folder / "d"
+
+
+def avif(pixel_format: str, values: np.ndarray, **colours: int) -> bytes:
+    """Return a lossless AVIF of values (H, W) in its first plane and of 512 in the others, as FFmpeg writes it."""
+    import av
+
+    declared = {"color_range": 2, "colorspace": 1, "color_trc": 13, "color_primaries": 1, **colours}
+    height, width = values.shape[:2]
+    file = io.BytesIO()
+    scheduling = (os.sched_getscheduler(0), os.sched_getparam(0)) if hasattr(os, "sched_getscheduler") else None
+    try:
+        with av.open(file, "w", format="avif") as container:
+            stream = container.add_stream("libsvtav1", rate=1, options={"crf": "1", "svtav1-params": "lossless=1"})
+            stream.height, stream.width, stream.pix_fmt = height, width, pixel_format
+            for name, value in declared.items():
+                setattr(stream.codec_context, name, value)
+            frame = av.VideoFrame(width, height, pixel_format)
+            for k, plane in enumerate(frame.planes):
+                row = np.zeros((plane.height, plane.line_size // 2), "<u2")
+                row[:, : plane.width] = values[: plane.height, : plane.width] if k == 0 else 512
+                plane.update(row.tobytes())
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    finally:
+        # this encoder gives a process of root real-time priority, and everything else on the machine has to wait
+        if scheduling is not None:
+            os.sched_setscheduler(0, *scheduling)
+    return file.getvalue()
 
 
 def score_of(model: torch.nn.Module, reference: Path, distorted: Path) -> float:

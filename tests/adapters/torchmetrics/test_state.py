@@ -56,7 +56,7 @@ from damlpips import Backbone, DAMLPIPSMetric
 
 torch.set_num_threads(1)
 network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
-metric = DAMLPIPSMetric(Backbone(network, taps=["0"], min_size=3), reduction=sys.argv[1])
+metric = DAMLPIPSMetric(Backbone(network, taps=["0"], min_size=3), align=False, reduction=sys.argv[1])
 x, y = torch.rand(1, 3, 32, 32, requires_grad=True), torch.rand(1, 3, 32, 32)
 
 def run(begin, end):
@@ -66,17 +66,15 @@ def run(begin, end):
     gc.collect()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-before = run(0, 1000)
-print((run(1000, 1000 + int(sys.argv[3])) - before) * 1024)
+before = run(0, 200)
+print((run(200, 2200) - before) * 1024)
 """
 
 
-@pytest.mark.parametrize(
-    ("reduction", "indexed", "updates"), [("mean", "", 10_000), ("none", "", 3_000), ("none", "indexed", 10_000)]
-)
-def test_thousands_of_updates_leave_memory_flat(reduction: str, indexed: str, updates: int) -> None:
-    # 10,000 scores and indices are 80 kB, which malloc rounds up; the feature maps of a graph would be 100 MB
-    assert int(python(GROWTH, reduction, indexed, updates)) < 4 * 2**20
+@pytest.mark.parametrize(("reduction", "indexed"), [("mean", ""), ("none", ""), ("none", "indexed")])
+def test_thousands_of_updates_leave_memory_flat(reduction: str, indexed: str) -> None:
+    # 2,000 scores and indices are 16 kB, which malloc rounds up; the feature maps of their graphs would be 60 MB
+    assert int(python(GROWTH, reduction, indexed)) < 4 * 2**20
 
 
 class Generator(torch.autograd.Function):
