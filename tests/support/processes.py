@@ -22,8 +22,8 @@ from torch import multiprocessing as mp
 TIMEOUT = datetime.timedelta(seconds=120)
 PATIENCE = 300.0  # seconds
 
-# Its children have everything imported, which takes up to ten seconds otherwise, and no threads of a test. pyiqa is left
-# out, and piq: this package registers with them when they are imported.
+# Its children have everything imported, which takes up to ten seconds otherwise, and no threads of a test. Left out are
+# pyiqa and piq: this package registers with them when they are imported.
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
