@@ -45,8 +45,7 @@ test-oldest: $(READY)
 	@test -d $(AT) || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(AT) torchmetrics==$(OLDEST) \
 		|| echo "torchmetrics $(OLDEST) cannot be installed: its tests are skipped" >&2
 	@test ! -d $(AT) || PYTHONPATH="$$PWD/$(AT)" TORCHMETRICS=$(OLDEST) $(BIN)/pytest -n $(JOBS) --dist loadfile \
-		tests/adapters/torchmetrics tests/properties/test_rank_patterns.py tests/distributed/test_ranks.py \
-		-k "not thousands_of_updates"
+		tests/adapters/torchmetrics tests/properties/test_rank_patterns.py tests/distributed/test_ranks.py
 	@test -d $(PYIQA_AT) || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(PYIQA_AT) \
 		pyiqa==$(OLDEST_PYIQA) || echo "pyiqa $(OLDEST_PYIQA) cannot be installed: its tests are skipped" >&2
 	@test ! -d $(PYIQA_AT) || PYTHONPATH="$$PWD/$(PYIQA_AT)" PYIQA=$(OLDEST_PYIQA) $(BIN)/pytest tests/adapters/test_pyiqa.py

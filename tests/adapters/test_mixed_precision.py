@@ -158,6 +158,7 @@ class Restorer(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:.*scored as it is.*:UserWarning")  # what the network restores at first
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "32-true"])
 def test_a_real_trainer(precision: str, tmp_path: Any) -> None:
     x, y = pair()

@@ -222,6 +222,7 @@ class TestPeers:
         needed(f"{module.partition('.')[0]}:")
         assert callable(getattr(import_module(module), attribute))
 
+    @pytest.mark.filterwarnings("ignore::UserWarning:torchvision")  # piq asks for weights as torchvision once had it
     @pytest.mark.parametrize("name", ["pyiqa:lpips", "piq:ContentLoss", "torchmetrics:lpips-alex"])
     def test_a_failed_download_says_which_metric(self, name: str) -> None:
         needed(name)

@@ -10,7 +10,8 @@ from torch.autograd import forward_ad
 from damlpips import DAMLPIPS, LPIPS, functional
 from damlpips.models.base import PerceptualDistance
 
-pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap of torch's own resampling
+# vmap of torch's own resampling, and its forward mode
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:.*torch.jit.*:FutureWarning")
 
 MODULES: dict[str, Callable[[], PerceptualDistance]] = {
     "lpips": lambda: LPIPS("nano", heads="uniform"),

@@ -189,6 +189,7 @@ def own_maps(run: Callable[[Tensor], list[Tensor]], tiling: Tiling, image: Tenso
     return [torch.cat(maps, 2) for maps in zip(*bands, strict=True)]
 
 
+@pytest.mark.filterwarnings("ignore:.*even kernel lengths:UserWarning")
 @settings(max_examples=150)
 @given(networks(), st.integers(1, 90), st.integers(1, 90), st.integers(0, 8), st.integers(0, 3))
 def test_tiles_hold_what_the_whole_image_gives(

@@ -16,6 +16,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*legacy TorchScript.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*to_torchscript. has been deprecated"),
+    pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning"),
 ]
 
 KINDS: dict[str, Any] = {

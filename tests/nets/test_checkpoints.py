@@ -332,7 +332,7 @@ def test_storages_of_another_length(tmp_path: Path) -> None:
     refusal(file)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*TorchScript archive:UserWarning")
 def test_torchscript(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "w.pth")
     assert "TorchScript" in refusal(tmp_path / "w.pth") or "is compressed" in refusal(tmp_path / "w.pth")

@@ -257,6 +257,7 @@ class TestNumbers:
                 read(content)
             assert np.array_equal(read(content, colour="ignore"), read(png(values)))
 
+    @pytest.mark.filterwarnings("ignore::damlpips.scoring.reading.FileWarning")  # Pillow cannot read them, either
     @pytest.mark.parametrize("kind", [b"gAMA", b"cHRM", b"sRGB", b"cICP", b"iCCP"])
     @pytest.mark.parametrize("length", [0, 1, 3])
     def test_chunks_that_are_too_short_are_a_note(self, kind: bytes, length: int) -> None:

@@ -164,6 +164,7 @@ class TestCommand:
         assert len(computed) == 3
         assert file.read_bytes() != whole
 
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
     def test_torchscript(self, arguments: list[object], tmp_path: Path) -> None:
         class Linear(torch.nn.Module):
             def forward(self, images: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ def test_a_metric_cannot_be_iterated_over(make: Make) -> None:
         iter(make())
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*", "ignore:This property will be removed:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 def test_a_metric_can_be_scripted(make: Make) -> None:
     metric = make()
     metric.update(*BATCHES[0])
