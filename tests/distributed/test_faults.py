@@ -1,7 +1,6 @@
 """A process that dies, or never comes: the others get an error when the process group gives up, and keep theirs."""
 
 import datetime
-import multiprocessing
 import os
 import signal
 import time
@@ -13,7 +12,7 @@ import torch
 from torch import distributed as dist
 
 from damlpips import DAMLPIPSMetric
-from tests.support.processes import images
+from tests.support.processes import SERVER, images
 
 TIMEOUT = 8.0
 # how long a test waits before it says that they hang
@@ -54,10 +53,9 @@ def validate(rank: int, world: int, rendezvous: str, fault: str, reports: "Queue
 @pytest.mark.parametrize("fault", ["killed", "stuck"])
 @pytest.mark.parametrize("world", [2, 3], ids=lambda world: f"{world} processes")
 def test_a_lost_process_is_an_error_for_the_others(world: int, fault: str, tmp_path) -> None:
-    context = multiprocessing.get_context("spawn")
-    reports: Queue[Any] = context.Queue()
+    reports: Queue[Any] = SERVER.Queue()
     started = [
-        context.Process(target=validate, args=(rank, world, str(tmp_path / "rendezvous"), fault, reports), daemon=True)
+        SERVER.Process(target=validate, args=(rank, world, str(tmp_path / "rendezvous"), fault, reports), daemon=True)
         for rank in range(world)
     ]
     try:

@@ -24,8 +24,8 @@ PATIENCE = 300.0  # seconds
 
 # Its children have everything imported, which takes up to ten seconds otherwise, and no threads of a test. Left out are
 # pyiqa and piq: this package registers with them when they are imported.
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
     [
         *("torch", "torchvision", "torchmetrics", "lightning", "matplotlib.pyplot", "scipy.stats", "pyarrow.parquet"),
         *("PIL.Image", "damlpips.cli", "damlpips.scoring.shards", "damlpips.models.lpips"),
@@ -72,7 +72,7 @@ class Forked:
     ) -> None:
         self._output = output
         given = work, arguments, str(output), folder and str(folder), dict(environment)
-        self.process = _SERVER.Process(target=_start, args=given)
+        self.process = SERVER.Process(target=_start, args=given)
         self.process.start()
 
     def wait(self) -> int:
