@@ -30,9 +30,10 @@ demo: $(READY)
 	$(BIN)/damlpips table build/scores.csv --latex --intervals -o build/table.tex
 	$(BIN)/damlpips table build/scores.csv
 
-# A file's tests stay in one process: they share real processes that they have started.
+# A file's tests stay in one process: they share real processes that they have started. Files start in the order of
+# tests/conftest.py.
 test: lint
-	$(BIN)/pytest -n $(JOBS) --dist loadfile
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 	$(MAKE) test-oldest
 
 # The metrics on the oldest torchmetrics, and the names in pyiqa on the oldest pyiqa, that pyproject.toml allows; skipped

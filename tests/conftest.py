@@ -21,6 +21,21 @@ settings.register_profile("fuzz", deadline=None, max_examples=3000, print_blob=T
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Files that take half a minute or more: they start first, so that no process waits for the last of them.
+LONG = {
+    "adapters": ("test_pyiqa.py",),
+    "cli": ("test_outputs.py",),
+    "distributed": ("test_faults.py", "test_ranks.py"),
+    "docs": ("test_examples.py",),
+    "models": ("test_export.py", "test_losses.py", "test_runners.py", "test_tiling.py"),
+    "nets": ("test_half.py",),
+    "training": ("test_training.py",),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what takes long first, and leave the order else."""
+    items.sort(key=lambda item: item.path.name not in LONG.get(item.path.parent.name, ()))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
