@@ -1,5 +1,6 @@
 """Modules as programs for elsewhere: torch.export and ONNX, with batches and sizes that were not seen at export."""
 
+import logging
 import re
 import warnings
 from pathlib import Path
@@ -24,6 +25,12 @@ def module(request: pytest.FixtureRequest) -> nn.Module:
     if request.param == "uniform nano":
         return LPIPS("nano", heads="uniform")
     return LPIPS(request.param, weights=request.getfixturevalue(f"random_{request.param}_weights"))
+
+
+@pytest.fixture(autouse=True)
+def _untraced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch describe each of its guards, with a stack, to nobody: pytest listens to every log."""
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "handlers", [])
 
 
 def free(multiple: int = 1) -> dict[int, Dim]:

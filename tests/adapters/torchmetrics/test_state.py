@@ -66,8 +66,8 @@ def run(begin, end):
     gc.collect()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-before = run(0, 200)
-print((run(200, 2200) - before) * 1024)
+before = run(0, 1000)
+print((run(1000, 3000) - before) * 1024)
 """
 
 
