@@ -6,12 +6,8 @@ import os
 import subprocess
 import sys
 import tempfile
-<<<<<<< HEAD
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-=======
 from collections.abc import Callable, Mapping
->>>>>>> 36bfabf (Tests: processes are forked from one that has everything imported; slow ones cut)
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
