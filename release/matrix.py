@@ -95,7 +95,8 @@ def measure(python: str, packages: str, wheel: Path, work: Path) -> dict:
             return {**row, "result": "not installed: " + last(log)}
         about = subprocess.run([inside, "-c", ABOUT, *SHOWN], cwd=home, capture_output=True, text=True, check=True)
         row["python"], row["versions"] = json.loads(about.stdout)
-        shutil.copytree(ROOT / "tests", home / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("tests", "benchmarks"):
+            shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "docs" / "demo", home / "docs" / "demo")
         shutil.copy(ROOT / "pyproject.toml", home)
         # without pyproject.toml's own options: jaxtyping's checks want to be there before the package is imported
