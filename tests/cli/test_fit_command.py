@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.commands import contents, refused, run
 from tests.support.layouts import bapps_jnd
@@ -82,6 +83,8 @@ def test_the_loss_is_logged(choices: Path, tmp_path: Path) -> None:
     # two batches of 9 choices an epoch
     assert [(row["epoch"], row["step"]) for row in rows] == [("0", "0"), ("0", "1"), ("1", "2"), ("1", "3")]
     assert all(0 < float(row["loss"]) < 10 for row in rows)
+    shown = EventAccumulator(str(tmp_path / "log")).Reload().Scalars("loss")
+    assert [f"{event.value:.4f}" for event in shown] == [f"{float(row['loss']):.4f}" for row in rows]
 
 
 def test_it_is_not_started_by_torchrun(choices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

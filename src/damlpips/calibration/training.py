@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
@@ -115,7 +116,7 @@ def fit(
         devices: how many processes learn, each on a GPU or on the CPU, and a part of every batch. They end as one does,
             but for the order of sums. A program that asks for more than one needs `if __name__ == "__main__"`.
         precision: of Lightning's names, one of `PRECISIONS`.
-        log: a folder for the loss of each batch, `metrics.csv`.
+        log: a folder for the loss of each batch: `metrics.csv`, and where tensorboard is installed what that shows.
         samples: bootstrap samples behind each interval.
         progress: called while the images are read.
         shown: whether Lightning shows its bar.
@@ -163,7 +164,7 @@ def fit(
             callbacks=callbacks,
             precision=precision,
             enable_progress_bar=shown,
-            logger=False if log is None else CSVLogger(log, name="", version=""),
+            logger=[] if log is None else _loggers(log),
             log_every_n_steps=1,
         )
         after = subject.after(learner, pairs)
@@ -348,6 +349,11 @@ def _each_epoch(folder: Path) -> ModelCheckpoint:
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
+
+
+def _loggers(folder: Path) -> list[Logger]:
+    kinds: list[Any] = [CSVLogger, TensorBoardLogger] if find_spec("tensorboard") else [CSVLogger]
+    return [kind(folder, name="", version="") for kind in kinds]
 
 
 @contextmanager

@@ -96,7 +96,10 @@ def fit(
         Path | None, typer.Option(metavar="FOLDER", help="Keep each epoch; go on from the last one if there is any.")
     ] = None,
     log: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write the loss of each batch to FOLDER/metrics.csv.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Write the loss of each batch to FOLDER: metrics.csv, and for TensorBoard."
+        ),
     ] = None,
     device: DeviceOption = "auto",
     devices: Annotated[
