@@ -55,8 +55,10 @@ def python_blocks() -> list:
 
 
 def environment(shared: Path | None = None) -> dict[str, str]:
+    """Return this process's variables, with the commands beside its Python on the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     weights = {} if shared is None else {"DAMLPIPS_WEIGHTS_DIR": str(shared / "weights")}
-    return {**os.environ, **weights}
+    return {**os.environ, **weights, "PATH": path}
 
 
 def execute(named: list[tuple[str, str]]) -> None:
