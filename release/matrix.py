@@ -98,7 +98,8 @@ def measure(python: str, packages: str, wheel: Path, work: Path) -> dict:
         for name in ("tests", "benchmarks"):
             shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "docs" / "demo", home / "docs" / "demo")
-        shutil.copy(ROOT / "pyproject.toml", home)
+        for name in ("pyproject.toml", "CHANGELOG.md", "README.md", "NOTICE"):
+            shutil.copy(ROOT / name, home)
         # without pyproject.toml's own options: jaxtyping's checks want to be there before the package is imported
         options = ("-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-o", "addopts=")
         run(inside, "-m", "pytest", *options, *TESTS, cwd=home, log=log)

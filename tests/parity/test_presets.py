@@ -138,7 +138,9 @@ def of_lpips(net: str) -> Callable[[Tensor, Tensor], Tensor]:
 def of_torchmetrics(net: str = "alex", **options: bool) -> Callable[[Tensor, Tensor], Tensor]:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    return LearnedPerceptualImagePatchSimilarity(net_type=net, reduction="none", **options)
+    metric = LearnedPerceptualImagePatchSimilarity(net_type=net, **options)
+    # one image at a time: an old torchmetrics gives no scores of single images
+    return lambda x, y: torch.stack([metric(a[None], b[None]) for a, b in zip(x, y, strict=True)])
 
 
 def of_pyiqa(name: str) -> Callable[[Tensor, Tensor], Tensor]:
