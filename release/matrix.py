@@ -58,9 +58,10 @@ def lowest(project: dict) -> list[str]:
     return [f"{bound[1]}=={bound[2]}" for bound in bounds if bound]
 
 
-def run(*command: str, cwd: Path, log: Path) -> int:
+def run(*command: str, cwd: Path, log: Path, **variables: str) -> int:
     with log.open("ab") as file:
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+        environment |= variables
         return subprocess.run(command, cwd=cwd, env=environment, stdout=file, stderr=file, check=False).returncode
 
 
@@ -102,7 +103,8 @@ def measure(python: str, packages: str, wheel: Path, work: Path) -> dict:
             shutil.copy(ROOT / name, home)
         # without pyproject.toml's own options: jaxtyping's checks want to be there before the package is imported
         options = ("-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-o", "addopts=")
-        run(inside, "-m", "pytest", *options, *TESTS, cwd=home, log=log)
+        # some packages install a folder `tests` of their own, which processes of the tests would find first
+        run(inside, "-m", "pytest", *options, *TESTS, cwd=home, log=log, PYTHONPATH=str(home))
         return {**row, "result": last(log)}
     finally:
         shutil.rmtree(home, ignore_errors=True)
