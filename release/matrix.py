@@ -104,6 +104,8 @@ def measure(python: str, packages: str, wheel: Path, work: Path) -> dict:
         # without pyproject.toml's own options: jaxtyping's checks want to be there before the package is imported
         options = ("-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-o", "addopts=")
         # some packages install a folder `tests` of their own, which processes of the tests would find first
+        for foreign in (home / "env").glob("lib*/python*/site-packages/tests"):
+            shutil.rmtree(foreign)
         run(inside, "-m", "pytest", *options, *TESTS, cwd=home, log=log, PYTHONPATH=str(home))
         return {**row, "result": last(log)}
     finally:
