@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SHARED ?= ../shared
 JOBS ?= 2
 
-.PHONY: setup demo test test-oldest fuzz lint docs bench bench-quick gpu gpu-rehearsal agree agree-full agree-256 agree-challenge agree-more networks judged-sets train-nano train-nano-smoke fit-smoke matrix release-check sbom clean
+.PHONY: setup demo test test-oldest fuzz lint docs bench bench-quick gpu gpu-rehearsal agree agree-full agree-256 agree-challenge agree-more networks judged-sets train-nano train-nano-smoke fit-smoke release-tools matrix release-check sbom clean
 
 setup: $(READY)
 
@@ -161,23 +161,23 @@ fit-smoke: $(READY)
 	$(BIN)/damlpips fit $(SMOKE)/patches/2afc/train --backbone nano --learning-rate 0.01 --workers $(JOBS) \
 		--cache $(SMOKE)/cache --checkpoints $(SMOKE)/run -o $(SMOKE)/heads.safetensors
 
+release-tools: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
+
 # The wheel with Python 3.10 to 3.14, as found, and the oldest and newest releases that it allows, each in an environment of
 # its own: hours and gigabytes. Goes on where it was stopped; make matrix MATRIX='--python python3.10 --packages oldest'
 MATRIX ?=
-matrix: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
+matrix: release-tools
 	rm -rf build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel .
 	$(BIN)/python release/matrix.py --wheel build/wheel/*.whl $(MATRIX)
 
 # A dry run of a release; leaves the wheel and the sdist in dist/
-release-check: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
+release-check: release-tools
 	$(BIN)/python release/check.py
 
 # What comes with an installed wheel, as CycloneDX, in dist/
-sbom: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
+sbom: release-tools
 	$(BIN)/python release/sbom.py
 
 clean:

@@ -23,7 +23,7 @@ html_static_path = ["_static"]
 html_css_files = ["damlpips.css"]
 
 
-def write_notebooks(_app):
+def write_notebooks(_app, _config):
     """Make a page of each notebook: its cells, what it printed, and its pictures, which `notebooks/run.py` stored."""
     for source in sorted((HERE / "notebooks").glob("*.py")):
         printed = HERE / "_static" / "notebooks" / f"{source.stem}.txt"
@@ -37,4 +37,4 @@ def write_notebooks(_app):
 
 
 def setup(app):
-    app.connect("config-inited", lambda app, _config: write_notebooks(app))
+    app.connect("config-inited", write_notebooks)

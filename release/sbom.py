@@ -12,7 +12,7 @@ import venv
 from pathlib import Path
 from typing import Any
 
-import tomllib
+from damlpips.nets.weights import cards
 
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
@@ -20,8 +20,7 @@ DIST = ROOT / "dist"
 
 def weights() -> list[dict[str, Any]]:
     """Return the files of weights that are part of the wheel, as components."""
-    cards = tomllib.loads((ROOT / "weights" / "cards.toml").read_text(encoding="utf-8"))
-    return [component for card in each(cards) if (component := as_component(card))]
+    return [component for card in each(cards()) if (component := as_component(card))]
 
 
 def each(value: Any) -> list[dict[str, Any]]:
