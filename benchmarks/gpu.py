@@ -67,7 +67,8 @@ TESTS = (
     *("tests/models/test_cuda.py", "tests/models/test_deterministic.py", "tests/models/test_references.py"),
     *("tests/models/test_pairwise.py", "tests/models/test_tiling.py", "tests/scoring/test_scorer.py"),
     *("tests/distributed/test_ranks.py", "tests/benchmarks/test_bench.py", "tests/evaluation/test_named.py"),
-    "tests/adapters/torchmetrics/test_metrics.py",
+    *("tests/adapters/torchmetrics/test_metrics.py", "tests/calibration/test_fit.py"),
+    *("tests/upstream/test_torchmetrics.py", "tests/upstream/test_piq.py"),
 )
 
 say = partial(print, flush=True)

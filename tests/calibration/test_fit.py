@@ -146,6 +146,29 @@ class TestPrecision:
         assert torch.allclose(found, plain, rtol=0, atol=atol)
 
 
+@pytest.mark.cuda
+class TestOnAGpu:
+    @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+    def test_learns_what_is_learned_on_the_cpu(self, precision: str, small: JudgedSet) -> None:
+        # no chance: what is drawn on a device is not what is drawn on another
+        recipe = replace(SHORT, loss="likelihood", dropout=0.0)
+        plain = torch.cat(fitted(small, recipe).heads)
+        found = torch.cat(fit([small], uniform().cuda(), recipe, samples=50, precision=precision).heads).cpu()
+        # TF32 rounds features to a 2048th, and heads follow
+        assert torch.allclose(found, plain, rtol=0, atol=1e-2 if precision == "32-true" else 2e-2)
+
+    @pytest.mark.parametrize("variant", ["tune", "scratch"])
+    def test_networks_learn(self, variant: str, small: JudgedSet, tmp_path: Path) -> None:
+        found = fit([small], uniform().cuda(), replace(SHORT, variant=variant), samples=50)
+        assert 0 <= found.after.headline.value <= 1
+        save(found, tmp_path / "own.safetensors")
+        x = torch.rand(1, 3, 32, 32)
+        learned = LPIPS(
+            "nano", heads=str(tmp_path / "own.safetensors"), weights=str(tmp_path / "own.weights.safetensors")
+        )
+        assert learned(x, 1 - x).isfinite().all()
+
+
 class TestSymmetry:
     def test_swapped_images_give_one_minus_the_share(self) -> None:
         from damlpips.calibration.ranking import Likelihood

@@ -1,5 +1,8 @@
 """The modules and metrics on a CUDA device: recorded graphs, autocast, the compiler, half precision, processes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -7,14 +10,13 @@ import torch
 from torch import Tensor
 
 from damlpips import DAMLPIPS, LPIPS, Backbone, DAMLPIPSMetric, LPIPSMetric
-from tests.support import reference
+from damlpips.models.presets import PRESETS
+from tests.support import modules, reference
+from tests.support.masks import MASKS, rectangle
+from tests.support.moved import moved, picture
 from tests.support.processes import run
 
-KINDS = {
-    "damlpips": lambda **options: DAMLPIPS(**options),
-    "damlpips 2": lambda **options: DAMLPIPS(version=2, **options),
-    "lpips": lambda **options: LPIPS("nano", heads="uniform", **options),
-}
+KINDS = {kind: partial(make, "nano") for kind, make in modules.KINDS.items()}
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -23,11 +25,92 @@ def images(n: int, side: int = 96, seed: int = 0) -> tuple[Tensor, Tensor]:
     return x.cuda(), y.cuda()
 
 
+@pytest.fixture(scope="module")
+def pairs() -> tuple[Tensor, Tensor]:
+    """Pairs of which the first two moved, the third got noise, and the fourth is the same, on the CPU."""
+    x = torch.cat([moved(picture(seed=seed)) for seed in range(4)])
+    noise = 0.1 * torch.randn(1, *x.shape[1:], generator=torch.Generator().manual_seed(0))
+    y = [moved(picture(), shift=(3, -2)), moved(picture(seed=1), degrees=3), (x[2:3] + noise).clamp(0, 1), x[3:]]
+    return x, torch.cat(y)
+
+
+@pytest.fixture
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@contextmanager
+def waiting_fails() -> Iterator[None]:
+    """Make whatever waits for the device an error."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_recording_needs_a_gpu_and_nothing_else_is_recorded() -> None:
     x, y = reference.noise(2, 32, 32)
     assert torch.equal(DAMLPIPS(cuda_graphs=True)(x, y), DAMLPIPS()(x, y))
     with pytest.raises(ValueError, match="cuda_graphs: what compile=True makes is not recorded"):
         DAMLPIPS(cuda_graphs=True, compile=True)
+
+
+MASKED = {"whole": lambda: None, **MASKS}
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("full_precision")
+@pytest.mark.parametrize("mask", MASKED)
+@pytest.mark.parametrize("kind", KINDS)
+class TestAsOnTheCpu:
+    def test_every_form_of_result(self, kind: str, mask: str, pairs: tuple[Tensor, Tensor]) -> None:
+        covered = MASKED[mask]()
+        here, there = KINDS[kind](), KINDS[kind]().cuda()
+
+        def forms(metric: Any, *images: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+            names = ["__call__", "per_layer", "spatial_map"]
+            if kind == "damlpips":
+                names += ["displacement"]
+            found = {name: getattr(metric, name)(*images, mask=mask) for name in names}
+            if kind == "damlpips":
+                found |= {f"aligned {k}": image for k, image in enumerate(metric.aligned(*images, mask=mask))}
+            if kind != "lpips":
+                found["layers"] = metric.weights_for(*images, mask=mask).layer
+            return found
+
+        expected = forms(here, *pairs, mask=covered)
+        found = forms(there, *(images.cuda() for images in pairs), mask=None if covered is None else covered.cuda())
+        # sums in another order; a field is found in thirty steps, in pixels
+        atol = {"displacement": 2e-3, "aligned 0": 5e-4, "aligned 1": 5e-4}
+        for name, of in expected.items():
+            torch.testing.assert_close(found[name].cpu(), of, rtol=1e-3, atol=atol.get(name, 2e-5), msg=name)
+
+    def test_gradients(self, kind: str, mask: str, pairs: tuple[Tensor, Tensor]) -> None:
+        covered = MASKED[mask]()
+        gradients = []
+        for device in ("cpu", "cuda"):
+            x, y = (images.to(device) for images in pairs)
+            x.requires_grad_()
+            of = None if covered is None else covered.to(device)
+            (gradient,) = torch.autograd.grad(KINDS[kind]().to(device)(x, y, mask=of).sum(), x)
+            gradients.append(gradient.cpu())
+        assert (gradients[1] - gradients[0]).norm() <= 2e-3 * gradients[0].norm()
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("full_precision")
+@pytest.mark.parametrize("options", [{}, {"dtype": torch.bfloat16}, {"cuda_graphs": True}], ids=str)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets(preset: str, options: dict[str, Any], random_weights: Any, pairs: tuple[Tensor, Tensor]) -> None:
+    """Ranges, and what images are taken for, are the same as on the CPU, also where they are part of a kernel."""
+    weights = random_weights(reference.TORCHVISION[PRESETS[preset].backbone])
+    low, high = PRESETS[preset].value_range
+    x, y = (low + (high - low) * images for images in pairs)
+    expected = LPIPS.preset(preset, weights=weights)(x, y)
+    found = LPIPS.preset(preset, weights=weights, **options).cuda()(x.cuda(), y.cuda()).cpu()
+    torch.testing.assert_close(found, expected, rtol=0.03 if "dtype" in options else 1e-4, atol=1e-6)
 
 
 @pytest.mark.cuda
@@ -189,19 +272,27 @@ def test_compiled(kind: str) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("options", [{}, {"dtype": torch.bfloat16}, {"cuda_graphs": True}, {"version": 2}], ids=str)
-def test_update_does_not_wait(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("options", [{}, {"dtype": torch.bfloat16}, {"cuda_graphs": True}, {"version": 1}], ids=str)
+def test_update_does_not_wait(options: dict[str, Any], masked: bool) -> None:
     metric = DAMLPIPSMetric(**options).cuda()
     x, y = images(2)
-    metric.update(x, y)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    given = {"mask": rectangle(*x.shape[2:]).cuda()} if masked else {}
+    metric.update(x, y, **given)
+    with waiting_fails():
         for _ in range(3):
-            metric.update(x, y)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+            metric.update(x, y, **given)
     assert metric.compute().isfinite()
+
+
+@pytest.mark.cuda
+def test_a_step_of_training_does_not_wait() -> None:
+    loss = DAMLPIPS(reduction="mean", check_values=False).cuda()
+    x, y = images(2)
+    x.requires_grad_()
+    loss(x, y).backward()
+    with waiting_fails():
+        loss(x, y).backward()
 
 
 def _scores(rank: int, world: int) -> dict[str, Tensor]:
