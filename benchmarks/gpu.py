@@ -63,7 +63,8 @@ TOGETHER = {"cuda": 4, "cpu": 1}
 # A call of so many seconds is timed alone.
 LONG = 0.03
 TESTS = (
-    *("tests/ops/test_triton_kernels.py", "tests/ops/test_triton_images.py", "tests/nets/test_half.py"),
+    *("tests/ops/test_triton_kernels.py", "tests/ops/test_triton_images.py", "tests/ops/test_triton_motion.py"),
+    "tests/nets/test_half.py",
     *("tests/models/test_cuda.py", "tests/models/test_deterministic.py", "tests/models/test_references.py"),
     *("tests/models/test_pairwise.py", "tests/models/test_tiling.py", "tests/scoring/test_scorer.py"),
     *("tests/distributed/test_ranks.py", "tests/benchmarks/test_bench.py", "tests/evaluation/test_named.py"),
@@ -95,13 +96,30 @@ def device_part(device: torch.device, _out: Path) -> None:
 
 def tests_part(device: torch.device, _out: Path) -> None:
     """Run the tests that need a GPU; rehearsed, collect them and run those of the kernels in Triton's interpreter."""
-    command = [sys.executable, "-m", "pytest", "-o", "addopts=--import-mode=importlib", "-q", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-o",
+        "addopts=--import-mode=importlib",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:benchmark",
+    ]
     if device.type == "cuda":
         # compiling a kernel keeps a core busy
-        rest = ["-m", "cuda", "-n", str(min(10, os.cpu_count() or 1)), "--tb=long", "-rfE", "--durations=15", *TESTS]
+        rest = ["-m", "cuda", "-n", str(min(14, os.cpu_count() or 1)), "-p", "benchmarks.gpu", "--durations=15", *TESTS]
     else:
         rest = ["-n0", "-k", "interpreter or needs_a_gpu", *TESTS]
     say("rc", subprocess.run([*command, *rest], cwd=ROOT, check=False).returncode)
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    """Print a failure when it happens: of a run that is cut off pytest tells nothing."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        say(f"\nFAILED {report.nodeid}\n{report.longreprtext}\n")
 
 
 @torch.no_grad()

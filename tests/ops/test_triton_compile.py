@@ -1,6 +1,7 @@
 """Every Triton kernel compiles for a GPU that need not exist here, without atomic additions and spilled registers."""
 
 import re
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -23,6 +24,18 @@ ALEX = {"SIZE": 11, "STRIDE": 4, "PADDING": 2, "ALL": 384, "CHANNELS": 64, "ROWS
 NANO = {"SIZE": 6, "STRIDE": 2, "PADDING": 2, "ALL": 128, "CHANNELS": 16, "ROWS": 128, "PRODUCTS": 32}
 VGG = {"SIZE": 3, "STRIDE": 1, "PADDING": 1, "ALL": 32, "CHANNELS": 64, "ROWS": 128, "PRODUCTS": 32}
 BACK = {"STRIDE": 4, "PADDING": 2, "WINDOWS": 3, "CHANNELS": 64, "COLUMNS": 64, "ROWS": 128}
+
+MOVING = ("x", "y", "a", "b", "to_x", "to_y", "images", "out", "before", "field", "trust", "moved", "share", "extent")
+MOTION = dict.fromkeys((*MOVING, "maps", "means", "squares", "products", "sums"), "*fp32")
+MOTION |= dict.fromkeys(("side", "of_grid", "RED", "GREEN", "BLUE"), "fp32")
+OF_ONE = {
+    "level": {"BH": 1, "BW": 1, "FIRST": False, "SEARCHED": True, "STEPS": 1, "BLOCK": 2},
+    "share": {"HINT": False},
+    "solved": {"LAST": True},
+}
+BY = ("by_d", "by_place", "by_difference", "by_contrasts", "by_deviations", "for_a", "for_b")
+MASKING = dict.fromkeys(("a", "b", "squares", "sums", "means", "d", "place", *BY), "*fp32")
+COARSE, FINE = {"PLACES": 512}, {"PLACES": 256}
 
 Case = tuple[str, str, dict[str, str], dict[str, Any]]
 CASES: list[Case] = [
@@ -68,6 +81,25 @@ CASES: list[Case] = [
     ("triton_images", "image_difference", PAIR | PIXELS | {"weight": "fp32"}, {"FLAT": True, "PLACES": 512}),
     *(("triton_network", "first", FIRST, constants) for constants in (ALEX, NANO, VGG)),
     ("triton_network", "first_gradient", FIRST | {"gradient": "*bf16", "target": "*fp32"}, BACK),
+    *(("triton_images", "deviations", MASKING, {"SUMS": sums, "PLACES": 512}) for sums in (True, False)),
+    *(("triton_images", "masked", MASKING, {"TINT": tint, "PLACES": 512}) for tint in (True, False)),
+    ("triton_images", "by_contrast", MASKING, {"BY_D": True, "BY_PLACE": True, "PLACES": 512}),
+    ("triton_images", "by_deviation", MASKING, {"PLACES": 512}),
+    ("triton_images", "masked_gradients", MASKING, {"FOR_A": True, "FOR_B": True, "PLACES": 512}),
+    *(
+        ("triton_motion", "level", MOTION, {"FIRST": first, "SEARCHED": searched, "STEPS": 1, "BLOCK": block, **COARSE})
+        for first, searched, block in ((True, True, 2), (False, True, 2), (False, False, 4))
+    ),
+    # of one place: a size of 1 is a constant
+    *(("triton_motion", name, MOTION, {"H": 1, "W": 1, **one, **COARSE}) for name, one in OF_ONE.items()),
+    *(("triton_motion", "share", MOTION, {"HINT": hint, **COARSE}) for hint in (True, False)),
+    *(("triton_motion", "sampled", MOTION, {"EVERY": every, **FINE}) for every in (1, 2)),
+    *(("triton_motion", "means", MOTION, {"SQUARES": squares, "BLOCK": 4, **FINE}) for squares in (True, False)),
+    ("triton_motion", "products", MOTION, {"SHRINK": 2, **FINE}),
+    *(("triton_motion", "solved", MOTION, {"LAST": last, **COARSE}) for last in (True, False)),
+    ("triton_motion", "luma", MOTION, FINE),
+    ("triton_motion", "aligned", MOTION, FINE),
+    *(("triton_motion", "apart", MOTION, {"MEANS": means, **FINE}) for means in (True, False)),
     ("triton_network", "pool", MAP, {"SIZE": 3, "STRIDE": 2, "INDEX": True, "PLACES": 32, "CHANNELS": 64}),
     ("triton_network", "pool_gradient", MAP, {"SIZE": 3, "STRIDE": 2, "WINDOWS": 2, "PLACES": 32, "CHANNELS": 64}),
 ]
@@ -75,9 +107,8 @@ CASES: list[Case] = [
 
 def kernels() -> set[tuple[str, str]]:
     """Return the module and name of every kernel: the functions whose grid of programs is launched."""
-    from damlpips.ops import triton_images, triton_kernels, triton_network
-
-    modules = {"triton_kernels": triton_kernels, "triton_images": triton_images, "triton_network": triton_network}
+    names = ("triton_kernels", "triton_images", "triton_network", "triton_motion")
+    modules = {name: import_module(f"damlpips.ops.{name}") for name in names}
     found = ((name, re.fullmatch(r"_(\w+)_kernel", of)) for name, module in modules.items() for of in vars(module))
     return {(name, match[1]) for name, match in found if match}
 
@@ -89,8 +120,6 @@ def test_no_kernel_is_left_out() -> None:
 @pytest.mark.parametrize("last", ["c", "p"], ids=SIDE.get)
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[1]} {c[3]}")
 def test_compiles(case: Case, last: str, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    from importlib import import_module
-
     from triton import compile as compiled
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -107,7 +136,9 @@ def test_compiles(case: Case, last: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
         if signature[argument].startswith("*") or signature[argument] == "i32":
             aligned[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(function, signature, constexprs=known, attrs=aligned)
-    found = compiled(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": False})
+    warps = 8 if constants.get("PLACES") == COARSE["PLACES"] and module == "triton_motion" else 4
+    options = {"enable_fp_fusion": False, "num_warps": warps}
+    found = compiled(source, target=GPUTarget("cuda", 90, 32), options=options)
     assert len(found.asm["cubin"]) > 0
     assert "ld.global" in found.asm["ptx"]
     assert not re.search(r"\b(atom|red)\.", found.asm["ptx"])

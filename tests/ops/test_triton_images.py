@@ -1,17 +1,26 @@
 """Functions of images by Triton's kernels: on a CUDA device, and interpreted on a CPU."""
 
+from types import ModuleType
+
 import pytest
 import torch
 from torch import Tensor
 
 from damlpips import checks
-from damlpips.ops import colour, distance, fused
+from damlpips.models import version2
+from damlpips.ops import colour, distance, fused, masking
 from tests.support.interpreted import DEVICE, INTERPRETED, interpret, marked
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is that process")
 def test_in_the_interpreter() -> None:
-    interpret(__file__, "kernel", 10)
+    interpret(__file__, "kernel", 18)
+
+
+def triton_images() -> ModuleType:
+    from damlpips.ops import triton_images
+
+    return triton_images
 
 
 def drawn(*shape: int, low: float = -0.2, high: float = 1.2) -> Tensor:
@@ -92,6 +101,44 @@ def test_kernel_compares_images(kind: str) -> None:
     for one, other in zip(found, (expected.structure, expected.texture), strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-6)
     assert all((d == 0).all() for d in triton_images.image_distances(given[0], given[0], *bounds, 0.04))
+
+
+@marked
+@pytest.mark.parametrize("size", [(29, 19), (2, 3)])
+def test_kernel_masks_differences(size: tuple[int, int]) -> None:
+    a, b = colour.uniform(drawn(2, 3, *size, low=0, high=1)), colour.uniform(drawn(2, 3, *size, low=0.1, high=0.8))
+    b[1] = a[1]
+    found, expected = triton_images().masked_map(a, b)[:2], masking.plain_masked_map(a.double(), b.double())
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-6)
+    assert (found[0][1] == 0).all()
+
+
+@marked
+@pytest.mark.parametrize(("through", "size"), [("both", (11, 9)), ("d", (2, 3)), ("place", (1, 1))])
+def test_kernel_of_masking_has_gradients(through: str, size: tuple[int, int]) -> None:
+    a, b = colour.uniform(drawn(2, 3, *size, low=0, high=1)), colour.uniform(drawn(2, 3, *size, low=0.1, high=0.8))
+    by = torch.randn(2, 2, 1, *size, generator=torch.Generator().manual_seed(2)).to(DEVICE)
+    by = [None if through == "place" else by[0], None if through == "d" else 1e-3 * by[1]]
+    _, _, squares = triton_images().masked_map(a, b)
+    found = triton_images().masked_gradients(a, b, squares, *by, (True, True))
+    exact = [t.double().requires_grad_() for t in (a, b)]
+    loss = sum((m * g).sum() for m, g in zip(masking.plain_masked_map(*exact), by, strict=True) if g is not None)
+    for mine, theirs in zip(found, torch.autograd.grad(loss, exact), strict=True):
+        assert (mine - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+    (one,) = (g for g in triton_images().masked_gradients(a, b, squares, *by, (False, True)) if g is not None)
+    assert torch.equal(one, found[1])
+
+
+@marked
+def test_kernel_compares_masked_images() -> None:
+    x, y = drawn(2, 3, 21, 27, low=0, high=1), drawn(2, 3, 21, 27, low=0.1, high=0.8).flip(0)
+    y[1] = x[1] * 0.9
+    found = triton_images().masked_image_distances(x, y, colour.PHOTOGRAPH_ENERGY)
+    expected = version2.compared_image(*(colour.adapted_colours(t.double()) for t in (x, y)))
+    for one, other in zip(found, (expected.structure, expected.texture), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-6)
+    assert all((d == 0).all() for d in triton_images().masked_image_distances(x, x, 0.04))
 
 
 @marked

@@ -1,6 +1,7 @@
 """What both versions of DAMLPIPS share: the layers that they compare, and the weights that they tell."""
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -72,6 +73,15 @@ def image_distances(x: Encoded, y: Encoded, compare: Callable[[Tensor, Tensor], 
         return compare(colours(x), colours(y))
     parts = [compare(colours(x, part), colours(y, part)) for part in batches(x.seen, max(1, images_of(x.seen) // 2))]
     return Distances(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def kernels_of_colours(x: Encoded, y: Encoded) -> ModuleType | None:
+    """Return `damlpips.ops.triton_images` where it can compare two batches of images without gradients."""
+    a, b = x.seen, y.seen
+    exact = torch.float64 in (a.dtype, x.features[0].dtype)
+    if exact or a.shape[1] != 3 or a.dtype != b.dtype or x.adapted or y.adapted:
+        return None
+    return None if checks.is_optimised(a) or checks.is_optimised(b) else image_kernels(a, b)
 
 
 def scaled(

@@ -7,12 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from damlpips.checks import is_optimised
 from damlpips.models.encoder import Encoder, Size, resized, scaled_to
 from damlpips.models.inputs import Pair
 from damlpips.nets.encoded import Encoded
 from damlpips.ops import coverage, displacement, distance
 from damlpips.ops.displacement import Field
 from damlpips.ops.execution import full_precision, on_cpu
+from damlpips.ops.fused import motion_kernels
 from damlpips.ops.tiling import Span
 
 # Fields are found on images of this shorter side at most, which is what DAMLPIPS looks at.
@@ -85,7 +87,10 @@ class Levels(NamedTuple):
 
 def _luma(images: Tensor) -> Tensor:
     """Return the luma of images in colour, the mean of others, no larger than a field is found on."""
-    if images.shape[1] == 3:
+    kernels = None if images.shape[1] != 3 or is_optimised(images) else motion_kernels(images)
+    if kernels is not None:
+        luma: Tensor = kernels.luma(images, LUMA)
+    elif images.shape[1] == 3:
         red, green, blue = images.split(1, 1)
         luma = torch.add(torch.add(red * LUMA[0], green, alpha=LUMA[1]), blue, alpha=LUMA[2])
     else:
@@ -102,17 +107,11 @@ def _levels(x: Tensor, y: Tensor, mask: Tensor | None) -> Levels:
 
 
 def _middle(x: Tensor, y: Tensor, levels: Levels, mask: Tensor | None = None) -> Middle | None:
-    luma = levels.x, levels.y
     with torch.no_grad():
-        hint = displacement.coarse_field(*luma, displacement.HINT_LEVEL, masks=levels.masks)
-        hinted = displacement.hinted_share(_explained(levels, displacement.HINT_LEVEL, hint))
-        if on_cpu(hinted) and not hinted.any():
-            return None
-        field = displacement.coarse_field(*luma, displacement.GRID_LEVEL, hint, levels.masks)
-        share = displacement.moved_share(
-            _explained(levels, displacement.GRID_LEVEL, field), displacement.extent(field).size
-        )
-        share = share * hinted
+        coarse = _coarse(levels)
+    if coarse is None:
+        return None
+    field, share = coarse
     if not on_cpu(share):  # reading values would make an accelerator wait, and stop what follows the operations
         return _refined(x, y, levels, field, share, mask)
     moved = share.nonzero()[:, 0]
@@ -133,17 +132,33 @@ def _middle(x: Tensor, y: Tensor, levels: Levels, mask: Tensor | None = None) ->
     return Middle(put(x, part.x), put(y, part.y), Motion(*map(put, still, part.motion)))
 
 
+def _coarse(levels: Levels) -> tuple[Field, Tensor] | None:
+    """Return the field on the coarse levels, and how far each pair counts as moved; None where none does."""
+    luma = levels.x, levels.y
+    kernels = None if levels.masks is not None else motion_kernels(levels.x[0], levels.y[0])
+    if kernels is not None:
+        found: tuple[Field, Tensor] = kernels.coarse_field(*luma)
+        return found
+    hint = displacement.coarse_field(*luma, displacement.HINT_LEVEL, masks=levels.masks)
+    hinted = displacement.hinted_share(_explained(levels, displacement.HINT_LEVEL, hint))
+    if on_cpu(hinted) and not hinted.any():
+        return None
+    field = displacement.coarse_field(*luma, displacement.GRID_LEVEL, hint, levels.masks)
+    explained = _explained(levels, displacement.GRID_LEVEL, field)
+    return field, displacement.moved_share(explained, displacement.extent(field).size) * hinted
+
+
 def _explained(levels: Levels, level: int, field: Field) -> Tensor:
     mask = None if levels.masks is None else levels.masks[level]
     return displacement.explained(levels.x[level], levels.y[level], field.by, mask)
 
 
 def _refined(x: Tensor, y: Tensor, levels: Levels, field: Field, share: Tensor, mask: Tensor | None) -> Middle:
-    field = displacement.refined(levels.x, levels.y, field, levels.masks)
+    field, extent = displacement.refined(levels.x, levels.y, field, levels.masks)
     if levels.masks is not None:
         with torch.no_grad():
             share = share * displacement.kept_share(levels.masks[0], field.by)
-    motion = Motion(field.by.detach(), share, *displacement.extent(field), torch.ones_like(share))
+    motion = Motion(field.by.detach(), share, *extent, torch.ones_like(share))
     a, b = aligned(x, y, motion)
     if mask is not None:
         a, b = _continued(a, b, mask, motion)
@@ -158,13 +173,7 @@ def _refined(x: Tensor, y: Tensor, levels: Levels, field: Field, share: Tensor, 
 
 def aligned(x: Tensor, y: Tensor, motion: Motion, rows: Span | None = None) -> tuple[Tensor, Tensor]:
     """Return images in the middle frame, or some rows of them; those in which nothing moved are as they were."""
-    share = motion.share[:, None, None, None]
-    both = displacement.aligned(x, y, motion.field.to(x.dtype) * share.to(x.dtype), rows)
-    part = slice(None) if rows is None else slice(*rows)
-    if on_cpu(share) and (share > 0).all():
-        return both
-    a, b = (torch.where(share > 0, moved, image[:, :, part]) for moved, image in zip(both, (x, y), strict=True))
-    return a, b
+    return displacement.aligned(x, y, motion.field, motion.share, rows)
 
 
 def mask_in_middle(mask: Tensor, motion: Motion | None) -> Tensor:

@@ -7,14 +7,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from damlpips import checks
-from damlpips.models.adaptive import AdaptiveWeights, colours, image_distances, pairs_of_layers, place_share, scaled
+from damlpips.models.adaptive import (
+    AdaptiveWeights,
+    colours,
+    image_distances,
+    kernels_of_colours,
+    pairs_of_layers,
+    place_share,
+    scaled,
+)
 from damlpips.models.alignment import Motion
 from damlpips.models.encoder import Size
 from damlpips.models.tiled import TiledDamlpips, TiledPair
 from damlpips.nets.encoded import Encoded
 from damlpips.ops import colour, distance
-from damlpips.ops.fused import Distances, damlpips_distances, image_kernels
+from damlpips.ops.fused import Distances, damlpips_distances
 
 # the same weight for every place and channel of an image
 IMAGE_WEIGHING = distance.Fixed(colour.PHOTOGRAPH_ENERGY)
@@ -88,20 +95,11 @@ class Version1:
 
 def _image_distances(x: Encoded, y: Encoded) -> Distances:
     """Compare two batches of images in adapted colours."""
-    by_kernels = _by_kernels(x, y)
-    return image_distances(x, y, _compared_image) if by_kernels is None else by_kernels
+    kernels = kernels_of_colours(x, y)
+    if kernels is None:
+        return image_distances(x, y, _compared_image)
+    return Distances(*kernels.image_distances(x.seen, y.seen, *x.bounds, colour.PHOTOGRAPH_ENERGY))
 
 
 def _compared_image(a: Tensor, b: Tensor) -> Distances:
     return damlpips_distances(a, b, IMAGE_WEIGHING)
-
-
-def _by_kernels(x: Encoded, y: Encoded) -> Distances | None:
-    """Compare two batches of images by kernels, where there are any for them."""
-    a, b = x.seen, y.seen
-    in_colour, exact = a.shape[1] == 3, torch.float64 in (a.dtype, x.features[0].dtype)
-    if exact or not in_colour or a.dtype != b.dtype or x.adapted or y.adapted:
-        return None
-    if checks.is_optimised(a) or checks.is_optimised(b) or (kernels := image_kernels(a, b)) is None:
-        return None
-    return Distances(*kernels.image_distances(a, b, *x.bounds, colour.PHOTOGRAPH_ENERGY))

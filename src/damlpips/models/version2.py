@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from damlpips.models.adaptive import AdaptiveWeights, image_distances, pairs_of_layers, place_share, scaled
+from damlpips.models.adaptive import (
+    AdaptiveWeights,
+    image_distances,
+    kernels_of_colours,
+    pairs_of_layers,
+    place_share,
+    scaled,
+)
 from damlpips.models.alignment import Motion
 from damlpips.models.encoder import Size
 from damlpips.models.tiled import TiledDamlpips, TiledPair
@@ -182,6 +189,10 @@ def _image_texture(a: Tensor, b: Tensor, mask: Tensor | None) -> Float[Tensor, "
 
 def _image_distances(x: Encoded, y: Encoded) -> Distances:
     """Compare two batches of images in adapted colours."""
+    kernels = kernels_of_colours(x, y)
+    if kernels is not None:
+        pixels = (side.pixels(torch.float32) for side in (x, y))
+        return Distances(*kernels.masked_image_distances(*pixels, colour.PHOTOGRAPH_ENERGY))
 
     def distances(a: Tensor, b: Tensor) -> Distances:
         compared = compared_image(a, b)

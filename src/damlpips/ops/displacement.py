@@ -7,7 +7,8 @@ down), in shares of the image's shorter side.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 
 from damlpips.checks import is_optimised
 from damlpips.ops import coverage
-from damlpips.ops.execution import is_dual, is_transformed, on_cpu
+from damlpips.ops.execution import gradients_with_graph, is_dual, is_transformed, on_cpu
+from damlpips.ops.fused import motion_kernels
 from damlpips.ops.tiling import Span
 from damlpips.ops.windows import at_least, box, enlarged, nearby, shorter_side, shrunk
 
@@ -173,13 +175,63 @@ def in_places(u: Float[Tensor, "n 2 h w"], of: Tensor) -> Float[Tensor, "n 2 H W
     return enlarged(u * shorter_side(of), (h, w))
 
 
-def aligned(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"], rows: Span | None = None) -> tuple[Tensor, Tensor]:
+def aligned(
+    x: Tensor, y: Tensor, by: Float[Tensor, "n 2 h w"], share: Float[Tensor, " n"], rows: Span | None = None
+) -> tuple[Tensor, Tensor]:
     """Return both images, or some rows of them, in the middle frame; what only one of them shows is the same in both.
 
     Args:
         x, y: (N, C, H, W).
-        u: the field, in shares of the shorter side.
+        by: the field, in shares of the shorter side.
+        share: what each pair moves of it; those that do not move are as they were.
     """
+    if rows is None and (kernels := motion_kernels(x, y)) is not None:
+        found: tuple[Tensor, Tensor] = _Aligned.apply(x, y, by, share, kernels)
+        return found
+    return plainly_aligned(x, y, by, share, rows)
+
+
+def plainly_aligned(x: Tensor, y: Tensor, by: Tensor, share: Tensor, rows: Span | None = None) -> tuple[Tensor, Tensor]:
+    """Return `aligned`, in operations that can be followed."""
+    share = share.to(x.dtype)[:, None, None, None]
+    both = _in_the_middle(x, y, by.to(x.dtype) * share, rows)
+    part = slice(None) if rows is None else slice(*rows)
+    if on_cpu(share) and (share > 0).all():
+        return both
+    a, b = (torch.where(share > 0, moved, image[:, :, part]) for moved, image in zip(both, (x, y), strict=True))
+    return a, b
+
+
+class _Aligned(torch.autograd.Function):
+    """`aligned` by a kernel, of whole images."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, by: Tensor, share: Tensor, kernels: Any) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, y, by, share)
+        found: tuple[Tensor, Tensor] = kernels.aligned(x, y, by, share)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, y, by, share = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():  # for second derivatives
+            plain = partial(plainly_aligned, by=by, share=share)
+            left = iter(gradients_with_graph(plain, (x, y), gradients, needed))
+            return *(next(left) if want else None for want in needed), None, None, None
+        share = share[:, None, None, None]
+        found: list[Tensor | None] = [None, None]
+        for k, (image, at) in enumerate(zip((x, y), halfway(by * share, x), strict=True)):
+            if needed[k]:
+                # zeros beyond the edge, bilinear, corners not aligned
+                through, _ = torch.ops.aten.grid_sampler_2d_backward(
+                    gradients[k].where(share > 0, 0), image, at.permute(0, 2, 3, 1), 0, 0, False, (True, False)
+                )
+                found[k] = gradients[k].where(~(share > 0), 0).add_(through)
+        return *found, None, None, None
+
+
+def _in_the_middle(x: Tensor, y: Tensor, u: Float[Tensor, "n 2 h w"], rows: Span | None) -> tuple[Tensor, Tensor]:
     at = halfway(u, x, rows=rows)
     a, b = (sampled(m, p, "zeros") for m, p in zip((x, y), at, strict=True))
     if rows is not None or not on_cpu(a) or is_optimised(a) or is_optimised(b):
@@ -418,23 +470,68 @@ def coarse_field(
     return Field(by, trust, in_both)
 
 
-def refined(x: Sequence[Tensor], y: Sequence[Tensor], field: Field, masks: Sequence[Tensor] | None = None) -> Field:
-    """Return a field refined on the levels below its grid; it stays on the grid.
+def refined(
+    x: Sequence[Tensor], y: Sequence[Tensor], field: Field, masks: Sequence[Tensor] | None = None
+) -> tuple[Field, Extent]:
+    """Return a field refined on the levels below its grid, on which it stays, and its extent.
 
-    It has the gradients of the last step: at the best field a step is the derivative of where that is.
+    The extent has the gradients of the last step: at the best field a step is the derivative of where that is.
     """
+    kernels = None if masks is not None else motion_kernels(x[0], y[0])
+    if kernels is not None:
+        by, trust, *extent_ = _Refined.apply(x[0], y[0], x, y, field.by, kernels)
+        return Field(by, trust), Extent(*extent_)
+    with torch.no_grad():
+        for level in range(GRID_LEVEL - 1, 0, -1):
+            field = _finer(x, y, field, level, masks)
+    field = _last(x, y, field, masks)
+    return field, extent(field)
+
+
+def _finer(
+    x: Sequence[Tensor], y: Sequence[Tensor], field: Field, level: int, masks: Sequence[Tensor] | None = None
+) -> Field:
+    """Return a field after the steps on a level below its grid, with the gradients of the last of them."""
     by, trust, in_both = field
-    for level in range(GRID_LEVEL - 1, -1, -1):
-        before = by
-        for left in reversed(range(STEPS[level])):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and level == 0 and left == 0):
-                a, b, mask = x[level], y[level], None if masks is None else masks[level]
-                found, trust, in_both = fine_step(a, b, by, 2 ** (GRID_LEVEL - level), mask)
-                by = smoothed(by + found / shorter_side(a), trust, before, in_both)
-    fit = affine(Field(by, trust), FINAL_OUTLIER).by
-    apart = by - fit
+    a, b, mask = x[level], y[level], None if masks is None else masks[level]
+    for left in reversed(range(STEPS[level])):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and left == 0):
+            found, trust, in_both = fine_step(a, b, by, 2 ** (GRID_LEVEL - level), mask)
+            by = smoothed(by + found / shorter_side(a), trust, field.by, in_both)
+    return Field(by, trust, in_both)
+
+
+def _last(x: Sequence[Tensor], y: Sequence[Tensor], field: Field, masks: Sequence[Tensor] | None = None) -> Field:
+    """Return a field after the finest level, without deviations from an affine field that cannot be told from none."""
+    field = _finer(x, y, field, 0, masks)
+    fit = affine(field, FINAL_OUTLIER).by
+    apart = field.by - fit
     square = apart.square().sum(1, keepdim=True)
-    return Field(fit + apart * (square / (square + DOUBT**2)), trust, in_both)
+    return field._replace(by=fit + apart * (square / (square + DOUBT**2)))
+
+
+class _Refined(torch.autograd.Function):
+    """`refined` by kernels; for its gradients the last step is done again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, x: Sequence[Tensor], y: Sequence[Tensor], by: Tensor, kernels: Any
+    ) -> tuple[Tensor, ...]:
+        before, found, extent = kernels.refined(x, y, by)
+        ctx.save_for_backward(a, b, before)
+        ctx.mark_non_differentiable(found.by, found.trust)
+        return found.by, found.trust, *extent
+
+    @staticmethod
+    def backward(ctx: Any, _by: Tensor, _trust: Tensor, *gradients: Tensor) -> Any:
+        a, b, before = ctx.saved_tensors
+
+        def last(a: Tensor, b: Tensor) -> Extent:
+            return extent(_last([a], [b], Field(before, before[:, :1])))
+
+        needed = ctx.needs_input_grad[:2]
+        found = iter(gradients_with_graph(last, (a, b), gradients, needed))
+        return *(next(found) if want else None for want in needed), None, None, None, None
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------
@@ -474,6 +571,11 @@ def left_of(
 
     Of those that masks of x and y, and of a and b, cover.
     """
+    optimised = any(map(is_optimised, (x, y, a, b)))
+    kernels = None if optimised or masks is not None else motion_kernels(x, y, a, b)
+    if kernels is not None:
+        left: Tensor = kernels.left_of(x, y, a, b)
+        return left
     d = torch.cat([x - y, a - b])
     energy = coverage.mean((d - nearby(d)).square(), None if masks is None else torch.cat(masks))[:, 0] + 1e-9
     n = x.shape[0]

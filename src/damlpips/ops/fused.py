@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from functools import cache, partial
+from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -80,11 +81,19 @@ def _kept(*features: Tensor) -> Sequence[Tensor]:
 
 def image_kernels(*images: Tensor) -> ModuleType | None:
     """Return `damlpips.ops.triton_images` where it can compute with images, and nothing follows each operation."""
+    return _kernels_for("triton_images", images)
+
+
+def motion_kernels(*images: Tensor) -> ModuleType | None:
+    """Return `damlpips.ops.triton_motion`, as `image_kernels` does its module."""
+    return _kernels_for("triton_motion", images)
+
+
+def _kernels_for(name: str, images: Sequence[Tensor]) -> ModuleType | None:
     if not kernels_run(images[0].device) or is_followed(*images):
         return None
-    from damlpips.ops import triton_images
-
-    return triton_images if triton_images.fit(*images) else None
+    kernels = import_module(f"damlpips.ops.{name}")
+    return kernels if kernels.fit(*images) else None
 
 
 def kernels_run(device: torch.device) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from damlpips.checks import is_optimised
 from damlpips.ops.coverage import box
 from damlpips.ops.execution import BLOCK, batches, is_transformed, on_cpu
+from damlpips.ops.fused import image_kernels
 
 # The contrast of a place, in squared units of Oklab over a window of so many places, hides differences from where it
 # exceeds the floor.
@@ -20,6 +21,7 @@ MASKING_WINDOW, MASKING_FLOOR = 5, 1e-3
 # The distance of a place is below this: beyond it, one difference is as much of another picture as any.
 MOST = 20.0
 
+COLOURS = 3
 WINDOW_PLACES = MASKING_WINDOW**2
 
 
@@ -36,12 +38,16 @@ def masked_map(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> tupl
     Returns:
         d and place, (N, 1, H, W) each.
     """
-    if not (on_cpu(a) and on_cpu(b)) or a.dtype != b.dtype or a.shape != b.shape:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return plain_masked_map(a, b)
+    kernels = image_kernels(a, b) if a.shape[1] == COLOURS and a.dtype == torch.float32 else None
+    if kernels is None and not (on_cpu(a) and on_cpu(b)):
         return plain_masked_map(a, b)
     if not (is_optimised(a) or is_optimised(b)):
-        return _Masked.forward(a, b)
+        return _Masked.forward(a, b) if kernels is None else kernels.masked_map(a, b)[:2]
     # a graph cannot keep what was made in inference mode
-    found: tuple[Tensor, Tensor] = _Masked.apply(*(x.clone() if x.is_inference() else x for x in (a, b)))
+    a, b = (x.clone() if x.is_inference() else x for x in (a, b))
+    found: tuple[Tensor, Tensor] = _Masked.apply(a, b) if kernels is None else _MaskedByKernels.apply(a, b, kernels)
     return found
 
 
@@ -60,6 +66,24 @@ def compared(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> tuple[Tensor, 
 def contrast(a: Float[Tensor, "n c h w"], mask: Float[Tensor, "n 1 h w"] | None = None) -> Float[Tensor, "n 1 h w"]:
     """Return the variance of an image in a window around each pixel, summed over colours; of what a mask covers."""
     return box((a - box(a, MASKING_WINDOW, mask)).square().sum(1, keepdim=True), MASKING_WINDOW, mask)
+
+
+class _MaskedByKernels(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, kernels: Any) -> tuple[Tensor, Tensor]:
+        d, place, squares = kernels.masked_map(a, b)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(a, b, squares)
+        ctx.kernels = kernels
+        return d, place
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        a, b, squares = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():  # for second derivatives
+            return *_plain_gradients(a, b, gradients, needed), None
+        return *ctx.kernels.masked_gradients(a, b, squares, *gradients, needed), None
 
 
 class _Masked(torch.autograd.Function):

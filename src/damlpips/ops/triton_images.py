@@ -4,6 +4,7 @@ Imported only there, as `damlpips.ops.triton_kernels`. In PyTorch the colours al
 images.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from damlpips.checks import is_optimised
-from damlpips.ops import colour
+from damlpips.ops import colour, masking
 from damlpips.ops.distance import ENERGY_EPS as EPS
 from damlpips.ops.distance import SPREAD_FLOOR as SPREAD
 from damlpips.ops.execution import gradients_with_graph
@@ -33,6 +34,8 @@ OPPONENT_00, OPPONENT_01, OPPONENT_02 = map(tl.constexpr, colour.OPPONENTS[0])
 OPPONENT_10, OPPONENT_11, OPPONENT_12 = map(tl.constexpr, colour.OPPONENTS[1])
 OPPONENT_20, OPPONENT_21, OPPONENT_22 = map(tl.constexpr, colour.OPPONENTS[2])
 ADAPTATION = tl.constexpr(colour.ADAPTATION)
+WINDOW, MARGIN = tl.constexpr(masking.MASKING_WINDOW), tl.constexpr(masking.MASKING_WINDOW // 2)
+MASKING_FLOOR, MOST_MASKED = tl.constexpr(masking.MASKING_FLOOR), tl.constexpr(masking.MOST)
 
 
 def fit(*images: Tensor) -> bool:
@@ -325,3 +328,236 @@ def image_distances(x: Tensor, y: Tensor, low: float, high: float, energy: float
     launched_unfused(_image_texture_kernel, (n,), x.device, *statistics, SUMS=SUMS)
     run(_image_difference_kernel, means, 1 / energy, squares)
     return root_of_mean(squares, places), texture
+
+
+# --- masking ----------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _at_pixel(m, row, column, H, W, there):
+    """Return the values of a map of one colour; beyond its edge is what is at the edge."""
+    row = tl.minimum(tl.maximum(row, 0), H - 1)
+    column = tl.minimum(tl.maximum(column, 0), W - 1)
+    return tl.load(m + row * W + column, mask=there, other=0.0)
+
+
+@triton.jit
+def _window_mean(m, row, column, H, W, there):
+    """Average a map over a window around each place."""
+    found = row * 0.0
+    for k in range(WINDOW * WINDOW):
+        down = k // WINDOW
+        found += _at_pixel(m, row + down - MARGIN, column + (k - down * WINDOW) - MARGIN, H, W, there)
+    return found / (WINDOW * WINDOW)
+
+
+@triton.jit
+def _deviations_kernel(a, b, squares, sums, H, W, SUMS: tl.constexpr, PLACES: tl.constexpr):
+    """Write the squared deviation of each place from the mean of its window, over colours: (N, 2, H, W), of a and of b.
+
+    With `SUMS` also the sums over the places of a block that `_image_sums_kernel` writes.
+    """
+    n = tl.program_id(1).to(tl.int64)
+    P = H * W
+    a += n * 3 * P
+    b += n * 3 * P
+    squares += n * 2 * P
+    sums += (n * tl.num_programs(0) + tl.program_id(0)) * 12
+    p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    r, c, there = p // W, p % W, p < P
+    of_a, of_b = r * 0.0, r * 0.0
+    for k in tl.static_range(3):
+        value = tl.load(a + k * P + p, mask=there, other=0.0)
+        other = tl.load(b + k * P + p, mask=there, other=0.0)
+        off = value - _window_mean(a + k * P, r, c, H, W, there)
+        of_a += off * off
+        off = other - _window_mean(b + k * P, r, c, H, W, there)
+        of_b += off * off
+        if SUMS:
+            tl.store(sums + k, tl.sum(value, 0))
+            tl.store(sums + 3 + k, tl.sum(other, 0))
+            tl.store(sums + 6 + k, tl.sum(value * value, 0))
+            tl.store(sums + 9 + k, tl.sum(other * other, 0))
+    tl.store(squares + p, of_a, mask=there)
+    tl.store(squares + P + p, of_b, mask=there)
+
+
+@triton.jit
+def _masked(a, b, squares, means, P, p, r, c, H, W, there, TINT: tl.constexpr):
+    """Return D of some places, the contrasts of a and of b with the floor, and their geometric mean."""
+    square = r * 0.0
+    for k in tl.static_range(3):
+        apart = tl.load(a + k * P + p, mask=there, other=0.0) - tl.load(b + k * P + p, mask=there, other=0.0)
+        if TINT:
+            apart -= (tl.load(means + k) - tl.load(means + 3 + k)) * ADAPTATION
+        square += apart * apart
+    of_a = _window_mean(squares, r, c, H, W, there) + MASKING_FLOOR
+    of_b = _window_mean(squares + P, r, c, H, W, there) + MASKING_FLOOR
+    return square, of_a, of_b, tl.sqrt_rn(of_a * of_b)
+
+
+@triton.jit
+def _masked_kernel(a, b, squares, means, d, place, sums, H, W, TINT: tl.constexpr, PLACES: tl.constexpr):
+    """Write d and the weight of each place of `masking.masked_map`, or, of colours with a tint, sums of d^2."""
+    n = tl.program_id(1).to(tl.int64)
+    P = H * W
+    p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    r, c, there = p // W, p % W, p < P
+    square, _of_a, _of_b, mask = _masked(
+        a + n * 3 * P, b + n * 3 * P, squares + n * 2 * P, means + n * 12, P, p, r, c, H, W, there, TINT
+    )  # fmt: skip
+    weight = 1 / (mask + square / MOST_MASKED)
+    found = tl.where(there, weight * square, 0.0)
+    if TINT:
+        tl.store(sums + n * tl.num_programs(0) + tl.program_id(0), tl.sum(found * found, 0))
+    else:
+        tl.store(d + n * P + p, found, mask=there)
+        tl.store(place + n * P + p, weight, mask=there)
+
+
+def masked_image_distances(x: Tensor, y: Tensor, energy: float) -> tuple[Tensor, Tensor]:
+    """Return the distances of images in [0, 1], in structure and in texture, (N,) each, and no gradients.
+
+    Equal to those of `version2.compared_image` of both images in adapted colours.
+    """
+    n, places = len(x), x[0, 0].numel()
+    a, b = oklab(x), oklab(y)
+    blocks, _ = _grid(x)
+    squares, sums = x.new_empty(n, 2, *x.shape[2:]), x.new_empty(n, blocks, 12)
+    means, texture, of_blocks = x.new_empty(n, 12), x.new_empty(n), x.new_empty(n, blocks)
+    size = x.shape[2:]
+    tiles = {"PLACES": PLACES}
+    launched_unfused(_deviations_kernel, (blocks, n), x.device, a, b, squares, sums, *size, SUMS=True, **tiles)
+    statistics = (sums, means, texture, blocks, places, energy, SPREAD, EPS)
+    launched_unfused(_image_texture_kernel, (n,), x.device, *statistics, SUMS=SUMS)
+    arguments = (a, b, squares, means, squares, squares, of_blocks, *size)
+    launched_unfused(_masked_kernel, (blocks, n), x.device, *arguments, TINT=True, **tiles)
+    return root_of_mean(of_blocks, places), texture
+
+
+def masked_map(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `masking.masked_map`, and the squared deviations (N, 2, H, W), which `masked_gradients` takes."""
+    n, _, *size = a.shape
+    a, b = a.contiguous(), b.contiguous()
+    squares = a.new_empty(n, 2, *size)
+    d, place = a.new_empty(n, 1, *size), a.new_empty(n, 1, *size)
+    tiles = {"PLACES": PLACES}
+    launched_unfused(_deviations_kernel, _grid(a), a.device, a, b, squares, squares, *size, SUMS=False, **tiles)
+    arguments = (a, b, squares, squares, d, place, squares, *size)
+    launched_unfused(_masked_kernel, _grid(a), a.device, *arguments, TINT=False, **tiles)
+    return d, place, squares
+
+
+@triton.jit
+def _times_seen(place, beyond, SIZE):
+    """Return how often the window around one place has another in it, which may stand for what is beyond the edge."""
+    first = tl.where(place == 0, -WINDOW, place - beyond)
+    last = tl.where(place == SIZE - 1, WINDOW, place - beyond)
+    times = tl.minimum(last, MARGIN) - tl.maximum(first, -MARGIN) + 1
+    return tl.where((beyond >= 0) & (beyond < SIZE), tl.maximum(times, 0), 0)
+
+
+@triton.jit
+def _window_gradient(m, row, column, H, W, there):
+    """Apply the transpose of `_window_mean`."""
+    found = row * 0.0
+    for k in range(WINDOW * WINDOW):
+        down = k // WINDOW
+        r, c = row + down - MARGIN, column + (k - down * WINDOW) - MARGIN
+        times = _times_seen(row, r, H) * _times_seen(column, c, W)
+        found += times * _at_pixel(m, r, c, H, W, there)
+    return found / (WINDOW * WINDOW)
+
+
+@triton.jit
+def _by_contrast_kernel(
+    a, b, squares, by_d, by_place, by_difference, by_contrasts, H, W, BY_D: tl.constexpr, BY_PLACE: tl.constexpr,
+    PLACES: tl.constexpr,
+):  # fmt: skip
+    """Write the gradients of D, (N, 1, H, W), and of the contrasts of a and of b, (N, 2, H, W)."""
+    n = tl.program_id(1).to(tl.int64)
+    P = H * W
+    p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    r, c, there = p // W, p % W, p < P
+    square, of_a, of_b, mask = _masked(
+        a + n * 3 * P, b + n * 3 * P, squares + n * 2 * P, squares, P, p, r, c, H, W, there, False
+    )  # fmt: skip
+    weight = 1 / (mask + square / MOST_MASKED)
+    of_d, of_weight = r * 0.0, r * 0.0
+    if BY_D:
+        of_d = tl.load(by_d + n * P + p, mask=there, other=0.0)
+    if BY_PLACE:
+        of_weight = tl.load(by_place + n * P + p, mask=there, other=0.0)
+    # d = D weight, weight = 1 / (mask + D / MOST)
+    by_divisor = -weight * weight * (of_d * square + of_weight)
+    by_mask = by_divisor * mask / 2
+    tl.store(by_difference + n * P + p, of_d * weight + by_divisor / MOST_MASKED, mask=there)
+    tl.store(by_contrasts + n * 2 * P + p, by_mask / of_a, mask=there)
+    tl.store(by_contrasts + n * 2 * P + P + p, by_mask / of_b, mask=there)
+
+
+@triton.jit
+def _by_deviation_kernel(a, b, by_contrasts, by_deviations, H, W, PLACES: tl.constexpr):
+    """Write the gradients of the deviations of each colour, (N, 2, 3, H, W), of a and of b."""
+    n = tl.program_id(1).to(tl.int64)
+    P = H * W
+    a += n * 3 * P
+    b += n * 3 * P
+    by_contrasts += n * 2 * P
+    by_deviations += n * 6 * P
+    p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    r, c, there = p // W, p % W, p < P
+    of_a = 2 * _window_gradient(by_contrasts, r, c, H, W, there)
+    of_b = 2 * _window_gradient(by_contrasts + P, r, c, H, W, there)
+    for k in tl.static_range(3):
+        off = tl.load(a + k * P + p, mask=there, other=0.0) - _window_mean(a + k * P, r, c, H, W, there)
+        tl.store(by_deviations + k * P + p, off * of_a, mask=there)
+        off = tl.load(b + k * P + p, mask=there, other=0.0) - _window_mean(b + k * P, r, c, H, W, there)
+        tl.store(by_deviations + (3 + k) * P + p, off * of_b, mask=there)
+
+
+@triton.jit
+def _masked_gradients_kernel(
+    a, b, by_difference, by_deviations, for_a, for_b, H, W, FOR_A: tl.constexpr, FOR_B: tl.constexpr,
+    PLACES: tl.constexpr,
+):  # fmt: skip
+    """Write the gradients of a and b."""
+    n = tl.program_id(1).to(tl.int64)
+    P = H * W
+    by_deviations += n * 6 * P
+    p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    r, c, there = p // W, p % W, p < P
+    by_square = 2 * tl.load(by_difference + n * P + p, mask=there, other=0.0)
+    for k in tl.static_range(3):
+        place = (n * 3 + k) * P + p
+        apart = tl.load(a + place, mask=there, other=0.0) - tl.load(b + place, mask=there, other=0.0)
+        if FOR_A:
+            own = tl.load(by_deviations + k * P + p, mask=there, other=0.0)
+            own -= _window_gradient(by_deviations + k * P, r, c, H, W, there)
+            tl.store(for_a + place, own + apart * by_square, mask=there)
+        if FOR_B:
+            own = tl.load(by_deviations + (3 + k) * P + p, mask=there, other=0.0)
+            own -= _window_gradient(by_deviations + (3 + k) * P, r, c, H, W, there)
+            tl.store(for_b + place, own - apart * by_square, mask=there)
+
+
+def masked_gradients(
+    a: Tensor, b: Tensor, squares: Tensor, by_d: Tensor | None, by_place: Tensor | None, needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """Return the gradients of `masked_map` with respect to a and b, those that are needed."""
+    n, _, *size = a.shape
+    a, b = a.contiguous(), b.contiguous()
+    given = [squares if by is None else by.contiguous() for by in (by_d, by_place)]
+    by_difference, by_contrasts = a.new_empty(n, 1, *size), a.new_empty(n, 2, *size)
+    by_deviations = a.new_empty(n, 2, *a.shape[1:])
+    found = [a.new_empty(a.shape) if want else None for want in needed]
+    targets = [a if target is None else target for target in found]
+
+    def run(kernel: Any, *arguments: Any, **constants: Any) -> None:
+        launched_unfused(kernel, _grid(a), a.device, a, b, *arguments, *size, **constants, PLACES=PLACES)
+
+    wanted = {"BY_D": by_d is not None, "BY_PLACE": by_place is not None}
+    run(_by_contrast_kernel, squares, *given, by_difference, by_contrasts, **wanted)
+    run(_by_deviation_kernel, by_contrasts, by_deviations)
+    run(_masked_gradients_kernel, by_difference, by_deviations, *targets, FOR_A=needed[0], FOR_B=needed[1])
+    return found
