@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from damlpips.checks import is_optimised
 from damlpips.ops import coverage
-from damlpips.ops.execution import gradients_with_graph, is_dual, is_transformed, on_cpu
+from damlpips.ops.execution import gradients_with_graph, is_dual, is_followed, is_transformed, on_cpu
 from damlpips.ops.fused import motion_kernels
 from damlpips.ops.tiling import Span
 from damlpips.ops.windows import at_least, box, enlarged, nearby, shorter_side, shrunk
@@ -315,14 +315,22 @@ def searched(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Float[Tensor, 
     The cost of a step s is the mean of (a(p) - b(p + s))^2 and (a(p - s) - b(p))^2, which is symmetric; it is that of
     places that a mask covers.
     """
-    n, _, h, w = a.shape
     k = 2 * REACH + 1
-    of_a, of_b = (F.unfold(F.pad(m, [REACH] * 4, mode="replicate"), k).reshape(n, k * k, h, w) for m in (a, b))
+    of_a, of_b = (_shifted(m, k) for m in (a, b))
     cost = ((a - of_b).square() + (of_a.flip(1) - b).square()) / 2
     offsets = torch.arange(-REACH, REACH + 1, device=a.device, dtype=a.dtype)
     steps = torch.stack([offsets.repeat(k), offsets.repeat_interleave(k)])[:, :, None, None]
     likely = torch.softmax(-(coverage.box(cost, WINDOW, mask) + STEP_COST * steps.square().sum(0)) / TEMPERATURE, 1)
     return torch.stack([(likely * along).sum(1) for along in steps], 1)
+
+
+def _shifted(m: Tensor, k: int) -> Tensor:
+    """Return the values of a map of one channel in the window of k x k around each place, (N, k k, H, W)."""
+    n, _, h, w = m.shape
+    m = F.pad(m, [k // 2] * 4, mode="replicate")
+    if m.device.type == "cuda" and not is_followed(m):  # where `unfold` takes one image after another
+        return m.unfold(2, k, 1).unfold(3, k, 1).permute(0, 1, 4, 5, 2, 3).reshape(n, k * k, h, w)
+    return F.unfold(m, k).reshape(n, k * k, h, w)
 
 
 def step(a: Tensor, b: Tensor, u: Tensor, mask: Tensor | None = None) -> Field:

@@ -23,9 +23,11 @@ def at_least(least: float, value: float) -> float:
 
 def box(x: Tensor, k: int) -> Tensor:
     """Average over k x k places; beyond the edge is what is at the edge."""
-    # on a CPU, slices are added ten times as fast as `avg_pool2d` runs
     h, w = x.shape[2:]
     x = F.pad(x, [k // 2] * 4, mode="replicate")
+    if x.device.type == "cuda" and not is_followed(x):
+        return F.avg_pool2d(x, k, 1)
+    # on a CPU, slices are added ten times as fast as `avg_pool2d` runs
     rows = sum((x[:, :, i : i + h] for i in range(1, k)), x[:, :, :h])
     return sum((rows[..., i : i + w] for i in range(1, k)), rows[..., :w]) / (k * k)
 
