@@ -51,6 +51,22 @@ def _check_regular(status: os.stat_result) -> None:
         raise OSError(errno.EINVAL, "Not a regular file")
 
 
+def is_gone(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file or folder that was there is there no longer: of a disk that is gone, an empty one is left.
+
+    Example:
+        >>> is_gone("."), is_gone("no/such/folder")
+        (False, True)
+    """
+    try:
+        if not os.path.isdir(path):
+            return not os.path.exists(path)
+        with os.scandir(path) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
+
+
 def reason(error: OSError) -> str:
     """Return what went wrong, without the path, which the caller's message names."""
     return error.strerror or str(error) or type(error).__name__

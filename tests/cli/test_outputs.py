@@ -1,10 +1,15 @@
-"""Outputs that end early: a full disk is one line and keeps whole rows, a closed pipe ends a command quietly."""
+"""Outputs that end early: a full disk is one line and keeps whole rows, a closed pipe ends a command quietly.
+
+A folder that vanishes, of images or of rows, ends a run at once, and the same command goes on when it is back.
+"""
 
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 
@@ -13,6 +18,7 @@ import pytest
 from damlpips import files
 from damlpips.cli.program import CLOSED_PIPE
 from damlpips.evaluation import cache
+from damlpips.models.base import PerceptualDistance
 from damlpips.scoring import formats, journal
 from tests.support.commands import outputs, ranks, refused, run, variables
 from tests.support.pictures import image_folders
@@ -206,6 +212,71 @@ class TestFullDisk:
         team = ranks(2, "score", *folders, "-o", file, folder=tmp_path / "out")
         assert [command.wait() for command in team] == [2, 2]
         assert team[0].err.count("\n") == 1
+
+
+class TestVanishingFolders:
+    @pytest.fixture
+    def at_third_batch(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+        """Have something done, once, when the third batch of the next run is compared."""
+
+        def later(act: Callable[[], object]) -> None:
+            compare, calls = PerceptualDistance.per_layer, iter([lambda: None] * 3 + [act])  # the first counts layers
+
+            def acting(*arguments: object, **options: object) -> object:
+                next(calls, lambda: None)()
+                return compare(*arguments, **options)  # type: ignore[arg-type]
+
+            monkeypatch.setattr(PerceptualDistance, "per_layer", acting)
+
+        return later
+
+    @pytest.mark.parametrize("side", [0, 1])
+    @pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+    @pytest.mark.parametrize("kind", ["csv", "json"])
+    def test_of_images(
+        self, folders: tuple[Path, Path], tmp_path: Path, at_third_batch: Callable, side: int, left: str, kind: str
+    ) -> None:
+        whole, file, away = tmp_path / f"whole.{kind}", tmp_path / f"s.{kind}", tmp_path / "away"
+        command = "score", *folders, "--batch-size", 2, "-o"
+        assert run(*command, whole).exit_code == 0
+
+        def vanish() -> None:
+            folders[side].rename(away)
+            if left != "nothing":
+                folders[side].mkdir()
+
+        at_third_batch(vanish)
+        message = rf"{folders[side]}: is gone, or empty, since the run began; what was scored is kept"
+        refused(message, *command, file)
+        shutil.rmtree(folders[side], ignore_errors=True)
+        away.rename(folders[side])
+        again = run(*command, file)
+        assert (again.exit_code, again.stderr) == (0, "6 of 9 pairs were scored before\n")
+        assert file.read_bytes() == whole.read_bytes()
+
+    @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+    @pytest.mark.parametrize("replaced", [False, True])
+    def test_of_rows(
+        self, folders: tuple[Path, Path], tmp_path: Path, at_third_batch: Callable, kind: str, replaced: bool
+    ) -> None:
+        out, away = tmp_path / "out", tmp_path / "away"
+        out.mkdir()
+        command = "score", *folders, "--batch-size", 2, "-o", out / f"s.{kind}"
+
+        def vanish() -> None:
+            out.rename(away)
+            if replaced:
+                shutil.copytree(away, out)
+
+        at_third_batch(vanish)
+        refused(rf"s\.{kind}\S*: was removed, moved or replaced while it was written", *command)
+        shutil.rmtree(out, ignore_errors=True)
+        away.rename(out)
+        again = run(*command)
+        assert (again.exit_code, again.stderr) == (0, "4 of 9 pairs were scored before\n")
+        whole = tmp_path / f"whole.{kind}"
+        assert run(*command[:-1], whole).exit_code == 0
+        assert (out / f"s.{kind}").read_bytes() == whole.read_bytes()
 
 
 def test_files_passed_over_are_one_line_and_in_the_json(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from damlpips.cli.options import (
 )
 from damlpips.cli.program import ABOVE_LIMIT, FAILED_PAIRS, app, complain, fail
 from damlpips.cli.summary import RunSummary
-from damlpips.files import spelled
+from damlpips.files import is_gone, spelled
 from damlpips.scoring.reading import Reading
-from damlpips.scoring.workers import here
+from damlpips.scoring.workers import ON_AGAIN, here
 
 if TYPE_CHECKING:
     from damlpips.scoring.pairs import Pair
@@ -170,6 +170,7 @@ def score(
     with bad_input():
         from damlpips.scoring import shards
         from damlpips.scoring.destinations import alone, destinations, growing, opened
+        from damlpips.scoring.images import ScoringError
         from damlpips.scoring.pairs import PassedOver, with_masks
         from damlpips.scoring.rows import Table
         from damlpips.scoring.scorer import layer_count, score_pairs
@@ -181,7 +182,9 @@ def score(
         if team is not None and frames_csv is not None:
             fail(f"--frames-csv {frames_csv}: one process writes rows of frames, got {team.world}: leave torchrun out")
         passed_over = PassedOver()
-        found = _pairs(reference, distorted, _methods(method or []), pairs, frames=frames, passed_over=passed_over)
+        named = _methods(method or [])
+        found = _pairs(reference, distorted, named, pairs, frames=frames, passed_over=passed_over)
+        given = [path for path in (reference, distorted, *named.values(), masks) if path is not None]
         if passed_over and not quiet and (team is None or team.rank == 0):
             complain(str(passed_over))
         _check_videos(found, frames_csv)
@@ -216,6 +219,9 @@ def score(
                 **asdict(reading),
             )
             for score in scores:
+                # errors of all pairs that are left would be rows with which no run could go on
+                if score.error and (gone := next(filter(is_gone, given), None)) is not None:
+                    raise ScoringError(f"{gone}: is gone, or empty, since the run began; {ON_AGAIN}")
                 yield replace(score, error=in_options(score.error)) if score.error else score
 
         job = shards.Job(scored, found, table, batch_size)

@@ -138,6 +138,7 @@ class RowFile:
     def write(self, scored: Scored) -> None:
         """Add the rows of a pair and hand them to the system, so that they outlive this process; all or none."""
         file = self.opened()
+        self._check_there(file)
         before = file.tell()
         try:
             for row in encoded(self.form, scored):
@@ -159,10 +160,21 @@ class RowFile:
             self._file.seek(0, os.SEEK_END)
         return self._file
 
+    def _check_there(self, file: FileIO) -> None:
+        """Raise an OSError if the file is no longer that of its name: what is written to it would be lost."""
+        try:
+            there = os.path.samestat(os.fstat(file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise OSError(errno.ESTALE, "was removed, moved or replaced while it was written")
+
     def finish(self) -> None:
         """Cut off what is not kept, and close the file."""
         if self._file is None and not self._anew and self.path.stat().st_size != self._end:
             self.opened()
+        if self._file is not None:
+            self._check_there(self._file)
         self.close()
 
     def close(self) -> None:

@@ -82,7 +82,8 @@ def beside(file: Path | None, *, anew: bool) -> Iterator[Path]:
     if anew:
         remove(file)
     yield file
-    remove(file)
+    with explained(str(file)):
+        remove(file)
 
 
 def write(file: Path, table: Table, start: int, scores: Iterable[Score]) -> Iterator[None]:
