@@ -10,19 +10,10 @@ from hypothesis import strategies as st
 from damlpips.scoring.images import ScoringError
 from damlpips.scoring.videos import MOST_PIXELS, read_frames
 from tests.support.mutations import memory_within, mutated
-from tests.support.videos import moving, video_file
+from tests.support.videos import CONTAINERS, moving, video_file
 
 # the largest frame in FFmpeg's own format, as RGB, and as a tensor, and the few that wait in a decoder
 MOST_MEMORY = 1300
-FILES = {
-    "mpeg4.mp4": ("mpeg4", "yuv420p"),
-    "h264.mov": ("libx264", "yuv420p"),
-    "ffv1.mkv": ("ffv1", "bgr0"),
-    "vp9.webm": ("libvpx-vp9", "yuv420p"),
-    "mjpeg.avi": ("mjpeg", "yuvj420p"),
-    "mpeg2.ts": ("mpeg2video", "yuv420p"),
-    "raw.y4m": ("wrapped_avframe", "yuv420p"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +33,9 @@ def read_or_refuse(file: Path) -> str:
     return ""
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", CONTAINERS)
 def test_frames_or_an_error(name: str, folder: Path) -> None:
-    whole = video_file(folder / name, moving(1, 3, (32, 32)), *FILES[name]).read_bytes()
+    whole = video_file(folder / name, moving(1, 3, (32, 32)), *CONTAINERS[name]).read_bytes()
     assert read_or_refuse(folder / name) == ""
     file = folder / f"damaged_{name}"
     errors: set[str] = set()

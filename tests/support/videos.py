@@ -11,6 +11,17 @@ from PIL import Image
 
 from tests.support.pictures import pixels
 
+# a file of each container, with an encoder and its format of pixels
+CONTAINERS = {
+    "mpeg4.mp4": ("mpeg4", "yuv420p"),
+    "h264.mov": ("libx264", "yuv420p"),
+    "ffv1.mkv": ("ffv1", "bgr0"),
+    "vp9.webm": ("libvpx-vp9", "yuv420p"),
+    "mjpeg.avi": ("mjpeg", "yuvj420p"),
+    "mpeg2.ts": ("mpeg2video", "yuv420p"),
+    "raw.y4m": ("wrapped_avframe", "yuv420p"),
+}
+
 
 def moving(seed: int, count: int = 6, size: tuple[int, int] = (40, 48)) -> list[np.ndarray]:
     """Frames of a picture that moves to the left."""
