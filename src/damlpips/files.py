@@ -196,6 +196,15 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed processes have left of files that were to replace `path`; no other process may write it."""
+    path = path.resolve()
+    name = re.compile(re.escape(f".{path.name}") + r"\.[0-9]+\.tmp")
+    for left in path.parent.glob(".*.tmp"):
+        if name.fullmatch(left.name):
+            left.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, text: str | Iterable[str]) -> None:
     """Write a file, of one text or of parts, whole or not at all: a run that fails leaves what was there before."""
     with replacing(path) as whole, open(whole, "w", encoding="utf-8", newline="") as file:

@@ -363,6 +363,21 @@ def test_a_long_table_is_its_mean(tmp_path: Path) -> None:
     assert "17.png" not in result.stdout
 
 
+def test_what_killed_runs_left_unfinished_is_removed(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    files, options = outputs(tmp_path)
+    gone = [
+        ".s.csv.1.tmp",
+        ".s.parquet.23.tmp",
+        ".s.parquet.rows.jsonl.4.tmp",
+        ".s.csv.part000000000004.rows.jsonl.5.tmp",
+    ]
+    kept = [".s.csv.tmp", ".s.csv.x.tmp", ".t.csv.1.tmp", "s.csv.1.tmp"]
+    for name in (*gone, *kept):
+        (tmp_path / name).write_text("a part")
+    assert run(*folders, *options).exit_code == 0
+    assert sorted(os.listdir(tmp_path)) == sorted(["r", "d", *kept, *(file.name for file in files.values())])
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal")
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_killed_run_ends_with_the_same_file(tmp_path: Path, kind: str) -> None:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from damlpips.files import write_whole
+from damlpips.files import remove_unfinished, write_whole
 from damlpips.scoring.formats import (
     Csv,
     JsonLines,
@@ -71,7 +71,7 @@ def growing(wanted: Sequence[Destination]) -> Path | None:
 
 @contextmanager
 def alone(wanted: Sequence[Destination]) -> Iterator[None]:
-    """Be the only run that writes these files.
+    """Be the only run that writes these files; what killed runs have left beside them is removed.
 
     Raises:
         InUseError: another run writes one of them; names the option and the process.
@@ -81,6 +81,8 @@ def alone(wanted: Sequence[Destination]) -> Iterator[None]:
             try:
                 if not _passing(path):
                     locks.enter_context(locked(path))
+                    for grown in (path, journal_of(path)):
+                        remove_unfinished(grown)
             except InUseError as error:
                 raise InUseError(f"{option} {error}; wait for its end, or name another file") from error
         yield

@@ -13,6 +13,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from glob import escape
 from itertools import islice, pairwise, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -65,7 +66,8 @@ def _plan_of(file: Path) -> Path:
 
 def remove(file: Path) -> None:
     """Remove all shards of `file`, and the plan."""
-    for path in (*(shard_of(file, start) for start in shards_of(file)), _plan_of(file)):
+    unfinished = file.parent.glob(f".{escape(file.name)}.part*.tmp")
+    for path in (*(shard_of(file, start) for start in shards_of(file)), _plan_of(file), *unfinished):
         path.unlink(missing_ok=True)
 
 
