@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SHARED ?= ../shared
 JOBS ?= 2
 
-.PHONY: setup demo test test-oldest fuzz lint docs bench bench-quick gpu gpu-rehearsal agree agree-full agree-256 agree-challenge agree-more networks judged-sets train-nano train-nano-smoke fit-smoke release-tools matrix release-check sbom clean
+.PHONY: setup demo test test-oldest fuzz reliability lint docs bench bench-quick gpu gpu-rehearsal agree agree-full agree-256 agree-challenge agree-more networks judged-sets train-nano train-nano-smoke fit-smoke release-tools matrix release-check sbom clean
 
 setup: $(READY)
 
@@ -54,6 +54,12 @@ test-oldest: $(READY)
 # Thousands of new examples for each test of tests/fuzz: some fifteen minutes.
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest tests/fuzz --timeout 3600
+
+# What goes wrong with long runs, done on purpose: an hour on two idle cores, as root, since two parts mount a small disk.
+# One part: make reliability RELIABILITY=kill
+RELIABILITY ?= kill disk folder read-only clock pairs updates damaged upstream
+reliability: $(READY)
+	@for part in $(RELIABILITY); do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability $$part || exit; done
 
 lint: $(READY)
 	$(BIN)/ruff check .
