@@ -36,13 +36,13 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds that each part may take, seven minutes together.
 LIMITS = {
-    "device": 30,
-    "tests": 110,
+    "device": 10,
+    "tests": 140,
     "compile": 60,
-    "bench": 120,
-    "roofline": 25,
-    "kernels": 30,
-    "scores": 30,
+    "bench": 130,
+    "roofline": 20,
+    "kernels": 25,
+    "scores": 20,
     "profiles": 15,
 }
 BACKBONES = ("alex", "vgg", "nano", "squeeze")
@@ -55,8 +55,15 @@ PRECISIONS = {
 }
 # Pairs and their side.
 SIZES = {"cuda": ((64, 256), (8, 512)), "cpu": ((1, 64),)}
-# The larger images in two precisions: what half a batch of the smaller ones tells need not be told twice.
-OF_LARGE = ("tf32", "bfloat16")
+# What is measured, the most important first: with which of the sizes, in what, on which networks.
+CELLS = (
+    (0, "bfloat16", BACKBONES),
+    (0, "tf32", BACKBONES),
+    (1, "bfloat16", BACKBONES),
+    (0, "float16", ("alex", "vgg", "nano")),
+    (1, "tf32", ("alex", "vgg", "nano")),
+    (0, "float32", ("alex", "vgg", "nano")),
+)
 # Seconds of timed calls of each contender in a cell, and calls that are timed together, one after another.
 BUDGET = {"cuda": 0.06, "cpu": 0.0}
 TOGETHER = {"cuda": 4, "cpu": 1}
@@ -212,26 +219,35 @@ def bench_part(device: torch.device, out: Path) -> None:
 
 def bench_rows(device: torch.device) -> Iterator[dict[str, Any]]:
     """Yield a row for each contender in each cell; what matters most first: a run that is cut off has that."""
+    sizes = SIZES[device.type]
+    for place, precision, backbones in CELLS:
+        if place >= len(sizes):
+            continue
+        (pairs, size), first = sizes[place], place == 0
+        for backbone in backbones:
+            yield from rows_of(backbone, precision, pairs, size, first, device)
+
+
+def rows_of(
+    backbone: str, precision: str, pairs: int, size: int, first: bool, device: torch.device
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each contender on a network; torchmetrics' with the `first` size alone, where it is slowest."""
     from benchmarks.bench.contenders import Place
     from benchmarks.bench.peers import peers
 
-    for (pairs, size), precision, backbone in product(SIZES[device.type], PRECISIONS, BACKBONES):
-        first = (pairs, size) == SIZES[device.type][0]
-        if not first and precision not in OF_LARGE:
-            continue
-        with guarded(f"{backbone} {precision}"):
-            net = "alex" if backbone == "nano" else backbone
-            place = Place(device, PRECISIONS[precision])
-            calls = {c.name: c.call for c in peers(net, place, ["lpips", "torchmetrics"])[0]}
-            calls |= dict(models(backbone, precision, device))
-            if precision == "float32":
-                calls = {name: call for name, call in calls.items() if "recorded" not in name}
-            for task in ("forward", "training"):
-                if backbone == "nano" or task == "training" or not first:
-                    calls.pop("torchmetrics", None)
-                with guarded(f"{backbone} {precision} {task}"), tf32(precision == "tf32"):
-                    for row in cell(calls, task, device, pairs, size):
-                        yield {"backbone": backbone, "precision": precision, **row}
+    with guarded(f"{backbone} {precision}"):
+        net = "alex" if backbone == "nano" else backbone
+        place = Place(device, PRECISIONS[precision])
+        calls = {c.name: c.call for c in peers(net, place, ["lpips", "torchmetrics"])[0]}
+        calls |= dict(models(backbone, precision, device))
+        if precision in ("float16", "float32"):  # as in bfloat16, and as with TF32
+            calls = {name: call for name, call in calls.items() if not name.startswith("DAMLPIPS 1")}
+        for task in ("forward", "training"):
+            if backbone == "nano" or task == "training" or not first:
+                calls.pop("torchmetrics", None)
+            with guarded(f"{backbone} {precision} {task}"), tf32(precision == "tf32"):
+                for row in cell(calls, task, device, pairs, size):
+                    yield {"backbone": backbone, "precision": precision, **row}
 
 
 def roofline_part(device: torch.device, _out: Path) -> None:
@@ -283,12 +299,20 @@ PARTS = {
 
 def models(backbone: str, precision: str, device: torch.device) -> Iterator[tuple[str, Callable[..., Tensor]]]:
     """Yield this package's metrics by name, with and without recorded graphs."""
-    from benchmarks.bench.contenders import Place
-    from benchmarks.bench.lineup import ours
+    from benchmarks.bench.contenders import Contender, Place
+    from benchmarks.bench.lineup import in_dtype, ours
+    from benchmarks.bench.networks import TORCHVISION, random_weights
+    from damlpips import DAMLPIPS
 
     folder, place = Path(tempfile.gettempdir()), Place(device, PRECISIONS[precision])
-    both = (ours(backbone, folder, place, cuda_graphs=recorded) for recorded in (False, True))
-    for plain, recorded in zip(*both, strict=True):
+    weights = random_weights(backbone, folder) if backbone in TORCHVISION else None
+
+    def all_of(recorded: bool) -> Iterator[Contender]:
+        yield from ours(backbone, folder, place, cuda_graphs=recorded)
+        options = {"backbone": backbone, "weights": weights, "version": 1, "cuda_graphs": recorded}
+        yield Contender("DAMLPIPS 1", in_dtype(DAMLPIPS, place.dtype, **options).to(device))
+
+    for plain, recorded in zip(all_of(False), all_of(True), strict=True):
         if not plain.above:  # what takes part in cells of any size
             yield plain.name, plain.call
             yield f"{plain.name}, recorded", recorded.call

@@ -4,6 +4,7 @@ import copy
 import pickle
 import threading
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -239,8 +240,9 @@ def test_a_move_to_another_type_or_device_forgets(make) -> None:
 
 
 @pytest.mark.cuda
-def test_on_cuda(network, make_metric) -> None:
-    metric = make_metric(Backbone(network, min_size=3)).to("cuda")
+@pytest.mark.parametrize("make", [METRICS["lpips"], partial(DAMLPIPSMetric, version=1)], ids=["lpips", "damlpips 1"])
+def test_on_cuda(network, make) -> None:
+    metric = make(Backbone(network, min_size=3)).to("cuda")
     x, y = (t.cuda() for t in images(3))
     metric.update(x[:1], y[:1], reference_key=["a"])
     for ran in (5, 3):
@@ -260,6 +262,18 @@ def test_on_cuda(network, make_metric) -> None:
     metric.to("cpu")
     assert len(metric.model.references) == 0
     metric.update(x.cpu(), y.cpu(), reference_key=["a", "b", "c"])
+
+
+@pytest.mark.cuda
+def test_on_cuda_what_may_have_moved_runs_again(network) -> None:
+    metric = DAMLPIPSMetric(Backbone(network, min_size=3), reduction="none").to("cuda")
+    x, y = (t.cuda() for t in images(3))
+    for _ in range(2):
+        network.seen.clear()
+        metric.update(x, y, reference_key=["a", "b", "c"], index=range(3))
+        assert sum(network.seen) == 6
+        torch.testing.assert_close(metric.compute(), metric.model(x, y))
+        metric.reset()
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ VGG = {"SIZE": 3, "STRIDE": 1, "PADDING": 1, "ALL": 32, "CHANNELS": 64, "ROWS": 
 BACK = {"STRIDE": 4, "PADDING": 2, "WINDOWS": 3, "CHANNELS": 64, "COLUMNS": 64, "ROWS": 128}
 
 MOVING = ("x", "y", "a", "b", "to_x", "to_y", "images", "out", "before", "field", "trust", "moved", "share", "extent")
-MOTION = dict.fromkeys((*MOVING, "maps", "means", "squares", "products", "sums"), "*fp32")
+MOTION = dict.fromkeys((*MOVING, "maps", "means", "squares", "products", "kept", "sums"), "*fp32")
 MOTION |= dict.fromkeys(("side", "of_grid", "RED", "GREEN", "BLUE"), "fp32")
 OF_ONE = {
     "level": {"BH": 1, "BW": 1, "FIRST": False, "SEARCHED": True, "STEPS": 1, "BLOCK": 2},
@@ -95,7 +95,7 @@ CASES: list[Case] = [
     *(("triton_motion", "share", MOTION, {"HINT": hint, **COARSE}) for hint in (True, False)),
     *(("triton_motion", "sampled", MOTION, {"EVERY": every, **FINE}) for every in (1, 2)),
     *(("triton_motion", "means", MOTION, {"SQUARES": squares, "BLOCK": 4, **FINE}) for squares in (True, False)),
-    ("triton_motion", "products", MOTION, {"SHRINK": 2, **FINE}),
+    *(("triton_motion", "products", MOTION, {"SHRINK": 2, "KEEP": keep, **FINE}) for keep in (True, False)),
     *(("triton_motion", "solved", MOTION, {"LAST": last, **COARSE}) for last in (True, False)),
     ("triton_motion", "luma", MOTION, FINE),
     ("triton_motion", "aligned", MOTION, FINE),

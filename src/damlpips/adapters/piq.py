@@ -37,8 +37,13 @@ class _PiqLoss(_Loss):
         self.reduction = _reduction(reduction)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the distance of x (N, C, H, W) and y in [0, 1], C = 1 or 3, reduced; lower is closer."""
+        """Return the distance of x (N, C, H, W) and y in [0, 1], C = 1 or 3, reduced; lower is closer.
+
+        The network moves to the images' device.
+        """
         _validate(x, y)
+        if self.model.encoder.device != x.device:  # piq's losses follow the images
+            self.to(x.device)
         return distance.reduce(self.model(x, y), self.reduction)
 
     def describe(self) -> str:

@@ -227,7 +227,8 @@ def encoded(encoder: Encoder, pair: Pair, still: Callable[[Pair], tuple[Encoded,
     Args:
         still: encodes, as it is, a pair of which one side is encoded or may be kept.
     """
-    if pair.is_images and not pair.names:
+    # on a GPU, which is not asked what moved, all go through the network again: nothing that is kept saves a pass
+    if pair.is_images and (not pair.names or pair.given[0].device.type == "cuda"):
         return of_seen(encoder, *seen_pair(encoder, pair), pair.size)
     x, y = still(pair)
     both = middle(*(unit(encoder, _checked(side)) for side in (x, y)))

@@ -107,8 +107,9 @@ class Encoder:
     def pair_of_seen(self, x: Tensor, y: Tensor, size: Size) -> tuple[Encoded, Encoded]:
         """Return the feature maps of both batches, which have the size that the network sees."""
         # where only one of them is optimised, one pass would differentiate through the other for nothing
-        one_sided = torch.is_grad_enabled() and x.requires_grad != y.requires_grad
-        if one_sided or (on_cpu(x) and 2 * len(x) > self.pass_count(size)):
+        optimised = checks.is_optimised(x), checks.is_optimised(y)
+        apart = any(optimised) and (not all(optimised) or x.device.type == "cuda")  # see `Backbone._takes_half`
+        if apart or (on_cpu(x) and 2 * len(x) > self.pass_count(size)):
             return self.of_seen(x, size), self.of_seen(y, size)
         n, maps = x.shape[0], self._maps(x, y)
         return self._encoded([m[:n] for m in maps], x, size), self._encoded([m[n:] for m in maps], y, size)

@@ -152,6 +152,15 @@ def sampled(x: Tensor, at: Float[Tensor, "n 2 h w"], padding: str = "border") ->
     return F.grid_sample(x, at, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
+def _sampled_gradient(gradient: Tensor, x: Tensor, at: Float[Tensor, "n 2 h w"], padding: str) -> Tensor:
+    """Return the gradient of maps, from that of what `sampled` makes of them."""
+    bilinear, paddings = 0, {"zeros": 0, "border": 1}
+    found: Tensor = torch.ops.aten.grid_sampler_2d_backward(
+        gradient, x, at.permute(0, 2, 3, 1), bilinear, paddings[padding], False, (True, False)
+    )[0]
+    return found
+
+
 def _gathered(x: Tensor, at: Float[Tensor, "n 2 h w"], padding: str) -> Tensor:
     """Do what `sampled` does with operations that forward mode follows, also into a gradient."""
     h, w = x.shape[2:]
@@ -209,6 +218,9 @@ class _Aligned(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor, by: Tensor, share: Tensor, kernels: Any) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x, y, by, share)
         found: tuple[Tensor, Tensor] = kernels.aligned(x, y, by, share)
+        # what only the other image shows has no gradient
+        fixed = [image for image, wanted in zip(found, ctx.needs_input_grad[:2], strict=True) if not wanted]
+        ctx.mark_non_differentiable(*fixed)
         return found
 
     @staticmethod
@@ -223,10 +235,7 @@ class _Aligned(torch.autograd.Function):
         found: list[Tensor | None] = [None, None]
         for k, (image, at) in enumerate(zip((x, y), halfway(by * share, x), strict=True)):
             if needed[k]:
-                # zeros beyond the edge, bilinear, corners not aligned
-                through, _ = torch.ops.aten.grid_sampler_2d_backward(
-                    gradients[k].where(share > 0, 0), image, at.permute(0, 2, 3, 1), 0, 0, False, (True, False)
-                )
+                through = _sampled_gradient(gradients[k].where(share > 0, 0), image, at, "zeros")
                 found[k] = gradients[k].where(~(share > 0), 0).add_(through)
         return *found, None, None, None
 
@@ -350,12 +359,17 @@ def fine_step(a: Tensor, b: Tensor, u: Tensor, shrink: int, mask: Tensor | None 
     `shrink` x `shrink` places of a and b make a place of the result. Gradients pass through r, with g and what luma is
     normalised by held fixed: where the field is best, r is near 0, and so is what they change.
     """
-    every = 2 if shrink > 2 else 1  # of many places, every second row and column says as much
+    every = every_place(shrink)
     at = halfway(u, a, every=every)
     (a, *of_a), (b, *of_b) = (_with_slopes(m, p, 4 // every) for m, p in zip((a, b), at, strict=True))
     gx, gy = (p + q for p, q in zip(of_a, of_b, strict=True))
     in_both = None if mask is None else middle_mask(mask, at).detach()
     return _solved(shrunk(_products(b - a, gx, gy, mask=in_both), shrink // every))
+
+
+def every_place(shrink: int) -> int:
+    """Return which rows and columns a step looks at where so many make a place: many say as much as every second."""
+    return 2 if shrink > 2 else 1
 
 
 def _with_slopes(luma: Tensor, at: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -510,8 +524,12 @@ def _finer(
 
 
 def _last(x: Sequence[Tensor], y: Sequence[Tensor], field: Field, masks: Sequence[Tensor] | None = None) -> Field:
-    """Return a field after the finest level, without deviations from an affine field that cannot be told from none."""
-    field = _finer(x, y, field, 0, masks)
+    """Return a field after the finest level."""
+    return _settled(_finer(x, y, field, 0, masks))
+
+
+def _settled(field: Field) -> Field:
+    """Return a field without deviations from an affine one that cannot be told from none."""
     fit = affine(field, FINAL_OUTLIER).by
     apart = field.by - fit
     square = apart.square().sum(1, keepdim=True)
@@ -519,27 +537,43 @@ def _last(x: Sequence[Tensor], y: Sequence[Tensor], field: Field, masks: Sequenc
 
 
 class _Refined(torch.autograd.Function):
-    """`refined` by kernels; for its gradients the last step is done again."""
+    """`refined` by kernels, with the gradients of its extent."""
 
     @staticmethod
     def forward(
         ctx: Any, a: Tensor, b: Tensor, x: Sequence[Tensor], y: Sequence[Tensor], by: Tensor, kernels: Any
     ) -> tuple[Tensor, ...]:
-        before, found, extent = kernels.refined(x, y, by)
-        ctx.save_for_backward(a, b, before)
-        ctx.mark_non_differentiable(found.by, found.trust)
-        return found.by, found.trust, *extent
+        before, step = kernels.refined(x, y, by, keep=any(ctx.needs_input_grad))
+        ctx.save_for_backward(a, b, before, step.kept)
+        ctx.mark_non_differentiable(*step.field[:2])
+        return *step.field[:2], *step.extent.unbind(1)
 
     @staticmethod
     def backward(ctx: Any, _by: Tensor, _trust: Tensor, *gradients: Tensor) -> Any:
-        a, b, before = ctx.saved_tensors
-
-        def last(a: Tensor, b: Tensor) -> Extent:
-            return extent(_last([a], [b], Field(before, before[:, :1])))
-
+        a, b, before, kept = ctx.saved_tensors
         needed = ctx.needs_input_grad[:2]
-        found = iter(gradients_with_graph(last, (a, b), gradients, needed))
-        return *(next(found) if want else None for want in needed), None, None, None, None
+        if torch.is_grad_enabled():  # for second derivatives
+
+            def last(a: Tensor, b: Tensor) -> Extent:
+                return extent(_last([a], [b], Field(before, before[:, :1])))
+
+            left = iter(gradients_with_graph(last, (a, b), gradients, needed))
+            return *(next(left) if want else None for want in needed), None, None, None, None
+        # of r, and with it of both luma where it was sampled, times its scale
+        r, gx, gy, *scales = kept.split(1, 1)
+        shrink = 2**GRID_LEVEL
+        every = every_place(shrink)
+        with torch.enable_grad():
+            r.requires_grad_()
+            step = _solved(shrunk(_products(r, gx, gy, None), shrink // every))
+            by = smoothed(before + step.by / shorter_side(a), step.trust, before)
+            (by_r,) = torch.autograd.grad(extent(_settled(Field(by, step.trust))), r, gradients)
+        found: list[Tensor | None] = [None, None]
+        for k, at in enumerate(halfway(before, a, every=every)):
+            if needed[k]:
+                sign = 1 if k else -1
+                found[k] = _sampled_gradient(sign * by_r * scales[k], (a, b)[k], at, "border")
+        return *found, None, None, None, None
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------

@@ -334,21 +334,55 @@ def image_distances(x: Tensor, y: Tensor, low: float, high: float, energy: float
 
 
 @triton.jit
-def _at_pixel(m, row, column, H, W, there):
-    """Return the values of a map of one colour; beyond its edge is what is at the edge."""
-    row = tl.minimum(tl.maximum(row, 0), H - 1)
-    column = tl.minimum(tl.maximum(column, 0), W - 1)
-    return tl.load(m + row * W + column, mask=there, other=0.0)
+def _within(place, SIZE):
+    """Return a row or column of a map; beyond its edge is what is at the edge."""
+    return tl.minimum(tl.maximum(place, 0), SIZE - 1)
 
 
 @triton.jit
 def _window_mean(m, row, column, H, W, there):
     """Average a map over a window around each place."""
     found = row * 0.0
-    for k in range(WINDOW * WINDOW):
-        down = k // WINDOW
-        found += _at_pixel(m, row + down - MARGIN, column + (k - down * WINDOW) - MARGIN, H, W, there)
+    for i in range(WINDOW):
+        line = m + _within(row + (i - MARGIN), H) * W
+        for j in tl.static_range(WINDOW):
+            found += tl.load(line + _within(column + (j - MARGIN), W), mask=there, other=0.0)
     return found / (WINDOW * WINDOW)
+
+
+@triton.jit
+def _window_means(m, P, row, column, H, W, there):
+    """Do what `_window_mean` does, with three colours."""
+    first, second, third = row * 0.0, row * 0.0, row * 0.0
+    for i in range(WINDOW):
+        line = m + _within(row + (i - MARGIN), H) * W
+        for j in tl.static_range(WINDOW):
+            place = line + _within(column + (j - MARGIN), W)
+            first += tl.load(place, mask=there, other=0.0)
+            second += tl.load(place + P, mask=there, other=0.0)
+            third += tl.load(place + 2 * P, mask=there, other=0.0)
+    return first / (WINDOW * WINDOW), second / (WINDOW * WINDOW), third / (WINDOW * WINDOW)
+
+
+@triton.jit
+def _colours_at(m, P, p, there):
+    first = tl.load(m + p, mask=there, other=0.0)
+    return first, tl.load(m + P + p, mask=there, other=0.0), tl.load(m + 2 * P + p, mask=there, other=0.0)
+
+
+@triton.jit
+def _deviations(m, P, p, r, c, H, W, there):
+    """Return the colours of places, and how far they are from the means of their windows."""
+    first, second, third = _colours_at(m, P, p, there)
+    mean_0, mean_1, mean_2 = _window_means(m, P, r, c, H, W, there)
+    return first, second, third, first - mean_0, second - mean_1, third - mean_2
+
+
+@triton.jit
+def _store_sums(sums, first, second, third):
+    tl.store(sums, tl.sum(first, 0))
+    tl.store(sums + 1, tl.sum(second, 0))
+    tl.store(sums + 2, tl.sum(third, 0))
 
 
 @triton.jit
@@ -365,21 +399,15 @@ def _deviations_kernel(a, b, squares, sums, H, W, SUMS: tl.constexpr, PLACES: tl
     sums += (n * tl.num_programs(0) + tl.program_id(0)) * 12
     p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     r, c, there = p // W, p % W, p < P
-    of_a, of_b = r * 0.0, r * 0.0
-    for k in tl.static_range(3):
-        value = tl.load(a + k * P + p, mask=there, other=0.0)
-        other = tl.load(b + k * P + p, mask=there, other=0.0)
-        off = value - _window_mean(a + k * P, r, c, H, W, there)
-        of_a += off * off
-        off = other - _window_mean(b + k * P, r, c, H, W, there)
-        of_b += off * off
-        if SUMS:
-            tl.store(sums + k, tl.sum(value, 0))
-            tl.store(sums + 3 + k, tl.sum(other, 0))
-            tl.store(sums + 6 + k, tl.sum(value * value, 0))
-            tl.store(sums + 9 + k, tl.sum(other * other, 0))
-    tl.store(squares + p, of_a, mask=there)
-    tl.store(squares + P + p, of_b, mask=there)
+    a_0, a_1, a_2, off_0, off_1, off_2 = _deviations(a, P, p, r, c, H, W, there)
+    tl.store(squares + p, off_0 * off_0 + off_1 * off_1 + off_2 * off_2, mask=there)
+    b_0, b_1, b_2, off_0, off_1, off_2 = _deviations(b, P, p, r, c, H, W, there)
+    tl.store(squares + P + p, off_0 * off_0 + off_1 * off_1 + off_2 * off_2, mask=there)
+    if SUMS:
+        _store_sums(sums, a_0, a_1, a_2)
+        _store_sums(sums + 3, b_0, b_1, b_2)
+        _store_sums(sums + 6, a_0 * a_0, a_1 * a_1, a_2 * a_2)
+        _store_sums(sums + 9, b_0 * b_0, b_1 * b_1, b_2 * b_2)
 
 
 @triton.jit
@@ -461,12 +489,30 @@ def _times_seen(place, beyond, SIZE):
 def _window_gradient(m, row, column, H, W, there):
     """Apply the transpose of `_window_mean`."""
     found = row * 0.0
-    for k in range(WINDOW * WINDOW):
-        down = k // WINDOW
-        r, c = row + down - MARGIN, column + (k - down * WINDOW) - MARGIN
-        times = _times_seen(row, r, H) * _times_seen(column, c, W)
-        found += times * _at_pixel(m, r, c, H, W, there)
+    for i in range(WINDOW):
+        r, across = row + (i - MARGIN), row * 0.0
+        line = m + _within(r, H) * W
+        for j in tl.static_range(WINDOW):
+            c = column + (j - MARGIN)
+            across += _times_seen(column, c, W) * tl.load(line + _within(c, W), mask=there, other=0.0)
+        found += _times_seen(row, r, H) * across
     return found / (WINDOW * WINDOW)
+
+
+@triton.jit
+def _window_gradients(m, P, row, column, H, W, there):
+    """Do what `_window_gradient` does, with three colours."""
+    first, second, third = row * 0.0, row * 0.0, row * 0.0
+    for i in range(WINDOW):
+        r = row + (i - MARGIN)
+        line, of_row = m + _within(r, H) * W, _times_seen(row, r, H)
+        for j in tl.static_range(WINDOW):
+            c = column + (j - MARGIN)
+            place, times = line + _within(c, W), of_row * _times_seen(column, c, W) * 1.0
+            first += times * tl.load(place, mask=there, other=0.0)
+            second += times * tl.load(place + P, mask=there, other=0.0)
+            third += times * tl.load(place + 2 * P, mask=there, other=0.0)
+    return first / (WINDOW * WINDOW), second / (WINDOW * WINDOW), third / (WINDOW * WINDOW)
 
 
 @triton.jit
@@ -507,13 +553,27 @@ def _by_deviation_kernel(a, b, by_contrasts, by_deviations, H, W, PLACES: tl.con
     by_deviations += n * 6 * P
     p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     r, c, there = p // W, p % W, p < P
-    of_a = 2 * _window_gradient(by_contrasts, r, c, H, W, there)
-    of_b = 2 * _window_gradient(by_contrasts + P, r, c, H, W, there)
-    for k in tl.static_range(3):
-        off = tl.load(a + k * P + p, mask=there, other=0.0) - _window_mean(a + k * P, r, c, H, W, there)
-        tl.store(by_deviations + k * P + p, off * of_a, mask=there)
-        off = tl.load(b + k * P + p, mask=there, other=0.0) - _window_mean(b + k * P, r, c, H, W, there)
-        tl.store(by_deviations + (3 + k) * P + p, off * of_b, mask=there)
+    _a_0, _a_1, _a_2, off_0, off_1, off_2 = _deviations(a, P, p, r, c, H, W, there)
+    by = 2 * _window_gradient(by_contrasts, r, c, H, W, there)
+    _store_colours(by_deviations, P, p, off_0 * by, off_1 * by, off_2 * by, there)
+    _b_0, _b_1, _b_2, off_0, off_1, off_2 = _deviations(b, P, p, r, c, H, W, there)
+    by = 2 * _window_gradient(by_contrasts + P, r, c, H, W, there)
+    _store_colours(by_deviations + 3 * P, P, p, off_0 * by, off_1 * by, off_2 * by, there)
+
+
+@triton.jit
+def _store_colours(to, P, p, first, second, third, there):
+    tl.store(to + p, first, mask=there)
+    tl.store(to + P + p, second, mask=there)
+    tl.store(to + 2 * P + p, third, mask=there)
+
+
+@triton.jit
+def _store_gradient(to, by, P, p, r, c, H, W, there, apart_0, apart_1, apart_2):
+    """Write the gradient of an image: from those of its deviations, and directly from the differences."""
+    of_0, of_1, of_2 = _colours_at(by, P, p, there)
+    mean_0, mean_1, mean_2 = _window_gradients(by, P, r, c, H, W, there)
+    _store_colours(to, P, p, of_0 - mean_0 + apart_0, of_1 - mean_1 + apart_1, of_2 - mean_2 + apart_2, there)
 
 
 @triton.jit
@@ -528,17 +588,13 @@ def _masked_gradients_kernel(
     p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     r, c, there = p // W, p % W, p < P
     by_square = 2 * tl.load(by_difference + n * P + p, mask=there, other=0.0)
-    for k in tl.static_range(3):
-        place = (n * 3 + k) * P + p
-        apart = tl.load(a + place, mask=there, other=0.0) - tl.load(b + place, mask=there, other=0.0)
-        if FOR_A:
-            own = tl.load(by_deviations + k * P + p, mask=there, other=0.0)
-            own -= _window_gradient(by_deviations + k * P, r, c, H, W, there)
-            tl.store(for_a + place, own + apart * by_square, mask=there)
-        if FOR_B:
-            own = tl.load(by_deviations + (3 + k) * P + p, mask=there, other=0.0)
-            own -= _window_gradient(by_deviations + (3 + k) * P, r, c, H, W, there)
-            tl.store(for_b + place, own - apart * by_square, mask=there)
+    a_0, a_1, a_2 = _colours_at(a + n * 3 * P, P, p, there)
+    b_0, b_1, b_2 = _colours_at(b + n * 3 * P, P, p, there)
+    by_0, by_1, by_2 = (a_0 - b_0) * by_square, (a_1 - b_1) * by_square, (a_2 - b_2) * by_square
+    if FOR_A:
+        _store_gradient(for_a + n * 3 * P, by_deviations, P, p, r, c, H, W, there, by_0, by_1, by_2)
+    if FOR_B:
+        _store_gradient(for_b + n * 3 * P, by_deviations + 3 * P, P, p, r, c, H, W, there, -by_0, -by_1, -by_2)
 
 
 def masked_gradients(

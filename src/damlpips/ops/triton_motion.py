@@ -7,7 +7,7 @@ is a kernel of its own. No sum is atomic, and images that are not a number canno
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -54,9 +54,7 @@ def _places(start, H, W, PLACES: tl.constexpr):
 @triton.jit
 def _pixel(m, row, column, H, W, there):
     """Return the values of a map at whole places; beyond its edge is what is at the edge."""
-    row = tl.minimum(tl.maximum(row, 0), H - 1)
-    column = tl.minimum(tl.maximum(column, 0), W - 1)
-    return tl.load(m + row * W + column, mask=there, other=0.0)
+    return _in_row(_row(m, row, H, W), column, W, there)
 
 
 @triton.jit
@@ -91,13 +89,27 @@ def _spread(k, along):
 
 
 @triton.jit
+def _row(m, row, H, W):
+    """Return where a row of a map begins."""
+    return m + tl.minimum(tl.maximum(row, 0), H - 1) * W
+
+
+@triton.jit
+def _in_row(row, column, W, there):
+    """Return the values of a row of a map; beyond its ends is what is at the end."""
+    return tl.load(row + tl.minimum(tl.maximum(column, 0), W - 1), mask=there, other=0.0)
+
+
+@triton.jit
 def _near(means, row, column, SH, SW, H, W, there):
     """Return the average of about three times three blocks around places, from the means of blocks."""
     r, c, down, right = _cell(_scaled(row, SH, H), _scaled(column, SW, W), SH, SW)
     found = row * 0.0
-    for k in range(16):
-        weight = _spread(k // 4, down) * _spread(k % 4, right)
-        found += weight * _pixel(means, r + (k // 4 - 1), c + (k % 4 - 1), SH, SW, there)
+    for i in range(4):
+        line, across = _row(means, r + (i - 1), SH, SW), row * 0.0
+        for j in tl.static_range(4):
+            across += _spread(j, right) * _in_row(line, c + (j - 1), SW, there)
+        found += _spread(i, down) * across
     return found
 
 
@@ -105,8 +117,10 @@ def _near(means, row, column, SH, SW, H, W, there):
 def _box(m, row, column, H, W, there):
     """Average a map over 3 x 3 places."""
     found = row * 0.0
-    for k in range(9):
-        found += _pixel(m, row + (k // 3 - 1), column + (k % 3 - 1), H, W, there)
+    for i in range(3):
+        line = _row(m, row + (i - 1), H, W)
+        for j in tl.static_range(3):
+            found += _in_row(line, column + (j - 1), W, there)
     return found / 9
 
 
@@ -114,9 +128,10 @@ def _box(m, row, column, H, W, there):
 def _block_mean(m, row, column, H, W, there, BLOCK: tl.constexpr):
     """Average a map over blocks, the last of which go beyond the edge, to what is at the edge."""
     found = row * 0.0
-    for k in range(BLOCK * BLOCK):
-        down = k // BLOCK
-        found += _pixel(m, row * BLOCK + down, column * BLOCK + (k - down * BLOCK), H, W, there)
+    for i in range(BLOCK):
+        line = _row(m, row * BLOCK + i, H, W)
+        for j in tl.static_range(BLOCK):
+            found += _in_row(line, column * BLOCK + j, W, there)
     return found / (BLOCK * BLOCK)
 
 
@@ -206,12 +221,15 @@ def _search(a, b, row, column, H, W, there):
         dy = k // WIDE - REACH
         dx = k - (dy + REACH) * WIDE - REACH
         cost = row * 0.0
-        for j in range(9):
-            r = tl.minimum(tl.maximum(row + (j // 3 - 1), 0), H - 1)
-            c = tl.minimum(tl.maximum(column + (j % 3 - 1), 0), W - 1)
-            one = _pixel(a, r, c, H, W, there) - _pixel(b, r + dy, c + dx, H, W, there)
-            other = _pixel(a, r - dy, c - dx, H, W, there) - _pixel(b, r, c, H, W, there)
-            cost += one * one + other * other
+        for i in range(3):
+            r = tl.minimum(tl.maximum(row + (i - 1), 0), H - 1)
+            of_a, of_b = a + r * W, b + r * W
+            past_a, past_b = _row(a, r - dy, H, W), _row(b, r + dy, H, W)
+            for j in tl.static_range(3):
+                c = tl.minimum(tl.maximum(column + (j - 1), 0), W - 1)
+                one = tl.load(of_a + c, mask=there, other=0.0) - _in_row(past_b, c + dx, W, there)
+                other = _in_row(past_a, c - dx, W, there) - tl.load(of_b + c, mask=there, other=0.0)
+                cost += one * one + other * other
         cost = (cost / 18 + STEP_COST * (dx * dx + dy * dy)) / TEMPERATURE
         below = tl.minimum(lowest, cost)
         keep, share = tl.exp(below - lowest), tl.exp(below - cost)
@@ -352,12 +370,13 @@ def _store_smoothed(by, trust, mean, before_right, before_down, to, p, row, colu
     """Average a field over 3 x 3 places by trust; where there is none it keeps to what was before."""
     P = H * W
     right, down, total = row * 0.0, row * 0.0, row * 0.0
-    for k in range(9):
-        r, c = row + (k // 3 - 1), column + (k % 3 - 1)
-        sure = _pixel(trust, r, c, H, W, there)
-        right += sure * _pixel(by, r, c, H, W, there)
-        down += sure * _pixel(by + P, r, c, H, W, there)
-        total += sure
+    for i in range(3):
+        of_trust, of_by = _row(trust, row + (i - 1), H, W), _row(by, row + (i - 1), H, W)
+        for j in tl.static_range(3):
+            sure = _in_row(of_trust, column + (j - 1), W, there)
+            right += sure * _in_row(of_by, column + (j - 1), W, there)
+            down += sure * _in_row(of_by + P, column + (j - 1), W, there)
+            total += sure
     prior = mean * PRIOR + 1e-6
     total = total / 9 + prior
     tl.store(to + p, (right / 9 + prior * before_right) / total, mask=there)
@@ -533,14 +552,21 @@ def _means_kernel(maps, means, squares, H, W, SH, SW, SQUARES: tl.constexpr, BLO
 
 
 @triton.jit
-def _products_kernel(maps, means, squares, products, H, W, SH, SW, GH, GW, SHRINK: tl.constexpr, PLACES: tl.constexpr):
-    """Write the products that a step is made of, averaged over blocks: (N, 5, GH, GW)."""
+def _products_kernel(
+    maps, means, squares, products, kept, H, W, SH, SW, GH, GW,
+    SHRINK: tl.constexpr, KEEP: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
+    """Write the products that a step is made of, averaged over blocks: (N, 5, GH, GW).
+
+    With `KEEP` also what its gradients take, (N, 5, H, W): r, the slopes, and the scales of a and of b.
+    """
     n = tl.program_id(1).to(tl.int64)
     P, S, G = H * W, SH * SW, GH * GW
     maps += n * 6 * P
     means += n * 2 * S
     squares += n * 2 * S
     products += n * 5 * G
+    kept += n * 5 * P
     p, r, c, there = _places(tl.program_id(0) * PLACES, GH, GW, PLACES)
     xx, xy, yy, xr, yr = r * 0.0, r * 0.0, r * 0.0, r * 0.0, r * 0.0
     for k in range(SHRINK * SHRINK):
@@ -556,6 +582,14 @@ def _products_kernel(maps, means, squares, products, H, W, SH, SW, GH, GW, SHRIN
         )
         down = _pixel(maps + 2 * P, row, column, H, W, there) * of_a
         down += _pixel(maps + 5 * P, row, column, H, W, there) * of_b
+        if KEEP:
+            # where a block reaches beyond the edge it writes what is at the edge once more
+            place = kept + row * W + column
+            tl.store(place, left, mask=there)
+            tl.store(place + P, right, mask=there)
+            tl.store(place + 2 * P, down, mask=there)
+            tl.store(place + 3 * P, of_a, mask=there)
+            tl.store(place + 4 * P, of_b, mask=there)
         xx, xy, yy = xx + right * right, xy + right * down, yy + down * down
         xr, yr = xr + right * left, yr + down * left
     count = SHRINK * SHRINK
@@ -605,16 +639,31 @@ def _solved_kernel(
         tl.store(extent + 2 * n + 1, strain)
 
 
-def _step_on(x: Tensor, y: Tensor, level: int, field: Tensor, *, last: bool) -> tuple[of.Field, Tensor]:
-    """Return a field, (N, 2, h, w), after a step on a level finer than its grid, and with `last` its extent."""
+class Step(NamedTuple):
+    """A field after a step on a level finer than its grid.
+
+    Attributes:
+        field: with its trust.
+        extent: (N, 2), of the last step.
+        kept: (N, 5, h, w), what the step's gradients take, if it was asked for: see `_products_kernel`.
+    """
+
+    field: of.Field
+    extent: Tensor
+    kept: Tensor
+
+
+def _step_on(x: Tensor, y: Tensor, level: int, field: Tensor, *, last: bool = False, keep: bool = False) -> Step:
+    """Return what a step on a level makes of a field, (N, 2, h, w); `last`: there is no finer level."""
     n, _, *size = x.shape
     grid, shrink = field.shape[2:], 2 ** (of.GRID_LEVEL - level)
-    every = 2 if shrink > 2 else 1
+    every = of.every_place(shrink)
     sampled = [-(-m // every) for m in size]
-    block = 4 // every
+    block = BLOCK.value // every
     blocks = [-(-m // block) for m in sampled]
     maps, products = x.new_empty(n, 6, *sampled), x.new_empty(n, 5, *grid)
     means, squares = x.new_empty(2 * n, *blocks), x.new_empty(2 * n, *blocks)
+    kept = x.new_empty(n, 5, *sampled) if keep else products
     side = float(min(size))
 
     def run(kernel: Any, count: int, over: Sequence[int], *arguments: Any, **constants: Any) -> None:
@@ -626,7 +675,8 @@ def _step_on(x: Tensor, y: Tensor, level: int, field: Tensor, *, last: bool) -> 
     for of_squares in (False, True):
         arguments = (maps, means, squares, *sampled, *blocks)
         run(_means_kernel, 2 * n, blocks, *arguments, SQUARES=of_squares, BLOCK=block)
-    run(_products_kernel, n, grid, maps, means, squares, products, *sampled, *blocks, *grid, SHRINK=shrink // every)
+    arguments = (maps, means, squares, products, kept, *sampled, *blocks, *grid)
+    run(_products_kernel, n, grid, *arguments, SHRINK=shrink // every, KEEP=keep)
     found, trust, moved = torch.empty_like(field), field.new_empty(n, 1, *grid), torch.empty_like(field)
     extent = field.new_empty(n, 2)
     launched_unfused(
@@ -635,15 +685,14 @@ def _step_on(x: Tensor, y: Tensor, level: int, field: Tensor, *, last: bool) -> 
         LAST=last,
         **COARSE,
     )
-    return of.Field(found, trust), extent
+    return Step(of.Field(found, trust), extent, kept)
 
 
-def refined(x: Sequence[Tensor], y: Sequence[Tensor], field: Tensor) -> tuple[Tensor, of.Field, of.Extent]:
-    """Return the field before the last step and after it, as `displacement.refined` does, and its extent."""
+def refined(x: Sequence[Tensor], y: Sequence[Tensor], field: Tensor, *, keep: bool = False) -> tuple[Tensor, Step]:
+    """Return the field before the last step, and that step: what `displacement.refined` does."""
     for level in range(of.GRID_LEVEL - 1, 0, -1):
-        field = _step_on(x[level], y[level], level, field, last=False)[0].by
-    found, extent = _step_on(x[0], y[0], 0, field, last=True)
-    return field, found, of.Extent(*extent.unbind(1))
+        field = _step_on(x[level], y[level], level, field).field.by
+    return field, _step_on(x[0], y[0], 0, field, last=True, keep=keep)
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
