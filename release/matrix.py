@@ -58,10 +58,9 @@ def lowest(project: dict) -> list[str]:
     return [f"{bound[1]}=={bound[2]}" for bound in bounds if bound]
 
 
-def run(*command: str, cwd: Path, log: Path, **variables: str) -> int:
+def run(*command: str, cwd: Path, log: Path) -> int:
     with log.open("ab") as file:
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
-        environment |= variables
         return subprocess.run(command, cwd=cwd, env=environment, stdout=file, stderr=file, check=False).returncode
 
 
@@ -106,7 +105,7 @@ def measure(python: str, packages: str, wheel: Path, work: Path) -> dict:
         # some packages install a folder `tests` of their own, which processes of the tests would find first
         for foreign in (home / "env").glob("lib*/python*/site-packages/tests"):
             shutil.rmtree(foreign)
-        run(inside, "-m", "pytest", *options, *TESTS, cwd=home, log=log, PYTHONPATH=str(home))
+        run(inside, "-m", "pytest", *options, *TESTS, cwd=home, log=log)
         return {**row, "result": last(log)}
     finally:
         shutil.rmtree(home, ignore_errors=True)
