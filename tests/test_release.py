@@ -67,6 +67,22 @@ def test_the_list_of_what_is_in_the_wheel_has_its_weights() -> None:
     assert listed == {path.name for path in (ROOT / "weights").glob("*.safetensors")}
 
 
+def test_the_list_of_what_is_in_the_wheel_is_about_the_package_and_names_no_folder(tmp_path: Path) -> None:
+    wheel = tmp_path / "damlpips-1.0-py3-none-any.whl"
+    package = {"bom-ref": "damlpips==1.0", "name": "damlpips", "externalReferences": [{"url": wheel.as_uri()}]}
+    torch = {"bom-ref": "torch==2.4", "name": "torch"}
+    rows = [{"ref": "damlpips==1.0", "dependsOn": ["torch==2.4"]}, {"ref": "torch==2.4"}]
+    listed = {"metadata": {}, "components": [package, torch], "dependencies": rows}
+    about = script("sbom").about_the_package(listed, wheel)
+    assert str(tmp_path) not in str(about)
+    assert about["metadata"]["component"]["name"] == "damlpips"
+    refs = [component["bom-ref"] for component in about["components"]]
+    weights = sorted(path.name for path in (ROOT / "weights").glob("*.safetensors"))
+    assert sorted(refs) == sorted(["torch==2.4", *weights])
+    assert sorted(about["dependencies"][0]["dependsOn"]) == sorted(refs)
+    assert {row["ref"] for row in about["dependencies"]} == {"damlpips==1.0", *refs}
+
+
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an sdist has no list of tracked files")
 @pytest.mark.parametrize(
     ("in_wheel", "in_sdist", "message"),
