@@ -58,6 +58,13 @@ def test_the_oldest_environment_pins_every_lower_bound() -> None:
     assert f"torch=={lowest}" in pins
 
 
+def test_the_pythons_of_the_matrix_are_those_that_the_package_is_for() -> None:
+    pythons = [name.removeprefix("python") for name in script("matrix").PYTHONS]
+    named = [re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", name) for name in PROJECT["classifiers"]]
+    assert [match[1] for match in named if match] == pythons
+    assert PROJECT["requires-python"] == f">={pythons[0]}"
+
+
 def test_the_tests_of_the_matrix_exist() -> None:
     assert [name for name in script("matrix").TESTS if not (ROOT / name).exists()] == []
 
