@@ -3,10 +3,10 @@
     python release/matrix.py --python python3.10 --python python3.14 --packages newest
 
 Each environment is new and has a wheel of this checkout, never the checkout itself; it is removed after its tests. What
-was measured is kept in `rows.json` of the work folder: a run that was stopped goes on where it was. Needs Python 3.11,
-and uv to install.
+was measured is kept in `rows.json` of the work folder: a run that was stopped goes on where it was. Needs uv.
 
-`oldest` are the lowest releases that pyproject.toml allows; the other packages are as new as these allow.
+`oldest` are the lowest releases that pyproject.toml allows and that have a wheel for that Python; the other packages
+are as new as these allow.
 """
 
 import argparse
@@ -18,13 +18,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import tomllib
-
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = [f"python3.{minor}" for minor in range(10, 15)]
 # what a row of the table names
 SHOWN = ("torch", "torchvision", "torchmetrics", "pyiqa", "piq")
-EXTRAS = "cli,piq,pyiqa"
+EXTRAS = ("cli", "piq", "pyiqa")
+# the wheels of these are for some Pythons only, and not to be built here for the others
+COMPILED = ("numpy", "pillow", "safetensors", "torch", "torchvision")
 TOOLS = (
     "pytest>=8",
     "pytest-timeout",
@@ -47,15 +47,6 @@ ABOUT = """
 import importlib.metadata, json, platform, sys
 print(json.dumps([platform.python_version(), {name: importlib.metadata.version(name) for name in sys.argv[1:]}]))
 """
-LOWER = re.compile(r"^([A-Za-z0-9_-]+)>=([0-9.]+)")
-
-
-def lowest(project: dict) -> list[str]:
-    """Return the lowest releases of what the package and its adapters stand on, as pip takes them."""
-    extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["piq"], *extras["pyiqa"]]
-    bounds = [LOWER.match(requirement) for requirement in wanted if ";" not in requirement]
-    return [f"{bound[1]}=={bound[2]}" for bound in bounds if bound]
 
 
 def run(*command: str, cwd: Path, log: Path) -> int:
@@ -75,23 +66,18 @@ def measure(python: str, packages: str, wheel: Path, work: Path) -> dict:
         return {**row, "result": "no environment"}
     inside = str(home / "env" / "bin" / "python")
     pins = home / "pins.txt"
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pins.write_text("\n".join(lowest(project)) + "\n" if packages == "oldest" else "")
+    pins.touch()
     # uv, not pip, which takes hours to find old releases of pyiqa's requirements that go together
-    install = (
-        sys.executable,
-        "-m",
-        "uv",
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        inside,
-        "--cache-dir",
-        str(work / "cache"),
-    )
+    uv = (sys.executable, "-m", "uv", "pip")
+    options = ("--quiet", "--python", inside, "--cache-dir", str(work / "cache"))
     try:
-        if run(*install, "-c", str(pins), f"{wheel}[{EXTRAS}]", *TOOLS, cwd=home, log=log):
+        if packages == "oldest":
+            project = [str(ROOT / "pyproject.toml"), *(f"--extra={name}" for name in EXTRAS)]
+            lowest = ["--resolution=lowest-direct", *(f"--only-binary={name}" for name in COMPILED)]
+            if run(*uv, "compile", *options, *lowest, *project, "--output-file", str(pins), cwd=home, log=log):
+                return {**row, "result": "no such releases: " + last(log)}
+        wanted = (f"{wheel}[{','.join(EXTRAS)}]", *TOOLS)
+        if run(*uv, "install", *options, "--constraints", str(pins), *wanted, cwd=home, log=log):
             return {**row, "result": "not installed: " + last(log)}
         about = subprocess.run([inside, "-c", ABOUT, *SHOWN], cwd=home, capture_output=True, text=True, check=True)
         row["python"], row["versions"] = json.loads(about.stdout)
@@ -101,11 +87,11 @@ def measure(python: str, packages: str, wheel: Path, work: Path) -> dict:
         for name in ("pyproject.toml", "CHANGELOG.md", "README.md", "NOTICE"):
             shutil.copy(ROOT / name, home)
         # without pyproject.toml's own options: jaxtyping's checks want to be there before the package is imported
-        options = ("-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-o", "addopts=")
+        quietly = ("-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-o", "addopts=")
         # some packages install a folder `tests` of their own, which processes of the tests would find first
         for foreign in (home / "env").glob("lib*/python*/site-packages/tests"):
             shutil.rmtree(foreign)
-        run(inside, "-m", "pytest", *options, *TESTS, cwd=home, log=log)
+        run(inside, "-m", "pytest", *quietly, *TESTS, cwd=home, log=log)
         return {**row, "result": last(log)}
     finally:
         shutil.rmtree(home, ignore_errors=True)
