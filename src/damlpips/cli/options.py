@@ -149,7 +149,9 @@ def find_device(name: str) -> "torch.device":
 def progress_bar(*columns: ProgressColumn, shown: bool) -> Progress:
     """Return a bar on stderr, which is for terminals only."""
     console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
+    hidden = not (shown and console.is_terminal)
+    console.quiet = hidden  # before version 14.3 rich ends even a hidden bar with an empty line
+    return Progress(*columns, console=console, transient=True, disable=hidden)
 
 
 def print_table(table: Table) -> None:

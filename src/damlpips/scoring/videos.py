@@ -245,12 +245,12 @@ class _Converter:
 
     def _turns(self, frame: Any) -> int:
         """Return by how many quarter turns, counter-clockwise, a frame is to be shown rotated."""
-        for data in list(frame.side_data):
-            if data.type.name == "DISPLAYMATRIX":
-                a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data)[:36])
-                if (turns := TURNS.get((a, b, c, d))) is None:
-                    raise ScoringError(
-                        f"{self._path}: is shown mirrored, scaled or at an angle by its metadata: make it anew as shown"
-                    )
-                return turns
-        return 0
+        # by name: PyAV's container gives its values when it is iterated before version 19, its keys from then on
+        if (data := frame.side_data.get("DISPLAYMATRIX")) is None:
+            return 0
+        a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data)[:36])
+        if (turns := TURNS.get((a, b, c, d))) is None:
+            raise ScoringError(
+                f"{self._path}: is shown mirrored, scaled or at an angle by its metadata: make it anew as shown"
+            )
+        return turns
