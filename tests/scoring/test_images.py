@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from damlpips.scoring import images
 from damlpips.scoring.images import ScoringError, decode_image, read_image
@@ -205,6 +205,18 @@ class TestReadImage:
         (tmp_path / "cut.png").write_bytes(whole[:cut])
         with pytest.raises(ScoringError, match=rf"cut\.png: {message}"):
             read_image(tmp_path / "cut.png")
+
+    def test_a_damaged_file_is_one_where_the_program_lets_pillow_fill_it_up(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        whole = image_file(tmp_path / "cut.png").read_bytes()
+        (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ScoringError, match=r"cut\.png: damaged image"):
+            read_image(tmp_path / "cut.png")
+        assert ImageFile.LOAD_TRUNCATED_IMAGES
+        with Image.open(tmp_path / "cut.png") as image:
+            image.load()
 
     def test_a_missing_file_and_a_folder(self, tmp_path: Path) -> None:
         with pytest.raises(ScoringError, match=r"gone\.png: No such file"):

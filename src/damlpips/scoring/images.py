@@ -79,6 +79,7 @@ class Still(NamedTuple):
 def _pillow() -> ModuleType:
     try:
         import PIL.Image
+        import PIL.ImageFile
     except ImportError as error:
         raise ScoringError("reading image files needs Pillow: pip install 'damlpips[cli]'") from error
     return PIL
@@ -150,13 +151,17 @@ def decode_still(content: bytes, name: str, *, deep: bool = False, reading: Read
 
 
 class _Limits:
-    """Pillow's limit of pixels and the filters of warnings while images are read: both are global, for all threads."""
+    """What is set while images are read, and is global, for all threads: Pillow's limit of pixels, that it refuses
+    truncated files (programs let it fill them up, and so does pyiqa 0.1.14 when it is imported), and the filters of
+    warnings.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._wanted: list[int] = []
         self._filters: Any = None
         self._before: int | None = None
+        self._fills_up = False
 
     @contextmanager
     def of(self, pil: ModuleType, most_pixels: int | None) -> Iterator[int | None]:
@@ -166,12 +171,16 @@ class _Limits:
                 self._filters = warnings.catch_warnings()
                 self._filters.__enter__()
                 self._before = pil.Image.MAX_IMAGE_PIXELS
+                self._fills_up = False
                 # about metadata; anything that affects pixels is an error by itself
                 warnings.filterwarnings("ignore", module=r"PIL\b|damlpips\.scoring\.(images|depth)|numpy")
                 warnings.simplefilter("error", pil.Image.DecompressionBombWarning)
             limit = self._before if most_pixels is None else most_pixels
             self._wanted.append(limit or 0)
             self._set(pil)
+            # a package that was imported meanwhile may have turned it on
+            self._fills_up |= pil.ImageFile.LOAD_TRUNCATED_IMAGES
+            pil.ImageFile.LOAD_TRUNCATED_IMAGES = False
         try:
             yield limit
         finally:
@@ -179,6 +188,7 @@ class _Limits:
                 self._wanted.remove(limit or 0)
                 self._set(pil)
                 if not self._wanted:
+                    pil.ImageFile.LOAD_TRUNCATED_IMAGES |= self._fills_up
                     self._filters.__exit__(None, None, None)
 
     def _set(self, pil: ModuleType) -> None:
