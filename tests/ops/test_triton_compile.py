@@ -33,8 +33,9 @@ OF_ONE = {
     "share": {"HINT": False},
     "solved": {"LAST": True},
 }
+STRIP = {"PLACES": 128, "ROWS": 8}
 BY = ("by_d", "by_place", "by_difference", "by_contrasts", "by_deviations", "for_a", "for_b")
-MASKING = dict.fromkeys(("a", "b", "squares", "sums", "means", "d", "place", *BY), "*fp32")
+MASKING = dict.fromkeys(("a", "b", "images", "squares", "contrasts", "sums", "means", "d", "place", *BY), "*fp32")
 COARSE, FINE = {"PLACES": 512}, {"PLACES": 256}
 
 Case = tuple[str, str, dict[str, str], dict[str, Any]]
@@ -81,8 +82,8 @@ CASES: list[Case] = [
     ("triton_images", "image_difference", PAIR | PIXELS | {"weight": "fp32"}, {"FLAT": True, "PLACES": 512}),
     *(("triton_network", "first", FIRST, constants) for constants in (ALEX, NANO, VGG)),
     ("triton_network", "first_gradient", FIRST | {"gradient": "*bf16", "target": "*fp32"}, BACK),
-    *(("triton_images", "deviations", MASKING, {"SUMS": sums, "PLACES": 512}) for sums in (True, False)),
-    *(("triton_images", "masked", MASKING, {"TINT": tint, "PLACES": 512}) for tint in (True, False)),
+    *(("triton_images", "deviations", MASKING, {"OF": 1, "SUMS": sums, **STRIP}) for sums in (True, False)),
+    *(("triton_images", "masked", MASKING, {"TINT": tint, **STRIP}) for tint in (True, False)),
     ("triton_images", "by_contrast", MASKING, {"BY_D": True, "BY_PLACE": True, "PLACES": 512}),
     ("triton_images", "by_deviation", MASKING, {"PLACES": 512}),
     ("triton_images", "masked_gradients", MASKING, {"FOR_A": True, "FOR_B": True, "PLACES": 512}),

@@ -120,13 +120,13 @@ def test_kernel_of_masking_has_gradients(through: str, size: tuple[int, int]) ->
     a, b = colour.uniform(drawn(2, 3, *size, low=0, high=1)), colour.uniform(drawn(2, 3, *size, low=0.1, high=0.8))
     by = torch.randn(2, 2, 1, *size, generator=torch.Generator().manual_seed(2)).to(DEVICE)
     by = [None if through == "place" else by[0], None if through == "d" else 1e-3 * by[1]]
-    _, _, squares = triton_images().masked_map(a, b)
-    found = triton_images().masked_gradients(a, b, squares, *by, (True, True))
+    _, _, contrasts = triton_images().masked_map(a, b)
+    found = triton_images().masked_gradients(a, b, contrasts, *by, (True, True))
     exact = [t.double().requires_grad_() for t in (a, b)]
     loss = sum((m * g).sum() for m, g in zip(masking.plain_masked_map(*exact), by, strict=True) if g is not None)
     for mine, theirs in zip(found, torch.autograd.grad(loss, exact), strict=True):
         assert (mine - theirs).abs().max() <= 1e-4 * theirs.abs().max()
-    (one,) = (g for g in triton_images().masked_gradients(a, b, squares, *by, (False, True)) if g is not None)
+    (one,) = (g for g in triton_images().masked_gradients(a, b, contrasts, *by, (False, True)) if g is not None)
     assert torch.equal(one, found[1])
 
 

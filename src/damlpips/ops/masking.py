@@ -71,19 +71,19 @@ def contrast(a: Float[Tensor, "n c h w"], mask: Float[Tensor, "n 1 h w"] | None 
 class _MaskedByKernels(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, kernels: Any) -> tuple[Tensor, Tensor]:
-        d, place, squares = kernels.masked_map(a, b)
+        d, place, contrasts = kernels.masked_map(a, b)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(a, b, squares)
+        ctx.save_for_backward(a, b, contrasts)
         ctx.kernels = kernels
         return d, place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        a, b, squares = ctx.saved_tensors
+        a, b, contrasts = ctx.saved_tensors
         needed = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():  # for second derivatives
             return *_plain_gradients(a, b, gradients, needed), None
-        return *ctx.kernels.masked_gradients(a, b, squares, *gradients, needed), None
+        return *ctx.kernels.masked_gradients(a, b, contrasts, *gradients, needed), None
 
 
 class _Masked(torch.autograd.Function):

@@ -21,6 +21,8 @@ from damlpips.ops.triton_kernels import launched_unfused, root_of_mean
 
 # Values, or places of an image with three colours, that a program works on.
 VALUES, PLACES = 1024, 512
+# Columns of an image, and rows, that a program walks down.
+STRIP: dict[str, Any] = {"PLACES": 128, "ROWS": 8}
 # Blocks of an image whose sums a program adds at a time.
 SUMS = 128
 MOST = 2**31 - VALUES
@@ -340,19 +342,8 @@ def _within(place, SIZE):
 
 
 @triton.jit
-def _window_mean(m, row, column, H, W, there):
-    """Average a map over a window around each place."""
-    found = row * 0.0
-    for i in range(WINDOW):
-        line = m + _within(row + (i - MARGIN), H) * W
-        for j in tl.static_range(WINDOW):
-            found += tl.load(line + _within(column + (j - MARGIN), W), mask=there, other=0.0)
-    return found / (WINDOW * WINDOW)
-
-
-@triton.jit
 def _window_means(m, P, row, column, H, W, there):
-    """Do what `_window_mean` does, with three colours."""
+    """Average three colours over a window around each place."""
     first, second, third = row * 0.0, row * 0.0, row * 0.0
     for i in range(WINDOW):
         line = m + _within(row + (i - MARGIN), H) * W
@@ -372,75 +363,114 @@ def _colours_at(m, P, p, there):
 
 @triton.jit
 def _deviations(m, P, p, r, c, H, W, there):
-    """Return the colours of places, and how far they are from the means of their windows."""
+    """Return how far the colours of places are from the means of their windows."""
     first, second, third = _colours_at(m, P, p, there)
     mean_0, mean_1, mean_2 = _window_means(m, P, r, c, H, W, there)
-    return first, second, third, first - mean_0, second - mean_1, third - mean_2
+    return first - mean_0, second - mean_1, third - mean_2
 
 
 @triton.jit
-def _store_sums(sums, first, second, third):
-    tl.store(sums, tl.sum(first, 0))
-    tl.store(sums + 1, tl.sum(second, 0))
-    tl.store(sums + 2, tl.sum(third, 0))
+def _window_row(line, column, W, there):
+    """Return the sums of a row of a map over the columns of a window around each place."""
+    found = column * 0.0
+    for j in tl.static_range(WINDOW):
+        found += tl.load(line + _within(column + (j - MARGIN), W), mask=there, other=0.0)
+    return found
 
 
 @triton.jit
-def _deviations_kernel(a, b, squares, sums, H, W, SUMS: tl.constexpr, PLACES: tl.constexpr):
+def _deviations_kernel(
+    images, squares, sums, H, W, OF: tl.constexpr, SUMS: tl.constexpr, ROWS: tl.constexpr, PLACES: tl.constexpr
+):
     """Write the squared deviation of each place from the mean of its window, over colours: (N, 2, H, W), of a and of b.
 
-    With `SUMS` also the sums over the places of a block that `_image_sums_kernel` writes.
+    A program walks down some rows, with the sums of the last five of them. With `SUMS` it also writes the sums that
+    `_image_sums_kernel` writes. `OF`: 0 for a, 1 for b.
     """
-    n = tl.program_id(1).to(tl.int64)
+    n = tl.program_id(2).to(tl.int64)
+    P = H * W
+    images += n * 3 * P
+    squares += (n * 2 + OF) * P
+    block = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    sums += (n * tl.num_programs(0) * tl.num_programs(1) + block) * 12 + 3 * OF
+    top = tl.program_id(1) * ROWS
+    column = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    for k in range(3):
+        first, second, third, fourth = column * 0.0, column * 0.0, column * 0.0, column * 0.0
+        total, power = column * 0.0, column * 0.0
+        for i in tl.static_range(ROWS + 2 * MARGIN):
+            row = top + i - 2 * MARGIN  # of the middle of the window
+            fifth = _window_row(images + k * P + _within(row + MARGIN, H) * W, column, W, column < W)
+            if i >= 2 * MARGIN:
+                there = (column < W) & (row < H)
+                place = row * W + column
+                value = tl.load(images + k * P + place, mask=there, other=0.0)
+                off = value - (first + second + third + fourth + fifth) / (WINDOW * WINDOW)
+                found = off * off
+                found += tl.load(squares + place, mask=there & (k > 0), other=0.0)
+                tl.store(squares + place, found, mask=there)
+                total += value
+                power += value * value
+            first, second, third, fourth = second, third, fourth, fifth
+        if SUMS:
+            tl.store(sums + k, tl.sum(total, 0))
+            tl.store(sums + 6 + k, tl.sum(power, 0))
+
+
+@triton.jit
+def _masked_kernel(
+    a, b, squares, means, contrasts, d, place, sums, H, W, TINT: tl.constexpr, ROWS: tl.constexpr, PLACES: tl.constexpr
+):
+    """Write d and the weight of each place of `masking.masked_map`, or, of colours with a tint, sums of d^2.
+
+    Without a tint also the contrasts with their floor, (N, 2, H, W), which gradients take.
+    """
+    n = tl.program_id(2).to(tl.int64)
     P = H * W
     a += n * 3 * P
     b += n * 3 * P
     squares += n * 2 * P
-    sums += (n * tl.num_programs(0) + tl.program_id(0)) * 12
-    p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
-    r, c, there = p // W, p % W, p < P
-    a_0, a_1, a_2, off_0, off_1, off_2 = _deviations(a, P, p, r, c, H, W, there)
-    tl.store(squares + p, off_0 * off_0 + off_1 * off_1 + off_2 * off_2, mask=there)
-    b_0, b_1, b_2, off_0, off_1, off_2 = _deviations(b, P, p, r, c, H, W, there)
-    tl.store(squares + P + p, off_0 * off_0 + off_1 * off_1 + off_2 * off_2, mask=there)
-    if SUMS:
-        _store_sums(sums, a_0, a_1, a_2)
-        _store_sums(sums + 3, b_0, b_1, b_2)
-        _store_sums(sums + 6, a_0 * a_0, a_1 * a_1, a_2 * a_2)
-        _store_sums(sums + 9, b_0 * b_0, b_1 * b_1, b_2 * b_2)
-
-
-@triton.jit
-def _masked(a, b, squares, means, P, p, r, c, H, W, there, TINT: tl.constexpr):
-    """Return D of some places, the contrasts of a and of b with the floor, and their geometric mean."""
-    square = r * 0.0
-    for k in tl.static_range(3):
-        apart = tl.load(a + k * P + p, mask=there, other=0.0) - tl.load(b + k * P + p, mask=there, other=0.0)
-        if TINT:
-            apart -= (tl.load(means + k) - tl.load(means + 3 + k)) * ADAPTATION
-        square += apart * apart
-    of_a = _window_mean(squares, r, c, H, W, there) + MASKING_FLOOR
-    of_b = _window_mean(squares + P, r, c, H, W, there) + MASKING_FLOOR
-    return square, of_a, of_b, tl.sqrt_rn(of_a * of_b)
-
-
-@triton.jit
-def _masked_kernel(a, b, squares, means, d, place, sums, H, W, TINT: tl.constexpr, PLACES: tl.constexpr):
-    """Write d and the weight of each place of `masking.masked_map`, or, of colours with a tint, sums of d^2."""
-    n = tl.program_id(1).to(tl.int64)
-    P = H * W
-    p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
-    r, c, there = p // W, p % W, p < P
-    square, _of_a, _of_b, mask = _masked(
-        a + n * 3 * P, b + n * 3 * P, squares + n * 2 * P, means + n * 12, P, p, r, c, H, W, there, TINT
-    )  # fmt: skip
-    weight = 1 / (mask + square / MOST_MASKED)
-    found = tl.where(there, weight * square, 0.0)
+    top = tl.program_id(1) * ROWS
+    column = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
+    a_1, a_2, a_3, a_4 = column * 0.0, column * 0.0, column * 0.0, column * 0.0
+    b_1, b_2, b_3, b_4 = column * 0.0, column * 0.0, column * 0.0, column * 0.0
+    total = column * 0.0
+    for i in tl.static_range(ROWS + 2 * MARGIN):
+        row = top + i - 2 * MARGIN  # of the middle of the window
+        line = squares + _within(row + MARGIN, H) * W
+        a_5 = _window_row(line, column, W, column < W)
+        b_5 = _window_row(line + P, column, W, column < W)
+        if i >= 2 * MARGIN:
+            there = (column < W) & (row < H)
+            p = row * W + column
+            square = column * 0.0
+            for k in tl.static_range(3):
+                apart = tl.load(a + k * P + p, mask=there, other=0.0) - tl.load(b + k * P + p, mask=there, other=0.0)
+                if TINT:
+                    apart -= (tl.load(means + n * 12 + k) - tl.load(means + n * 12 + 3 + k)) * ADAPTATION
+                square += apart * apart
+            of_a = (a_1 + a_2 + a_3 + a_4 + a_5) / (WINDOW * WINDOW) + MASKING_FLOOR
+            of_b = (b_1 + b_2 + b_3 + b_4 + b_5) / (WINDOW * WINDOW) + MASKING_FLOOR
+            weight = 1 / (tl.sqrt_rn(of_a * of_b) + square / MOST_MASKED)
+            found = tl.where(there, weight * square, 0.0)
+            if TINT:
+                total += found * found
+            else:
+                tl.store(d + n * P + p, found, mask=there)
+                tl.store(place + n * P + p, weight, mask=there)
+                tl.store(contrasts + n * 2 * P + p, of_a, mask=there)
+                tl.store(contrasts + n * 2 * P + P + p, of_b, mask=there)
+        a_1, a_2, a_3, a_4 = a_2, a_3, a_4, a_5
+        b_1, b_2, b_3, b_4 = b_2, b_3, b_4, b_5
     if TINT:
-        tl.store(sums + n * tl.num_programs(0) + tl.program_id(0), tl.sum(found * found, 0))
-    else:
-        tl.store(d + n * P + p, found, mask=there)
-        tl.store(place + n * P + p, weight, mask=there)
+        block = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+        tl.store(sums + n * tl.num_programs(0) * tl.num_programs(1) + block, tl.sum(total, 0))
+
+
+def _strips(images: Tensor) -> tuple[int, int, int]:
+    """Return the grid of programs that walk down some rows of some columns each."""
+    n, _, h, w = images.shape
+    return triton.cdiv(w, STRIP["PLACES"]), triton.cdiv(h, STRIP["ROWS"]), n
 
 
 def masked_image_distances(x: Tensor, y: Tensor, energy: float) -> tuple[Tensor, Tensor]:
@@ -448,32 +478,32 @@ def masked_image_distances(x: Tensor, y: Tensor, energy: float) -> tuple[Tensor,
 
     Equal to those of `version2.compared_image` of both images in adapted colours.
     """
-    n, places = len(x), x[0, 0].numel()
-    a, b = oklab(x), oklab(y)
-    blocks, _ = _grid(x)
-    squares, sums = x.new_empty(n, 2, *x.shape[2:]), x.new_empty(n, blocks, 12)
+    n, _, *size = x.shape
+    both, grid = (oklab(x), oklab(y)), _strips(x)
+    blocks, places = grid[0] * grid[1], x[0, 0].numel()
+    squares, sums = x.new_empty(n, 2, *size), x.new_empty(n, blocks, 12)
     means, texture, of_blocks = x.new_empty(n, 12), x.new_empty(n), x.new_empty(n, blocks)
-    size = x.shape[2:]
-    tiles = {"PLACES": PLACES}
-    launched_unfused(_deviations_kernel, (blocks, n), x.device, a, b, squares, sums, *size, SUMS=True, **tiles)
+    for k, images in enumerate(both):
+        launched_unfused(_deviations_kernel, grid, x.device, images, squares, sums, *size, OF=k, SUMS=True, **STRIP)
     statistics = (sums, means, texture, blocks, places, energy, SPREAD, EPS)
     launched_unfused(_image_texture_kernel, (n,), x.device, *statistics, SUMS=SUMS)
-    arguments = (a, b, squares, means, squares, squares, of_blocks, *size)
-    launched_unfused(_masked_kernel, (blocks, n), x.device, *arguments, TINT=True, **tiles)
+    arguments = (*both, squares, means, squares, squares, squares, of_blocks, *size)
+    launched_unfused(_masked_kernel, grid, x.device, *arguments, TINT=True, **STRIP)
     return root_of_mean(of_blocks, places), texture
 
 
 def masked_map(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `masking.masked_map`, and the squared deviations (N, 2, H, W), which `masked_gradients` takes."""
+    """Return `masking.masked_map`, and the contrasts (N, 2, H, W), which `masked_gradients` takes."""
     n, _, *size = a.shape
     a, b = a.contiguous(), b.contiguous()
-    squares = a.new_empty(n, 2, *size)
+    squares, contrasts = a.new_empty(n, 2, *size), a.new_empty(n, 2, *size)
     d, place = a.new_empty(n, 1, *size), a.new_empty(n, 1, *size)
-    tiles = {"PLACES": PLACES}
-    launched_unfused(_deviations_kernel, _grid(a), a.device, a, b, squares, squares, *size, SUMS=False, **tiles)
-    arguments = (a, b, squares, squares, d, place, squares, *size)
-    launched_unfused(_masked_kernel, _grid(a), a.device, *arguments, TINT=False, **tiles)
-    return d, place, squares
+    grid = _strips(a)
+    for k, images in enumerate((a, b)):
+        launched_unfused(_deviations_kernel, grid, a.device, images, squares, d, *size, OF=k, SUMS=False, **STRIP)
+    arguments = (a, b, squares, squares, contrasts, d, place, squares, *size)
+    launched_unfused(_masked_kernel, grid, a.device, *arguments, TINT=False, **STRIP)
+    return d, place, contrasts
 
 
 @triton.jit
@@ -487,7 +517,7 @@ def _times_seen(place, beyond, SIZE):
 
 @triton.jit
 def _window_gradient(m, row, column, H, W, there):
-    """Apply the transpose of `_window_mean`."""
+    """Apply the transpose of the mean of a window."""
     found = row * 0.0
     for i in range(WINDOW):
         r, across = row + (i - MARGIN), row * 0.0
@@ -517,19 +547,22 @@ def _window_gradients(m, P, row, column, H, W, there):
 
 @triton.jit
 def _by_contrast_kernel(
-    a, b, squares, by_d, by_place, by_difference, by_contrasts, H, W, BY_D: tl.constexpr, BY_PLACE: tl.constexpr,
+    a, b, contrasts, by_d, by_place, by_difference, by_contrasts, H, W, BY_D: tl.constexpr, BY_PLACE: tl.constexpr,
     PLACES: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of D, (N, 1, H, W), and of the contrasts of a and of b, (N, 2, H, W)."""
     n = tl.program_id(1).to(tl.int64)
     P = H * W
     p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
-    r, c, there = p // W, p % W, p < P
-    square, of_a, of_b, mask = _masked(
-        a + n * 3 * P, b + n * 3 * P, squares + n * 2 * P, squares, P, p, r, c, H, W, there, False
-    )  # fmt: skip
+    there = p < P
+    a_0, a_1, a_2 = _colours_at(a + n * 3 * P, P, p, there)
+    b_0, b_1, b_2 = _colours_at(b + n * 3 * P, P, p, there)
+    square = (a_0 - b_0) * (a_0 - b_0) + (a_1 - b_1) * (a_1 - b_1) + (a_2 - b_2) * (a_2 - b_2)
+    of_a = tl.load(contrasts + n * 2 * P + p, mask=there, other=1.0)
+    of_b = tl.load(contrasts + n * 2 * P + P + p, mask=there, other=1.0)
+    mask = tl.sqrt_rn(of_a * of_b)
     weight = 1 / (mask + square / MOST_MASKED)
-    of_d, of_weight = r * 0.0, r * 0.0
+    of_d, of_weight = p * 0.0, p * 0.0
     if BY_D:
         of_d = tl.load(by_d + n * P + p, mask=there, other=0.0)
     if BY_PLACE:
@@ -553,10 +586,10 @@ def _by_deviation_kernel(a, b, by_contrasts, by_deviations, H, W, PLACES: tl.con
     by_deviations += n * 6 * P
     p = tl.program_id(0) * PLACES + tl.arange(0, PLACES)
     r, c, there = p // W, p % W, p < P
-    _a_0, _a_1, _a_2, off_0, off_1, off_2 = _deviations(a, P, p, r, c, H, W, there)
+    off_0, off_1, off_2 = _deviations(a, P, p, r, c, H, W, there)
     by = 2 * _window_gradient(by_contrasts, r, c, H, W, there)
     _store_colours(by_deviations, P, p, off_0 * by, off_1 * by, off_2 * by, there)
-    _b_0, _b_1, _b_2, off_0, off_1, off_2 = _deviations(b, P, p, r, c, H, W, there)
+    off_0, off_1, off_2 = _deviations(b, P, p, r, c, H, W, there)
     by = 2 * _window_gradient(by_contrasts + P, r, c, H, W, there)
     _store_colours(by_deviations + 3 * P, P, p, off_0 * by, off_1 * by, off_2 * by, there)
 
@@ -598,12 +631,12 @@ def _masked_gradients_kernel(
 
 
 def masked_gradients(
-    a: Tensor, b: Tensor, squares: Tensor, by_d: Tensor | None, by_place: Tensor | None, needed: Sequence[bool]
+    a: Tensor, b: Tensor, contrasts: Tensor, by_d: Tensor | None, by_place: Tensor | None, needed: Sequence[bool]
 ) -> list[Tensor | None]:
     """Return the gradients of `masked_map` with respect to a and b, those that are needed."""
     n, _, *size = a.shape
     a, b = a.contiguous(), b.contiguous()
-    given = [squares if by is None else by.contiguous() for by in (by_d, by_place)]
+    given = [contrasts if by is None else by.contiguous() for by in (by_d, by_place)]
     by_difference, by_contrasts = a.new_empty(n, 1, *size), a.new_empty(n, 2, *size)
     by_deviations = a.new_empty(n, 2, *a.shape[1:])
     found = [a.new_empty(a.shape) if want else None for want in needed]
@@ -613,7 +646,7 @@ def masked_gradients(
         launched_unfused(kernel, _grid(a), a.device, a, b, *arguments, *size, **constants, PLACES=PLACES)
 
     wanted = {"BY_D": by_d is not None, "BY_PLACE": by_place is not None}
-    run(_by_contrast_kernel, squares, *given, by_difference, by_contrasts, **wanted)
+    run(_by_contrast_kernel, contrasts, *given, by_difference, by_contrasts, **wanted)
     run(_by_deviation_kernel, by_contrasts, by_deviations)
     run(_masked_gradients_kernel, by_difference, by_deviations, *targets, FOR_A=needed[0], FOR_B=needed[1])
     return found
