@@ -18,7 +18,7 @@ SIZES = [(32, 40), (29, 37), (16, 17)]
 
 @pytest.mark.skipif(INTERPRETED, reason="this is that process")
 def test_in_the_interpreter() -> None:
-    interpret(__file__, "kernel", 12)
+    interpret(__file__, "kernel", 11)
 
 
 def kernels() -> ModuleType:
