@@ -17,7 +17,7 @@ from damlpips.ops import colour, masking
 from damlpips.ops.distance import ENERGY_EPS as EPS
 from damlpips.ops.distance import SPREAD_FLOOR as SPREAD
 from damlpips.ops.execution import gradients_with_graph
-from damlpips.ops.triton_kernels import launched_unfused, root_of_mean
+from damlpips.ops.triton_kernels import launched_unfused, root_of_mean, within
 
 # Values, or places of an image with three colours, that a program works on.
 VALUES, PLACES = 1024, 512
@@ -336,19 +336,13 @@ def image_distances(x: Tensor, y: Tensor, low: float, high: float, energy: float
 
 
 @triton.jit
-def _within(place, SIZE):
-    """Return a row or column of a map; beyond its edge is what is at the edge."""
-    return tl.minimum(tl.maximum(place, 0), SIZE - 1)
-
-
-@triton.jit
 def _window_means(m, P, row, column, H, W, there):
     """Average three colours over a window around each place."""
     first, second, third = row * 0.0, row * 0.0, row * 0.0
     for i in range(WINDOW):
-        line = m + _within(row + (i - MARGIN), H) * W
+        line = m + within(row + (i - MARGIN), H) * W
         for j in tl.static_range(WINDOW):
-            place = line + _within(column + (j - MARGIN), W)
+            place = line + within(column + (j - MARGIN), W)
             first += tl.load(place, mask=there, other=0.0)
             second += tl.load(place + P, mask=there, other=0.0)
             third += tl.load(place + 2 * P, mask=there, other=0.0)
@@ -374,7 +368,7 @@ def _window_row(line, column, W, there):
     """Return the sums of a row of a map over the columns of a window around each place."""
     found = column * 0.0
     for j in tl.static_range(WINDOW):
-        found += tl.load(line + _within(column + (j - MARGIN), W), mask=there, other=0.0)
+        found += tl.load(line + within(column + (j - MARGIN), W), mask=there, other=0.0)
     return found
 
 
@@ -400,7 +394,7 @@ def _deviations_kernel(
         total, power = column * 0.0, column * 0.0
         for i in tl.static_range(ROWS + 2 * MARGIN):
             row = top + i - 2 * MARGIN  # of the middle of the window
-            fifth = _window_row(images + k * P + _within(row + MARGIN, H) * W, column, W, column < W)
+            fifth = _window_row(images + k * P + within(row + MARGIN, H) * W, column, W, column < W)
             if i >= 2 * MARGIN:
                 there = (column < W) & (row < H)
                 place = row * W + column
@@ -437,7 +431,7 @@ def _masked_kernel(
     total = column * 0.0
     for i in tl.static_range(ROWS + 2 * MARGIN):
         row = top + i - 2 * MARGIN  # of the middle of the window
-        line = squares + _within(row + MARGIN, H) * W
+        line = squares + within(row + MARGIN, H) * W
         a_5 = _window_row(line, column, W, column < W)
         b_5 = _window_row(line + P, column, W, column < W)
         if i >= 2 * MARGIN:
@@ -521,10 +515,10 @@ def _window_gradient(m, row, column, H, W, there):
     found = row * 0.0
     for i in range(WINDOW):
         r, across = row + (i - MARGIN), row * 0.0
-        line = m + _within(r, H) * W
+        line = m + within(r, H) * W
         for j in tl.static_range(WINDOW):
             c = column + (j - MARGIN)
-            across += _times_seen(column, c, W) * tl.load(line + _within(c, W), mask=there, other=0.0)
+            across += _times_seen(column, c, W) * tl.load(line + within(c, W), mask=there, other=0.0)
         found += _times_seen(row, r, H) * across
     return found / (WINDOW * WINDOW)
 
@@ -535,10 +529,10 @@ def _window_gradients(m, P, row, column, H, W, there):
     first, second, third = row * 0.0, row * 0.0, row * 0.0
     for i in range(WINDOW):
         r = row + (i - MARGIN)
-        line, of_row = m + _within(r, H) * W, _times_seen(row, r, H)
+        line, of_row = m + within(r, H) * W, _times_seen(row, r, H)
         for j in tl.static_range(WINDOW):
             c = column + (j - MARGIN)
-            place, times = line + _within(c, W), of_row * _times_seen(column, c, W) * 1.0
+            place, times = line + within(c, W), of_row * _times_seen(column, c, W) * 1.0
             first += times * tl.load(place, mask=there, other=0.0)
             second += times * tl.load(place + P, mask=there, other=0.0)
             third += times * tl.load(place + 2 * P, mask=there, other=0.0)

@@ -115,6 +115,12 @@ class _Launch:
 
 
 @triton.jit
+def within(place, SIZE):
+    """Return rows or columns of a map; beyond its edge is what is at the edge."""
+    return tl.minimum(tl.maximum(place, 0), SIZE - 1)
+
+
+@triton.jit
 def _here(C, P, start, CHANNELS: tl.constexpr, PLACES: tl.constexpr):
     """Return the channels and the places of a tile, and a mask of those that exist."""
     c = start + tl.arange(0, CHANNELS)[:, None]

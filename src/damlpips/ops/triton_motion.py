@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from damlpips.ops import displacement as of
-from damlpips.ops.triton_kernels import launched_unfused
+from damlpips.ops.triton_kernels import launched_unfused, within
 
 # Places that a program works on at a time: where it does all of a level or a grid, and where it is one of many.
 COARSE: dict[str, Any] = {"PLACES": 512, "num_warps": 8}
@@ -91,13 +91,13 @@ def _spread(k, along):
 @triton.jit
 def _row(m, row, H, W):
     """Return where a row of a map begins."""
-    return m + tl.minimum(tl.maximum(row, 0), H - 1) * W
+    return m + within(row, H) * W
 
 
 @triton.jit
 def _in_row(row, column, W, there):
     """Return the values of a row of a map; beyond its ends is what is at the end."""
-    return tl.load(row + tl.minimum(tl.maximum(column, 0), W - 1), mask=there, other=0.0)
+    return tl.load(row + within(column, W), mask=there, other=0.0)
 
 
 @triton.jit
@@ -222,11 +222,11 @@ def _search(a, b, row, column, H, W, there):
         dx = k - (dy + REACH) * WIDE - REACH
         cost = row * 0.0
         for i in range(3):
-            r = tl.minimum(tl.maximum(row + (i - 1), 0), H - 1)
+            r = within(row + (i - 1), H)
             of_a, of_b = a + r * W, b + r * W
             past_a, past_b = _row(a, r - dy, H, W), _row(b, r + dy, H, W)
             for j in tl.static_range(3):
-                c = tl.minimum(tl.maximum(column + (j - 1), 0), W - 1)
+                c = within(column + (j - 1), W)
                 one = tl.load(of_a + c, mask=there, other=0.0) - _in_row(past_b, c + dx, W, there)
                 other = _in_row(past_a, c - dx, W, there) - tl.load(of_b + c, mask=there, other=0.0)
                 cost += one * one + other * other
