@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,18 @@ def test_the_alpha_channel_is_passed_over(tmp_path: Path) -> None:
     assert read_without_alpha(tmp_path / "a.png").permute(1, 2, 0).tolist() == pixels[..., :3].tolist()
     with pytest.raises(ScoringError, match="transparen"):
         read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("read", [read_image, read_without_alpha])
+def test_a_truncated_file_is_an_error_also_where_pillow_may_fill_it_up(
+    read: Callable[[Path], Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image, ImageFile
+
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ScoringError, match=r"a\.png"):
+        read(tmp_path / "a.png")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES

@@ -4,7 +4,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from io import SEEK_END, BytesIO
@@ -197,6 +197,11 @@ class _Limits:
 
 
 _LIMITS = _Limits()
+
+
+def limited() -> AbstractContextManager[int | None]:
+    """Return a context in which Pillow reads as it does here: with its limit of pixels, and no truncated file."""
+    return _LIMITS.of(_pillow(), None)
 
 
 def _read(opened: Callable[[], BinaryIO], path: Path | str, deep: bool, reading: Reading) -> Still:
