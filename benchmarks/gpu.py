@@ -104,18 +104,8 @@ def device_part(device: torch.device, _out: Path) -> None:
 
 def tests_part(device: torch.device, _out: Path) -> None:
     """Run the tests that need a GPU; rehearsed, collect them and run those of the kernels in Triton's interpreter."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-o",
-        "addopts=--import-mode=importlib",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:benchmark",
-    ]
+    quietly = ("-q", "-p", "no:cacheprovider", "-p", "no:benchmark", "-o", "addopts=--import-mode=importlib")
+    command = [sys.executable, "-m", "pytest", *quietly]
     if device.type == "cuda":
         # compiling a kernel keeps a core busy
         rest = ["-m", "cuda", "-n", str(min(14, os.cpu_count() or 1)), "-p", "benchmarks.gpu", "--durations=15", *TESTS]

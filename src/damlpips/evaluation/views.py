@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from damlpips.evaluation.datasets import members
 from damlpips.files import identity, open_regular, reason
-from damlpips.scoring.images import ScoringError, decode_image, limited, read_image
+from damlpips.scoring.images import ScoringError, decode_image, limited, pillow, read_image
 from damlpips.version import SCORES
 
 # of a file to uint8 RGB (3, H, W)
@@ -58,12 +58,9 @@ def read_without_alpha(path: Path) -> Tensor:
     Some of the inverted images of the challenge set have edges that are transparent by a tenth; the study compared
     their colours all the same. Errors are those of `read_image`.
     """
+    pil = pillow()
     try:
-        from PIL import Image
-    except ImportError as error:
-        raise ScoringError("reading image files needs Pillow: pip install 'damlpips[cli]'") from error
-    try:
-        with open_regular(path) as file, limited(), Image.open(file) as image:
+        with open_regular(path) as file, limited(), pil.Image.open(file) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     except Exception as error:  # each of Pillow's readers has its own kinds of errors for a damaged file
         what = reason(error) if isinstance(error, OSError) else f"damaged image ({error})"

@@ -87,14 +87,13 @@ class Levels(NamedTuple):
 
 def _luma(images: Tensor) -> Tensor:
     """Return the luma of images in colour, the mean of others, no larger than a field is found on."""
-    kernels = None if images.shape[1] != 3 or is_optimised(images) else motion_kernels(images)
-    if kernels is not None:
-        luma: Tensor = kernels.luma(images, LUMA)
-    elif images.shape[1] == 3:
+    if images.shape[1] != 3:
+        luma: Tensor = images.mean(1, keepdim=True)
+    elif not is_optimised(images) and (kernels := motion_kernels(images)) is not None:
+        luma = kernels.luma(images, LUMA)
+    else:
         red, green, blue = images.split(1, 1)
         luma = torch.add(torch.add(red * LUMA[0], green, alpha=LUMA[1]), blue, alpha=LUMA[2])
-    else:
-        luma = images.mean(1, keepdim=True)
     size = luma.shape[2], luma.shape[3]
     return luma if min(size) <= FIELD_SIDE else resized(luma, scaled_to(size, FIELD_SIDE))
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from damlpips.checks import is_optimised
 from damlpips.ops import coverage
-from damlpips.ops.execution import gradients_with_graph, is_dual, is_followed, is_transformed, on_cpu
+from damlpips.ops.execution import gradients_with_graph, in_place_of, is_dual, is_transformed, on_cpu, on_cuda
 from damlpips.ops.fused import motion_kernels
 from damlpips.ops.tiling import Span
 from damlpips.ops.windows import at_least, box, enlarged, nearby, shorter_side, shrunk
@@ -229,10 +229,10 @@ class _Aligned(torch.autograd.Function):
         needed = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():  # for second derivatives
             plain = partial(plainly_aligned, by=by, share=share)
-            left = iter(gradients_with_graph(plain, (x, y), gradients, needed))
-            return *(next(left) if want else None for want in needed), None, None, None
+            found = in_place_of(gradients_with_graph(plain, (x, y), gradients, needed), needed)
+            return *found, None, None, None
         share = share[:, None, None, None]
-        found: list[Tensor | None] = [None, None]
+        found = [None, None]
         for k, (image, at) in enumerate(zip((x, y), halfway(by * share, x), strict=True)):
             if needed[k]:
                 through = _sampled_gradient(gradients[k].where(share > 0, 0), image, at, "zeros")
@@ -337,7 +337,7 @@ def _shifted(m: Tensor, k: int) -> Tensor:
     """Return the values of a map of one channel in the window of k x k around each place, (N, k k, H, W)."""
     n, _, h, w = m.shape
     m = F.pad(m, [k // 2] * 4, mode="replicate")
-    if m.device.type == "cuda" and not is_followed(m):  # where `unfold` takes one image after another
+    if on_cuda(m):  # where `unfold` takes one image after another
         return m.unfold(2, k, 1).unfold(3, k, 1).permute(0, 1, 4, 5, 2, 3).reshape(n, k * k, h, w)
     return F.unfold(m, k).reshape(n, k * k, h, w)
 
@@ -557,8 +557,8 @@ class _Refined(torch.autograd.Function):
             def last(a: Tensor, b: Tensor) -> Extent:
                 return extent(_last([a], [b], Field(before, before[:, :1])))
 
-            left = iter(gradients_with_graph(last, (a, b), gradients, needed))
-            return *(next(left) if want else None for want in needed), None, None, None, None
+            found = in_place_of(gradients_with_graph(last, (a, b), gradients, needed), needed)
+            return *found, None, None, None, None
         # of r, and with it of both luma where it was sampled, times its scale
         r, gx, gy, *scales = kept.split(1, 1)
         shrink = 2**GRID_LEVEL
@@ -568,7 +568,7 @@ class _Refined(torch.autograd.Function):
             step = _solved(shrunk(_products(r, gx, gy, None), shrink // every))
             by = smoothed(before + step.by / shorter_side(a), step.trust, before)
             (by_r,) = torch.autograd.grad(extent(_settled(Field(by, step.trust))), r, gradients)
-        found: list[Tensor | None] = [None, None]
+        found = [None, None]
         for k, at in enumerate(halfway(before, a, every=every)):
             if needed[k]:
                 sign = 1 if k else -1

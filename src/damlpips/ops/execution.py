@@ -54,6 +54,11 @@ def on_cpu(a: Tensor) -> bool:
     return a.device.type == "cpu" and not is_followed(a)
 
 
+def on_cuda(a: Tensor) -> bool:
+    """Return whether a tensor is on a CUDA device and its operations run now, as `on_cpu` says of the CPU."""
+    return a.device.type == "cuda" and not is_followed(a)
+
+
 def is_followed(*tensors: Tensor) -> bool:
     """Return whether something follows each operation: a compiler, a tracer, `torch.func` or forward mode."""
     return (
@@ -101,6 +106,12 @@ def gradients_with_graph(
         views = [x.view_as(x) for x in inputs]
         wanted = [x for x, want in zip(views, needed, strict=True) if want]
         return torch.autograd.grad(function(*views), wanted, gradients, create_graph=True)
+
+
+def in_place_of(found: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
+    """Return the gradients in the places of the inputs that need one, and None in the others."""
+    left = iter(found)
+    return [next(left) if want else None for want in needed]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from damlpips.checks import is_optimised
 from damlpips.ops import blockwise, distance
 from damlpips.ops.blockwise import Gradients
 from damlpips.ops.distance import Adaptive, Fixed
-from damlpips.ops.execution import gradients_with_graph, is_followed, is_transformed
+from damlpips.ops.execution import gradients_with_graph, in_place_of, is_followed, is_transformed
 
 # An environment variable: "off" computes without Triton's kernels, for comparison.
 SWITCH = "DAMLPIPS_KERNELS"
@@ -162,7 +162,7 @@ class _Lpips(torch.autograd.Function):
             found = gradients_with_graph(partial(_plain_lpips, head=head), (a, b), (gradient,), needed)
         else:
             found = _implementation(a, b).lpips_gradients(a, b, head, gradient, needed)
-        return *_in_place_of(found, needed), None
+        return *in_place_of(found, needed), None
 
 
 class _Distances(torch.autograd.Function):
@@ -195,13 +195,7 @@ class _Distances(torch.autograd.Function):
             found = gradients_with_graph(partial(_plain_distances, weighing=weighing), (a, b), gradients, needed)
         else:
             found = _gradients_of_distances(a, b, kept, gradients, weighing, needed)
-        return *_in_place_of(found, needed), None
-
-
-def _in_place_of(found: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
-    """Return the gradients in the places of the inputs that need one, and None in the others."""
-    left = iter(found)
-    return [next(left) if want else None for want in needed]
+        return *in_place_of(found, needed), None
 
 
 def _gradients_of_distances(

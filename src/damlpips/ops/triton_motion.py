@@ -204,6 +204,13 @@ def _centred(place, SIZE, side):
 
 
 @triton.jit
+def _affine_at(right_1, right_x, right_y, down_1, down_x, down_y, row, column, H, W, side):
+    """Return an affine field at places, right and down."""
+    x, y = _centred(column, W, side), _centred(row, H, side)
+    return right_1 + right_x * x + right_y * y, down_1 + down_x * x + down_y * y
+
+
+@triton.jit
 def _smooth_share(t):
     t = tl.minimum(tl.maximum(t, 0.0, propagate_nan=tl.PropagateNan.ALL), 1.0, propagate_nan=tl.PropagateNan.ALL)
     return t * t * (3 - 2 * t)
@@ -288,7 +295,7 @@ def _level_kernel(
         tl.store(field + P + p, down, mask=there)
     tl.debug_barrier()
     if SEARCHED:
-        _sample_both(a, b, field, at_a, at_b, H, W, PLACES)
+        _sample_both(a, b, field, at_a, at_b, H, W, 0.5, PLACES)
         tl.debug_barrier()
         for start in range(0, P, PLACES):
             p, r, c, there = _places(start, H, W, PLACES)
@@ -302,7 +309,7 @@ def _level_kernel(
             tl.store(field + P + p, _box(moved + P, r, c, H, W, there), mask=there)
         tl.debug_barrier()
     for _ in range(STEPS):
-        _sample_both(a, b, field, at_a, at_b, H, W, PLACES)
+        _sample_both(a, b, field, at_a, at_b, H, W, 0.5, PLACES)
         tl.debug_barrier()
         for start in range(0, P, PLACES):
             p, r, c, there = _places(start, H, W, PLACES)
@@ -323,8 +330,7 @@ def _level_kernel(
         a_1, a_x, a_y, b_1, b_x, b_y = _affine(moved, trust, mean, H, W, side, outlier, PLACES)
         for start in range(0, P, PLACES):
             p, r, c, there = _places(start, H, W, PLACES)
-            across, along = _centred(c, W, side), _centred(r, H, side)
-            right, down = a_1 + a_x * across + a_y * along, b_1 + b_x * across + b_y * along
+            right, down = _affine_at(a_1, a_x, a_y, b_1, b_x, b_y, r, c, H, W, side)
             _store_smoothed(moved, trust, mean, right, down, field, p, r, c, H, W, there)
         tl.debug_barrier()
     for start in range(0, P, PLACES):
@@ -334,13 +340,13 @@ def _level_kernel(
 
 
 @triton.jit
-def _sample_both(a, b, field, at_a, at_b, H, W, PLACES: tl.constexpr):
-    """Write two maps as they are in the middle frame of a field in places."""
+def _sample_both(a, b, field, at_a, at_b, H, W, half, PLACES: tl.constexpr):
+    """Write two maps as they are in the middle frame of a field; half of its unit is `half` places."""
     P = H * W
     for start in range(0, P, PLACES):
         p, r, c, there = _places(start, H, W, PLACES)
-        right = tl.load(field + p, mask=there, other=0.0) / 2
-        down = tl.load(field + P + p, mask=there, other=0.0) / 2
+        right = tl.load(field + p, mask=there, other=0.0) * half
+        down = tl.load(field + P + p, mask=there, other=0.0) * half
         tl.store(at_a + p, _at(a, r - down, c - right, H, W, there), mask=there)
         tl.store(at_b + p, _at(b, r + down, c + right, H, W, there), mask=there)
 
@@ -395,12 +401,7 @@ def _share_kernel(x, y, field, trust, maps, share, H, W, side, HINT: tl.constexp
     trust += n * P
     maps += n * MAPS * P
     a, b, small = maps, maps + P, maps + 2 * P
-    for start in range(0, P, PLACES):
-        p, r, c, there = _places(start, H, W, PLACES)
-        right = tl.load(field + p, mask=there, other=0.0) * side / 2
-        down = tl.load(field + P + p, mask=there, other=0.0) * side / 2
-        tl.store(a + p, _at(x, r - down, c - right, H, W, there), mask=there)
-        tl.store(b + p, _at(y, r + down, c + right, H, W, there), mask=there)
+    _sample_both(x, y, field, a, b, H, W, side / 2, PLACES)
     tl.debug_barrier()
     _shrunk(x, small, H, W, SH, SW, BLOCK, PLACES)
     _shrunk(y, small + P, H, W, SH, SW, BLOCK, PLACES)
@@ -455,8 +456,7 @@ def _extent(field, trust, H, W, side, PLACES: tl.constexpr):
     total = tl.zeros((PLACES,), tl.float32)
     for start in range(0, P, PLACES):
         p, r, c, there = _places(start, H, W, PLACES)
-        across, along = _centred(c, W, side), _centred(r, H, side)
-        right, down = a_1 + a_x * across + a_y * along, b_1 + b_x * across + b_y * along
+        right, down = _affine_at(a_1, a_x, a_y, b_1, b_x, b_y, r, c, H, W, side)
         apart_right = tl.load(field + p, mask=there, other=0.0) - right
         apart_down = tl.load(field + P + p, mask=there, other=0.0) - down
         sure = tl.load(trust + p, mask=there, other=0.0) / (mean + 1e-12)
@@ -625,8 +625,7 @@ def _solved_kernel(
         tl.debug_barrier()
         for start in range(0, P, PLACES):
             p, r, c, there = _places(start, H, W, PLACES)
-            across, along = _centred(c, W, of_grid), _centred(r, H, of_grid)
-            right, down = a_1 + a_x * across + a_y * along, b_1 + b_x * across + b_y * along
+            right, down = _affine_at(a_1, a_x, a_y, b_1, b_x, b_y, r, c, H, W, of_grid)
             off_right = tl.load(field + p, mask=there, other=0.0) - right
             off_down = tl.load(field + P + p, mask=there, other=0.0) - down
             square = off_right * off_right + off_down * off_down
@@ -637,6 +636,16 @@ def _solved_kernel(
         distance, strain = _extent(field, trust, H, W, of_grid, PLACES)
         tl.store(extent + 2 * n, distance)
         tl.store(extent + 2 * n + 1, strain)
+
+
+def _fine_programs(count: int, size: Sequence[int]) -> tuple[int, int]:
+    """Return the grid of programs for all places of so many maps."""
+    return triton.cdiv(size[0] * size[1], FINE["PLACES"]), count
+
+
+def _for_each_place(kernel: Any, count: int, size: Sequence[int], *arguments: Any, **constants: Any) -> None:
+    """Run a kernel for all places of so many maps, on the device of its first argument."""
+    launched_unfused(kernel, _fine_programs(count, size), arguments[0].device, *arguments, **constants, **FINE)
 
 
 class Step(NamedTuple):
@@ -666,17 +675,13 @@ def _step_on(x: Tensor, y: Tensor, level: int, field: Tensor, *, last: bool = Fa
     kept = x.new_empty(n, 5, *sampled) if keep else products
     side = float(min(size))
 
-    def run(kernel: Any, count: int, over: Sequence[int], *arguments: Any, **constants: Any) -> None:
-        programs = triton.cdiv(over[0] * over[1], FINE["PLACES"]), count
-        launched_unfused(kernel, programs, x.device, *arguments, **constants, **FINE)
-
     pair = x.contiguous(), y.contiguous()
-    run(_sampled_kernel, n, sampled, *pair, field, maps, *size, *grid, *sampled, side, EVERY=every)
+    _for_each_place(_sampled_kernel, n, sampled, *pair, field, maps, *size, *grid, *sampled, side, EVERY=every)
     for of_squares in (False, True):
         arguments = (maps, means, squares, *sampled, *blocks)
-        run(_means_kernel, 2 * n, blocks, *arguments, SQUARES=of_squares, BLOCK=block)
+        _for_each_place(_means_kernel, 2 * n, blocks, *arguments, SQUARES=of_squares, BLOCK=block)
     arguments = (maps, means, squares, products, kept, *sampled, *blocks, *grid)
-    run(_products_kernel, n, grid, *arguments, SHRINK=shrink // every, KEEP=keep)
+    _for_each_place(_products_kernel, n, grid, *arguments, SHRINK=shrink // every, KEEP=keep)
     found, trust, moved = torch.empty_like(field), field.new_empty(n, 1, *grid), torch.empty_like(field)
     extent = field.new_empty(n, 2)
     launched_unfused(
@@ -714,8 +719,7 @@ def luma(images: Tensor, weights: Sequence[float]) -> Tensor:
     """Return weighted sums of the three colours of images, (N, 1, H, W)."""
     n, _, h, w = images.shape
     out = images.new_empty(n, 1, h, w)
-    programs = triton.cdiv(h * w, FINE["PLACES"]), n
-    launched_unfused(_luma_kernel, programs, images.device, images, *images.stride(), out, h, w, *weights, **FINE)
+    _for_each_place(_luma_kernel, n, (h, w), images, *images.stride(), out, h, w, *weights)
     return out
 
 
@@ -773,12 +777,10 @@ def aligned(x: Tensor, y: Tensor, field: Tensor, share: Tensor) -> tuple[Tensor,
     """Return both images in the middle frame of a field times its share; those without a share as they are."""
     n, channels, h, w = x.shape
     found = x.new_empty(x.shape), x.new_empty(x.shape)
-    programs = triton.cdiv(h * w, FINE["PLACES"]), n
-    launched_unfused(
-        *(_aligned_kernel, programs, x.device),
+    _for_each_place(
+        *(_aligned_kernel, n, (h, w)),
         *(x, *x.stride(), y, *y.stride(), field.contiguous(), share.contiguous(), *found),
         *(channels, h, w, *field.shape[2:], float(min(h, w))),
-        **FINE,
     )
     return found
 
@@ -815,10 +817,9 @@ def left_of(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     n, _, h, w = x.shape
     blocks = [-(-m // BLOCK.value) for m in (h, w)]
     means = x.new_empty(n, 2, *blocks)
-    of_blocks, of_places = (triton.cdiv(m, FINE["PLACES"]) for m in (blocks[0] * blocks[1], h * w))
-    sums = x.new_empty(n, of_places, 2)
+    sums = x.new_empty(n, _fine_programs(n, (h, w))[0], 2)
     arguments = (*(m.contiguous() for m in (x, y, a, b)), means, sums, h, w, *blocks)
-    launched_unfused(_apart_kernel, (of_blocks, n), x.device, *arguments, MEANS=True, **FINE)
-    launched_unfused(_apart_kernel, (of_places, n), x.device, *arguments, MEANS=False, **FINE)
+    _for_each_place(_apart_kernel, n, blocks, *arguments, MEANS=True)
+    _for_each_place(_apart_kernel, n, (h, w), *arguments, MEANS=False)
     before, after = (sums.sum(1) / (h * w) + 1e-9).unbind(1)
     return after / before

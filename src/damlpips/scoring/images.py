@@ -76,7 +76,8 @@ class Still(NamedTuple):
     orientation: int = 1
 
 
-def _pillow() -> ModuleType:
+def pillow() -> ModuleType:
+    """Return Pillow, with its modules that are used here; a ScoringError where it is not installed."""
     try:
         import PIL.Image
         import PIL.ImageFile
@@ -201,11 +202,11 @@ _LIMITS = _Limits()
 
 def limited() -> AbstractContextManager[int | None]:
     """Return a context in which Pillow reads as it does here: with its limit of pixels, and no truncated file."""
-    return _LIMITS.of(_pillow(), None)
+    return _LIMITS.of(pillow(), None)
 
 
 def _read(opened: Callable[[], BinaryIO], path: Path | str, deep: bool, reading: Reading) -> Still:
-    pil = _pillow()
+    pil = pillow()
     notes: list[str] = []
     try:
         with opened() as file, _LIMITS.of(pil, reading.max_pixels) as most_pixels:
@@ -281,7 +282,7 @@ def suffixes() -> frozenset[str]:
     """Return the endings, in lower case, by which images are found in folders."""
     if not _all_formats():
         return frozenset(SUFFIXES)
-    pil = _pillow()
+    pil = pillow()
     known = set(_formats(pil))
     return frozenset((*SUFFIXES, *(end for end, name in pil.Image.registered_extensions().items() if name in known)))
 
@@ -648,8 +649,8 @@ def opaque_rgb(image: Any, path: Path | str, alpha: str) -> Any:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] < 255:
             _check_alpha(alpha, path)
-            background = _pillow().Image.new("RGBA", image.size, BACKGROUNDS[alpha])
-            image = _pillow().Image.alpha_composite(background, image)
+            background = pillow().Image.new("RGBA", image.size, BACKGROUNDS[alpha])
+            image = pillow().Image.alpha_composite(background, image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -660,7 +661,7 @@ def opaque(pixels: Tensor, path: Path, alpha: str) -> Tensor:
         ScoringError: as `opaque_rgb`.
     """
     height, width = pixels.shape[:2]
-    image = _pillow().Image.frombytes("RGBA", (width, height), pixels.numpy().tobytes())
+    image = pillow().Image.frombytes("RGBA", (width, height), pixels.numpy().tobytes())
     return _pixels(opaque_rgb(image, path, alpha)).permute(1, 2, 0)
 
 
